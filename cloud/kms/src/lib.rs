@@ -1,0 +1,1 @@
+//! Customer keys, grants, and volume keys sealed to a card

@@ -1,0 +1,3 @@
+//! azote-kms
+
+fn main() {}

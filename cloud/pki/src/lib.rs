@@ -1,0 +1,1 @@
+//! Issues the identities of an environment

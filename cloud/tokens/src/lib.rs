@@ -1,0 +1,1 @@
+//! Signs short-lived bearer tokens from the rights configuration

@@ -1,0 +1,3 @@
+//! azote-tokens
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! Encrypted volumes: metadata, and images written through a card

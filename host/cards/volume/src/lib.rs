@@ -1,0 +1,1 @@
+//! Network volumes as NVMe functions, encrypted

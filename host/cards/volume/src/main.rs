@@ -1,0 +1,3 @@
+//! azote-volume-card
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! Root of trust of a host and its only door

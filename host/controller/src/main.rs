@@ -1,0 +1,3 @@
+//! azote-controller
+
+fn main() {}

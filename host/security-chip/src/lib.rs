@@ -1,0 +1,1 @@
+//! Holds reset and owns the firmware flash

@@ -1,0 +1,3 @@
+//! azote-security-chip
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! Builds the lab's root image from Debian packages

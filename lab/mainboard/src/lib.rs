@@ -1,0 +1,1 @@
+//! The emulated mainboard: hardware's stand-in

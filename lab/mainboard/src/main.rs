@@ -1,0 +1,3 @@
+//! azote-mainboard
+
+fn main() {}

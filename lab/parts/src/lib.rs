@@ -1,0 +1,1 @@
+//! Finds or fetches what the lab is built from

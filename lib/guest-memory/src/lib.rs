@@ -1,0 +1,1 @@
+//! Guest memory that a card reaches by DMA maps

@@ -1,0 +1,1 @@
+//! Requests and responses of a host's only door

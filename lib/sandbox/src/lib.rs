@@ -1,0 +1,1 @@
+//! Confines a process to its sandbox file

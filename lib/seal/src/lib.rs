@@ -1,0 +1,1 @@
+//! Secrets in locked memory, and volume keys sealed to a card

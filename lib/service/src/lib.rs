@@ -1,0 +1,1 @@
+//! TLS 1.3 services and clients with one error shape

@@ -1,0 +1,1 @@
+//! Bearer tokens bound to their holder's key

@@ -1,0 +1,1 @@
+//! XTS-AES-256 for volumes
