@@ -1,7 +1,7 @@
 //! Controller to volume card. The controller carries sealed keys only: nothing in these messages is
 //! customer content.
 
-use ids::VolumeId;
+use ids::{HostId, VolumeId};
 use serde::{Deserialize, Serialize};
 
 /// What the controller asks of a volume card.
@@ -30,13 +30,15 @@ pub enum Request {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Attach {
+    /// The host that the key was sealed for: half of the context without which the key does not open.
+    pub host: HostId,
     /// Which volume; its serial number follows from it.
     pub volume: VolumeId,
     /// The block-device name that the tenant asked for, `/dev/sdf` or `xvdf`: 1 to 32 printable ASCII bytes.
     pub device_name: String,
     /// Size of the volume in bytes, a multiple of 4096.
     pub size: u64,
-    /// The 512-bit volume key, sealed to this card's key for this volume (`seal::SealedKey`).
+    /// The 512-bit volume key, sealed to this card's key for this host and volume (`seal::seal`).
     #[serde(with = "crate::base64_bytes")]
     pub sealed_key: Vec<u8>,
 }
