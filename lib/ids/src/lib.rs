@@ -5,6 +5,10 @@
 //! Shapes follow EC2: a prefix, a dash and 17 lower-case hexadecimal digits (`vol-0123456789abcdef0`).
 #![forbid(unsafe_code)]
 
+mod identity;
+
+pub use identity::{BadIdentity, Identity, Name};
+
 use serde::{Deserialize, Serialize};
 use std::{fmt, str::FromStr};
 

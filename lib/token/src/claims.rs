@@ -1,0 +1,274 @@
+use crate::{MAX_LIFETIME, MAX_RESOURCES, MAX_TOKEN, PublicKey, Refusal, cose};
+use aws_lc_rs::signature::Ed25519KeyPair;
+use ciborium::Value;
+use ids::{HostId, Identity, InstanceId, VolumeId};
+use serde::{Deserialize, Serialize};
+use std::{fmt, str::FromStr};
+
+/// A text that names no API or no resource.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("not {0}")]
+pub struct BadName(&'static str);
+
+/// Serde by `Display` and `FromStr`.
+macro_rules! as_text {
+    ($name:ident) => {
+        impl TryFrom<String> for $name {
+            type Error = BadName;
+            fn try_from(text: String) -> Result<Self, BadName> {
+                text.parse()
+            }
+        }
+
+        impl From<$name> for String {
+            fn from(value: $name) -> String {
+                value.to_string()
+            }
+        }
+    };
+}
+
+macro_rules! apis {
+    ($($(#[$doc:meta])* $name:ident),* $(,)?) => {
+        /// What a token can allow on a host.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+        #[serde(try_from = "String", into = "String")]
+        pub enum Api { $($(#[$doc])* $name),* }
+
+        impl Api {
+            /// All of them.
+            pub const ALL: &'static [Self] = &[$(Self::$name),*];
+
+            /// Its name in tokens, logs and the rights configuration.
+            pub fn as_str(self) -> &'static str {
+                match self { $(Self::$name => stringify!($name)),* }
+            }
+        }
+
+        impl FromStr for Api {
+            type Err = BadName;
+            fn from_str(text: &str) -> Result<Self, BadName> {
+                Self::ALL.iter().copied().find(|api| api.as_str() == text).ok_or(BadName("the name of an API"))
+            }
+        }
+    };
+}
+
+apis! {
+    /// Read the host's state.
+    HostStatus,
+    /// Read the host's log.
+    ReadLog,
+    /// Attach a volume.
+    AttachVolume,
+    /// Detach a volume.
+    DetachVolume,
+    /// Start an instance.
+    StartInstance,
+    /// Stop an instance.
+    StopInstance,
+}
+
+impl fmt::Display for Api {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+as_text!(Api);
+
+/// One thing on a host that a token can name: `host/h-…`, `volume/vol-…`, `instance/i-…`. There are no
+/// wildcards.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum Resource {
+    /// A host.
+    Host(HostId),
+    /// A volume.
+    Volume(VolumeId),
+    /// An instance.
+    Instance(InstanceId),
+}
+
+impl Resource {
+    /// `host`, `volume` or `instance`.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Host(_) => "host",
+            Self::Volume(_) => "volume",
+            Self::Instance(_) => "instance",
+        }
+    }
+}
+
+impl fmt::Display for Resource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let id = match self {
+            Self::Host(id) => id.as_str(),
+            Self::Volume(id) => id.as_str(),
+            Self::Instance(id) => id.as_str(),
+        };
+        write!(f, "{}/{id}", self.kind())
+    }
+}
+
+impl FromStr for Resource {
+    type Err = BadName;
+    fn from_str(text: &str) -> Result<Self, BadName> {
+        let bad = BadName("a resource: want host/h-…, volume/vol-… or instance/i-…");
+        let known = match text.split_once('/') {
+            Some(("host", id)) => id.parse().ok().map(Self::Host),
+            Some(("volume", id)) => id.parse().ok().map(Self::Volume),
+            Some(("instance", id)) => id.parse().ok().map(Self::Instance),
+            _ => None,
+        };
+        known.ok_or(bad)
+    }
+}
+
+as_text!(Resource);
+
+/// What a token says. Times are Unix seconds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Claims {
+    /// Who signed it.
+    pub issuer: Identity,
+    /// Whose rights it carries.
+    pub subject: Identity,
+    /// The one host that takes it.
+    pub audience: HostId,
+    /// From this second on it is no longer valid.
+    pub expires: u64,
+    /// Before this second it is not valid yet.
+    pub not_before: u64,
+    /// When it was signed.
+    pub issued: u64,
+    /// Unique, random.
+    pub id: [u8; 16],
+    /// Who may use it: the holder of this key.
+    pub holder: PublicKey,
+    /// What it allows, 1 to 6 different APIs.
+    pub apis: Vec<Api>,
+    /// On what, at most [`MAX_RESOURCES`] different ones.
+    pub resources: Vec<Resource>,
+}
+
+// RFC 8392 §4, RFC 8747 §3.1, RFC 9052 §7 and RFC 9053 §7.2.
+const ISS: u64 = 1;
+const SUB: u64 = 2;
+const AUD: u64 = 3;
+const EXP: u64 = 4;
+const NBF: u64 = 5;
+const IAT: u64 = 6;
+const CTI: u64 = 7;
+const CNF: u64 = 8;
+const CNF_COSE_KEY: u64 = 1;
+const KEY_TYPE: u64 = 1;
+const KEY_TYPE_OKP: u64 = 1;
+const KEY_CURVE: i64 = -1;
+const CURVE_ED25519: u64 = 6;
+const KEY_X: i64 = -2;
+const APIS: &str = "azote:apis";
+const RESOURCES: &str = "azote:resources";
+
+impl Claims {
+    /// Signs a token. Refused with [`Refusal::TokenMalformed`] if a host would refuse its form.
+    pub fn sign(&self, key: &Ed25519KeyPair) -> Result<String, Refusal> {
+        let token = self
+            .encode()
+            .filter(|_| self.in_bounds())
+            .and_then(|payload| cose::sign(key, payload, b""))
+            .map(|bytes| cose::to_base64(&bytes));
+        token.filter(|token| token.len() <= MAX_TOKEN).ok_or(Refusal::TokenMalformed)
+    }
+
+    /// Refuses a token for another host and one out of its time.
+    pub fn check(&self, audience: &HostId, now: u64) -> Result<(), Refusal> {
+        if self.audience != *audience {
+            Err(Refusal::TokenAudience)
+        } else if now < self.not_before {
+            Err(Refusal::TokenNotYetValid)
+        } else if now >= self.expires {
+            Err(Refusal::TokenExpired)
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Refuses what the token does not name: the API, or any of the resources.
+    pub fn authorize(&self, api: Api, resources: &[Resource]) -> Result<(), Refusal> {
+        if !self.apis.contains(&api) {
+            Err(Refusal::TokenApi)
+        } else if !resources.iter().all(|resource| self.resources.contains(resource)) {
+            Err(Refusal::TokenResource)
+        } else {
+            Ok(())
+        }
+    }
+
+    /// The token's id in hexadecimal, for logs.
+    pub fn id_text(&self) -> String {
+        self.id.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    fn in_bounds(&self) -> bool {
+        fn distinct<T: PartialEq>(list: &[T]) -> bool {
+            list.iter().enumerate().all(|(i, item)| list.iter().take(i).all(|other| other != item))
+        }
+        let from = self.issued.min(self.not_before);
+        self.not_before < self.expires
+            && self.issued < self.expires
+            && self.expires - from <= MAX_LIFETIME
+            && !self.apis.is_empty()
+            && self.resources.len() <= MAX_RESOURCES
+            && distinct(&self.apis)
+            && distinct(&self.resources)
+    }
+
+    fn encode(&self) -> Option<Vec<u8>> {
+        let text = |value: &dyn fmt::Display| Value::Text(value.to_string());
+        let holder = Value::Map(vec![
+            (KEY_TYPE.into(), KEY_TYPE_OKP.into()),
+            (KEY_CURVE.into(), CURVE_ED25519.into()),
+            (KEY_X.into(), Value::Bytes(self.holder.0.to_vec())),
+        ]);
+        cose::to_cbor(&Value::Map(vec![
+            (ISS.into(), text(&self.issuer)),
+            (SUB.into(), text(&self.subject)),
+            (AUD.into(), text(&self.audience)),
+            (EXP.into(), self.expires.into()),
+            (NBF.into(), self.not_before.into()),
+            (IAT.into(), self.issued.into()),
+            (CTI.into(), Value::Bytes(self.id.to_vec())),
+            (CNF.into(), Value::Map(vec![(CNF_COSE_KEY.into(), holder)])),
+            (text(&APIS), Value::Array(self.apis.iter().map(|api| text(api)).collect())),
+            (text(&RESOURCES), Value::Array(self.resources.iter().map(|resource| text(resource)).collect())),
+        ]))
+    }
+
+    /// Reads claims that [`Claims::encode`] would write exactly so; nothing missing, nothing more.
+    pub(crate) fn decode(bytes: &[u8]) -> Option<Self> {
+        fn list<T: FromStr>(value: &Value) -> Option<Vec<T>> {
+            value.as_array()?.iter().map(|item| item.as_text()?.parse().ok()).collect()
+        }
+        let payload = cose::from_cbor(bytes)?;
+        let fields = payload.as_map()?;
+        let value = |n: usize| fields.get(n).map(|(_, value)| value);
+        let (_, key) = value(7)?.as_map()?.first()?;
+        let (_, x) = key.as_map()?.get(2)?;
+        let claims = Self {
+            issuer: value(0)?.as_text()?.parse().ok()?,
+            subject: value(1)?.as_text()?.parse().ok()?,
+            audience: value(2)?.as_text()?.parse().ok()?,
+            expires: cose::seconds(value(3)?)?,
+            not_before: cose::seconds(value(4)?)?,
+            issued: cose::seconds(value(5)?)?,
+            id: cose::exact(value(6)?)?,
+            holder: PublicKey(cose::exact(x)?),
+            apis: list(value(8)?)?,
+            resources: list(value(9)?)?,
+        };
+        // The values were taken by position: only writing them again tells that the names were right.
+        (claims.in_bounds() && claims.encode()? == bytes).then_some(claims)
+    }
+}

@@ -1,0 +1,114 @@
+//! COSE_Sign1 with exactly one way to write it: tag 18, protected header `{alg: EdDSA}`, empty unprotected
+//! header, payload inside, 64 bytes of signature.
+
+use aws_lc_rs::signature::{ED25519, Ed25519KeyPair, KeyPair, ParsedPublicKey};
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use ciborium::Value;
+use coset::{CoseSign1, CoseSign1Builder, Header, HeaderBuilder, TaggedCborSerializable, iana};
+use serde::{Deserialize, Serialize};
+
+const SIGNATURE: usize = 64;
+
+/// An Ed25519 public key (RFC 8032), 32 bytes; base64url without padding in text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct PublicKey(pub [u8; 32]);
+
+impl PublicKey {
+    /// The public half of a key pair.
+    pub fn of(key: &Ed25519KeyPair) -> Self {
+        let mut bytes = [0; 32];
+        bytes.copy_from_slice(key.public_key().as_ref());
+        Self(bytes)
+    }
+}
+
+impl TryFrom<String> for PublicKey {
+    type Error = &'static str;
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        let bytes = URL_SAFE_NO_PAD.decode(text).ok();
+        bytes.and_then(|b| b.try_into().ok()).map(Self).ok_or("not 32 bytes of base64url without padding")
+    }
+}
+
+impl From<PublicKey> for String {
+    fn from(key: PublicKey) -> String {
+        URL_SAFE_NO_PAD.encode(key.0)
+    }
+}
+
+fn header() -> Header {
+    HeaderBuilder::new().algorithm(iana::Algorithm::EdDSA).build()
+}
+
+/// Signs `payload`. `context` (the external AAD of RFC 9052 §4.3) keeps signatures of one purpose from
+/// being taken for another. `None` if the library fails.
+pub(crate) fn sign(key: &Ed25519KeyPair, payload: Vec<u8>, context: &[u8]) -> Option<Vec<u8>> {
+    CoseSign1Builder::new()
+        .protected(header())
+        .payload(payload)
+        .try_create_signature(context, |message| key.try_sign(message).map(|s| s.as_ref().to_vec()))
+        .ok()?
+        .build()
+        .to_tagged_vec()
+        .ok()
+}
+
+/// Reads a COSE_Sign1 without checking its signature.
+pub(crate) fn parse(bytes: &[u8]) -> Option<CoseSign1> {
+    let message = CoseSign1::from_tagged_slice(bytes).ok()?;
+    let strict = message.protected.header == header()
+        && message.unprotected.is_empty()
+        && message.payload.is_some()
+        && message.signature.len() == SIGNATURE;
+    // Writing it again with the header that we would write finds every other trick of encoding.
+    let mut again = message.clone();
+    again.protected.original_data = None;
+    (strict && again.to_tagged_vec().ok()? == bytes).then_some(message)
+}
+
+/// Whether one of `keys` signed the message for `context`.
+pub(crate) fn signed_by(message: &CoseSign1, keys: &[PublicKey], context: &[u8]) -> bool {
+    keys.iter().any(|key| {
+        message
+            .verify_signature(context, |signature, signed| {
+                ParsedPublicKey::new(&ED25519, key.0)
+                    .map_err(drop)?
+                    .verify_sig(signed, signature)
+                    .map_err(drop)
+            })
+            .is_ok()
+    })
+}
+
+pub(crate) fn to_base64(bytes: &[u8]) -> String {
+    URL_SAFE_NO_PAD.encode(bytes)
+}
+
+/// Decodes at most [`crate::MAX_TOKEN`] characters.
+pub(crate) fn from_base64(text: &str) -> Option<Vec<u8>> {
+    if text.len() > crate::MAX_TOKEN {
+        return None;
+    }
+    URL_SAFE_NO_PAD.decode(text).ok()
+}
+
+pub(crate) fn to_cbor(value: &Value) -> Option<Vec<u8>> {
+    let mut bytes = Vec::new();
+    ciborium::into_writer(value, &mut bytes).ok()?;
+    Some(bytes)
+}
+
+/// Reads one CBOR item that is written as we would write it.
+pub(crate) fn from_cbor(bytes: &[u8]) -> Option<Value> {
+    let value: Value = ciborium::from_reader(bytes).ok()?;
+    (to_cbor(&value)? == bytes).then_some(value)
+}
+
+pub(crate) fn seconds(value: &Value) -> Option<u64> {
+    u64::try_from(value.as_integer()?).ok()
+}
+
+pub(crate) fn exact<const N: usize>(value: &Value) -> Option<[u8; N]> {
+    value.as_bytes()?.as_slice().try_into().ok()
+}

@@ -1,0 +1,93 @@
+use crate::{Call, Claims, MAX_KEYS, PublicKey, Refusal, ReplaySet, cose};
+use ids::HostId;
+use serde::{Deserialize, Serialize};
+
+/// The public keys of the token service, as it serves them and as a host holds them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "List", into = "List")]
+pub struct Keys(Vec<PublicKey>);
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct List {
+    keys: Vec<PublicKey>,
+}
+
+impl Keys {
+    /// One to [`MAX_KEYS`] keys, otherwise `None`.
+    pub fn new(keys: Vec<PublicKey>) -> Option<Self> {
+        (1..=MAX_KEYS).contains(&keys.len()).then_some(Self(keys))
+    }
+}
+
+impl TryFrom<List> for Keys {
+    type Error = &'static str;
+    fn try_from(list: List) -> Result<Self, Self::Error> {
+        Self::new(list.keys).ok_or("want one or two keys of the token service")
+    }
+}
+
+impl From<Keys> for List {
+    fn from(keys: Keys) -> List {
+        List { keys: keys.0 }
+    }
+}
+
+/// What a host needs to check tokens by itself.
+#[derive(Debug, Clone)]
+pub struct Verifier {
+    keys: Keys,
+    audience: HostId,
+}
+
+impl Verifier {
+    /// Trusts `keys`, for the host `audience`.
+    pub fn new(keys: Keys, audience: HostId) -> Self {
+        Self { keys, audience }
+    }
+
+    /// Reads a token and checks its signature and its bounds, not its audience and time: so a log can name
+    /// whose token was refused.
+    pub fn open(&self, token: &str) -> Result<Claims, Refusal> {
+        let bytes = cose::from_base64(token).ok_or(Refusal::TokenMalformed)?;
+        let message = cose::parse(&bytes).ok_or(Refusal::TokenMalformed)?;
+        if !cose::signed_by(&message, &self.keys.0, b"") {
+            return Err(Refusal::TokenSignature);
+        }
+        Claims::decode(&message.payload.unwrap_or_default()).ok_or(Refusal::TokenMalformed)
+    }
+
+    /// Reads a token and checks all that does not depend on the request.
+    pub fn verify(&self, token: &str, now: u64) -> Result<Claims, Refusal> {
+        let claims = self.open(token)?;
+        claims.check(&self.audience, now)?;
+        Ok(claims)
+    }
+
+    /// Checks a whole request: the two headers' values, the token, the proof, and that the proof is new.
+    /// `call.token` is not read. What the token allows is for [`Claims::authorize`] to say.
+    pub fn verify_call(
+        &self,
+        authorization: Option<&str>,
+        proof: Option<&str>,
+        call: Call<'_>,
+        replay: &mut ReplaySet,
+        now: u64,
+    ) -> Result<Claims, Refusal> {
+        let token = bearer(authorization)?;
+        let claims = self.verify(token, now)?;
+        let proof = proof.ok_or(Refusal::ProofMissing)?;
+        let id = Call { token, ..call }.verify(proof, &claims.holder, now)?;
+        replay.accept(&id, now)?;
+        Ok(claims)
+    }
+}
+
+/// The token in the value of the `Authorization` header.
+pub(crate) fn bearer(authorization: Option<&str>) -> Result<&str, Refusal> {
+    let value = authorization.ok_or(Refusal::TokenMissing)?;
+    match value.split_once(' ') {
+        Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer") => Ok(token),
+        _ => Err(Refusal::TokenMissing),
+    }
+}
