@@ -1,0 +1,15 @@
+# A front for `cargo xtask`; `make help` lists what both can do.
+# A toolchain that tools/bootstrap had to fetch lies here.
+export PATH := $(PATH):$(CURDIR)/target/rustup/bin
+
+TASKS := demo test fuzz check ci parts
+
+.PHONY: help bench $(TASKS)
+help:
+	@tools/bootstrap && cargo xtask --help
+
+$(TASKS):
+	@tools/bootstrap && cargo xtask $@
+
+bench:
+	@tools/bootstrap && cargo xtask bench volume
