@@ -1,1 +1,38 @@
-//! A TPM 2.0 client: measure, read, quote, seal
+//! A TPM 2.0 client: it measures into PCRs, replays measurement logs, quotes, and seals secrets. It keeps no
+//! state of its own, starts no TPM and holds no policy. It speaks to a real TPM (`/dev/tpmrm0`) and to a
+//! software TPM's Unix socket with the same code.
+//!
+//! The boundary is the one between a room and its TPM: what the TPM answers is parsed as hostile input and is
+//! bounded to [`MAX_FRAME`] bytes. What leaves the TPM on unseal is as private as the bus: sessions are not
+//! encrypted, so whoever listens between processor and TPM sees it.
+//!
+//! Only the SHA-256 bank is used. A PCR is trusted only if no software can reset it (0 to 15). Sections named
+//! in this crate are those of the TCG TPM 2.0 Library Specification.
+#![forbid(unsafe_code)]
+
+mod client;
+mod log;
+mod port;
+mod quote;
+mod seal;
+
+pub use client::{Error, Tpm};
+pub use log::{Measurement, PcrValues, replay};
+pub use port::MAX_FRAME;
+pub use quote::{Quote, QuoteError};
+pub use seal::{MAX_SECRET, Policy};
+
+/// A SHA-256 digest.
+pub type Digest = [u8; 32];
+
+/// Highest PCR index that no software can reset; the only ones that this crate extends.
+pub const MAX_PCR: u8 = 15;
+
+/// SHA-256 over `parts`, one after the other.
+pub(crate) fn sha256<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> Digest {
+    let mut context = aws_lc_rs::digest::Context::new(&aws_lc_rs::digest::SHA256);
+    parts.into_iter().for_each(|part| context.update(part));
+    let mut digest = Digest::default();
+    digest.copy_from_slice(context.finish().as_ref());
+    digest
+}

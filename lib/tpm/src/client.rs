@@ -1,0 +1,254 @@
+//! Commands to the TPM.
+
+use crate::{
+    Digest, MAX_PCR, Measurement, PcrValues,
+    port::{self, MAX_FRAME, Stream},
+};
+use std::{fmt, io, path::Path, thread::sleep, time::Duration};
+use tpm2_protocol::{
+    TpmError, TpmWriter,
+    basic::{TpmBuffer, TpmHandle, TpmUint16},
+    data::{
+        Tpm2bAuth, Tpm2bDigest, Tpm2bNonce, Tpm2bPublic, TpmAlgId, TpmRh, TpmSt, TpmaSession,
+        TpmlDigestValues, TpmlPcrSelection, TpmsAuthCommand, TpmsPcrSelect, TpmsPcrSelection, TpmtHa,
+        TpmtPublic, TpmuHa,
+    },
+    frame::{
+        TpmCreatePrimaryCommand, TpmCreatePrimaryResponse, TpmFlushContextCommand, TpmFlushContextResponse,
+        TpmFrame, TpmGetRandomCommand, TpmGetRandomResponse, TpmPcrExtendCommand, TpmPcrExtendResponse,
+        TpmPcrReadCommand, TpmPcrReadResponse, TpmResponse, TpmUnmarshalBody, tpm_marshal_command,
+    },
+};
+use zeroize::Zeroizing;
+
+/// Why the TPM did not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// It could not be reached or stopped answering. The connection is of no more use: connect again.
+    #[error("the TPM cannot be reached; check its path and that no other client holds it: {0}")]
+    Io(#[from] io::Error),
+    /// It answered what is no TPM 2.0 response, or the request does not fit one.
+    #[error("the TPM and this client do not understand each other: {0}")]
+    Malformed(#[from] TpmError),
+    /// PCRs have other values than the secret was sealed to.
+    #[error("the TPM does not unseal: the measured state is not the one that the secret was sealed to")]
+    Policy,
+    /// The blob was sealed by another TPM, or the TPM was cleared since, or the blob was altered.
+    #[error("the TPM does not unseal: the blob is altered or comes from another TPM")]
+    Integrity,
+    /// The blob is no sealed blob of a known format.
+    #[error("this is no sealed blob of a known format")]
+    Blob,
+    /// Too long to seal or to be a nonce.
+    #[error("the data has a length that is not allowed here")]
+    Length,
+    /// Not a PCR that may be used.
+    #[error("PCR {0} is not one of 0 to {MAX_PCR}")]
+    PcrIndex(u8),
+    /// Any other refusal, with the TPM's response code.
+    #[error("the TPM refused with response code {0:#05x}")]
+    Refused(u32),
+}
+
+impl Error {
+    /// The stable code for programs.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Io(_) => "tpm.unreachable",
+            Self::Malformed(_) => "tpm.malformed",
+            Self::Policy => "tpm.policy",
+            Self::Integrity | Self::Blob => "tpm.blob",
+            Self::Length | Self::PcrIndex(_) => "tpm.argument",
+            Self::Refused(_) => "tpm.refused",
+        }
+    }
+}
+
+/// `TPM_RC_YIELDED`, `TPM_RC_TESTING` and `TPM_RC_RETRY` (part 2, §6.6.3): ask again.
+const RETRY: [u32; 3] = [0x908, 0x90a, 0x922];
+const RETRIES: u32 = 20;
+/// A format 1 response code without the number of the handle, session or parameter at fault (part 2, §6.6.2).
+const FORMAT_1: u32 = 0xbf;
+const POLICY_FAIL: u32 = 0x9d;
+const INTEGRITY: u32 = 0x9f;
+
+/// A connection to one TPM. A software TPM serves one connection at a time: drop it when done.
+pub struct Tpm {
+    stream: Option<Box<dyn Stream>>,
+}
+
+impl fmt::Debug for Tpm {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Tpm")
+    }
+}
+
+impl Tpm {
+    /// Connects to a TPM: a Unix stream socket (swtpm) or a character device (`/dev/tpmrm0`).
+    pub fn connect(path: &Path) -> Result<Self, Error> {
+        Ok(Self { stream: Some(port::open(path)?) })
+    }
+
+    /// Takes any byte stream to a TPM that has been started up.
+    pub fn new(stream: impl io::Read + io::Write + Send + 'static) -> Self {
+        Self { stream: Some(Box::new(stream)) }
+    }
+
+    /// Extends `digest` into a PCR of the SHA-256 bank (part 3, `TPM2_PCR_Extend`).
+    pub fn pcr_extend(&mut self, pcr: u8, digest: &Digest) -> Result<(), Error> {
+        select([pcr])?;
+        let mut digests = TpmlDigestValues::new();
+        let digest = TpmuHa::Digest(TpmBuffer::try_from(&digest[..])?);
+        digests.try_push(TpmtHa { hash_alg: TpmAlgId::Sha256, digest })?;
+        let command = TpmPcrExtendCommand { handles: [u32::from(pcr).into()], digests };
+        self.call::<_, TpmPcrExtendResponse>(&command, &[empty_password()])?;
+        Ok(())
+    }
+
+    /// Extends and gives the entry for the measurement log.
+    pub fn measure(&mut self, pcr: u8, digest: Digest, description: &str) -> Result<Measurement, Error> {
+        self.pcr_extend(pcr, &digest)?;
+        Ok(Measurement { pcr, digest, description: description.to_owned() })
+    }
+
+    /// The present values of `pcrs` in the SHA-256 bank (part 3, `TPM2_PCR_Read`).
+    pub fn pcr_read(&mut self, pcrs: &[u8]) -> Result<PcrValues, Error> {
+        let mut values = PcrValues::new();
+        for &pcr in pcrs {
+            let command = TpmPcrReadCommand { handles: [], pcr_selection_in: select([pcr])? };
+            let response: TpmPcrReadResponse = self.call(&command, &[])?;
+            let value = response.pcr_values.first().map(|digest| Digest::try_from(&digest[..]));
+            // A TPM without this PCR or this bank gives an empty list.
+            let Some(Ok(value)) = value else { return Err(Error::PcrIndex(pcr)) };
+            values.insert(pcr, value);
+        }
+        Ok(values)
+    }
+
+    /// `count` bytes from the TPM's random number generator.
+    pub fn random(&mut self, count: usize) -> Result<Zeroizing<Vec<u8>>, Error> {
+        let mut bytes = Zeroizing::new(Vec::with_capacity(count));
+        while bytes.len() < count {
+            let wanted = u16::try_from((count - bytes.len()).min(32)).unwrap_or(32);
+            let command = TpmGetRandomCommand { handles: [], bytes_requested: TpmUint16::new(wanted) };
+            let response: TpmGetRandomResponse = self.call(&command, &[])?;
+            let got = response.random_bytes.get(..usize::from(wanted)).unwrap_or(&response.random_bytes);
+            if got.is_empty() {
+                return Err(Error::Length);
+            }
+            bytes.extend_from_slice(got);
+        }
+        Ok(bytes)
+    }
+
+    /// Makes a primary key from a template: the same TPM seed and template give the same key. The handle
+    /// lives as long as `with` runs.
+    pub(crate) fn with_primary<T>(
+        &mut self,
+        hierarchy: TpmRh,
+        template: TpmtPublic,
+        with: impl FnOnce(&mut Self, TpmHandle, Tpm2bPublic) -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        let command = TpmCreatePrimaryCommand {
+            handles: [hierarchy.value().into()],
+            in_public: Tpm2bPublic { inner: template },
+            ..Default::default()
+        };
+        let made: TpmCreatePrimaryResponse = self.call(&command, &[empty_password()])?;
+        let [handle] = made.handles;
+        self.with_context(handle, |tpm| with(tpm, handle, made.out_public))
+    }
+
+    /// Runs `with` and flushes `handle` whatever came out: a TPM has room for three objects.
+    pub(crate) fn with_context<T>(
+        &mut self,
+        handle: TpmHandle,
+        with: impl FnOnce(&mut Self) -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        let outcome = with(self);
+        let command = TpmFlushContextCommand { handles: [], flush_handle: handle };
+        let flushed = self.call::<_, TpmFlushContextResponse>(&command, &[]);
+        outcome.and_then(|value| flushed.map(|_| value))
+    }
+
+    pub(crate) fn call<C: TpmFrame, R: TpmUnmarshalBody>(
+        &mut self,
+        command: &C,
+        auth: &[TpmsAuthCommand],
+    ) -> Result<R, Error> {
+        let response = self.exchange(&frame(command, auth)?)?;
+        Ok(TpmResponse::cast(&response)?.unmarshal()?)
+    }
+
+    /// Sends a whole command; gives a whole successful response.
+    pub(crate) fn exchange(&mut self, command: &[u8]) -> Result<Zeroizing<Vec<u8>>, Error> {
+        let mut attempt = 0;
+        loop {
+            // Taken out, so that after a failure nobody reads the answer to somebody else's question.
+            let mut stream =
+                self.stream.take().ok_or(io::ErrorKind::NotConnected).map_err(io::Error::from)?;
+            let response = port::exchange(&mut *stream, command)?;
+            self.stream = Some(stream);
+            match port::code(&response) {
+                0 => return Ok(response),
+                code if RETRY.contains(&code) && attempt < RETRIES => {
+                    sleep(Duration::from_millis(1 << attempt.min(7)));
+                    attempt += 1;
+                }
+                code if code & FORMAT_1 == POLICY_FAIL => return Err(Error::Policy),
+                code if code & FORMAT_1 == INTEGRITY => return Err(Error::Integrity),
+                code => return Err(Error::Refused(code)),
+            }
+        }
+    }
+}
+
+/// A whole command. Zeroized on drop: some carry secrets.
+pub(crate) fn frame<C: TpmFrame>(
+    command: &C,
+    auth: &[TpmsAuthCommand],
+) -> Result<Zeroizing<Vec<u8>>, TpmError> {
+    let mut bytes = Zeroizing::new(vec![0; MAX_FRAME]);
+    let mut writer = TpmWriter::new(&mut bytes);
+    let tag = if auth.is_empty() { TpmSt::NoSessions } else { TpmSt::Sessions };
+    tpm_marshal_command(command, tag, auth, &mut writer)?;
+    let length = writer.len();
+    bytes.truncate(length);
+    Ok(bytes)
+}
+
+/// Authorises with an empty password (part 1, §19.4).
+pub(crate) fn empty_password() -> TpmsAuthCommand {
+    session(TpmRh::Pw.value().into())
+}
+
+/// Authorises with a session that stays until it is flushed.
+pub(crate) fn session(session_handle: TpmHandle) -> TpmsAuthCommand {
+    TpmsAuthCommand {
+        session_handle,
+        nonce: Tpm2bNonce::new(),
+        session_attributes: TpmaSession::CONTINUE_SESSION,
+        hmac: Tpm2bAuth::new(),
+    }
+}
+
+/// A selection of PCRs of the SHA-256 bank.
+pub(crate) fn select(pcrs: impl IntoIterator<Item = u8>) -> Result<TpmlPcrSelection, Error> {
+    let mut mask = 0u32;
+    for pcr in pcrs {
+        if pcr > MAX_PCR {
+            return Err(Error::PcrIndex(pcr));
+        }
+        mask |= 1 << pcr;
+    }
+    let [a, b, c, _] = mask.to_le_bytes();
+    let mut selection = TpmlPcrSelection::new();
+    let pcr_select = TpmsPcrSelect::try_from(&[a, b, c][..])?;
+    selection.try_push(TpmsPcrSelection { hash: TpmAlgId::Sha256, pcr_select })?;
+    Ok(selection)
+}
+
+/// A digest as the TPM's sized buffer.
+pub(crate) fn sized(digest: &Digest) -> Result<Tpm2bDigest, TpmError> {
+    Tpm2bDigest::try_from(&digest[..])
+}
