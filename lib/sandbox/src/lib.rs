@@ -1,1 +1,107 @@
-//! Confines a process to its sandbox file
+//! Confines a process to what its sandbox file names. The file (`sandbox/<process>.toml`) is compiled into
+//! the binary; the process enters it before it touches input. It stands on the boundary between a process
+//! that hostile input may have taken over and the rest of the machine. It does not make namespaces, users
+//! or cgroups, and it cannot take back descriptors that are already open.
+//!
+//! ```toml
+//! [process]
+//! name = "azote-kms"
+//! landlock = "required"            # or "best-effort": go on where the kernel has none
+//!
+//! [[file]]                         # everything else in the file system is denied
+//! path = "{state}"                 # a {variable} is given to `enter`; the path must exist
+//! access = "write"                 # read | write (includes read) | execute (includes read)
+//! why = "wrapped keys"
+//!
+//! [[socket]]                       # TCP that is not named is denied
+//! kind = "tcp-listen"              # tcp-listen | tcp-connect
+//! ports = [8443]                   # without it: any port
+//! why = "the API"
+//!
+//! [[syscall]]                      # the process is killed at any other
+//! names = ["read", "write"]
+//! why = "I/O on what is open"
+//!
+//! [[syscall]]                      # several rules for one call: any of them is enough
+//! names = ["mmap"]
+//! args = [{ index = 2, op = "masked-eq", mask = 0x4, value = 0 }]   # all must hold
+//! why = "memory, never executable"
+//! ```
+//!
+//! `op` is one of `eq ne lt le gt ge masked-eq`; values are 64 bits wide unless `width = 32`. Abstract Unix
+//! sockets and signals to processes outside are denied wherever Landlock can (ABI 6). Landlock does not
+//! govern connecting to a Unix socket at a path: leave `connect` out of the calls, or name its folder only
+//! to those who may. Filters are inherited: start children before entering, or name what they need.
+#![forbid(unsafe_code)]
+
+mod filter;
+mod paths;
+mod policy;
+
+pub use policy::{
+    Access, Comparison, File, Landlock, Operator, Policy, Process, Socket, SocketKind, Syscall, Width,
+};
+
+use rustix::{
+    process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit},
+    thread::set_no_new_privs,
+};
+
+/// Why a process could not be confined. It must not go on.
+#[derive(Debug, thiserror::Error)]
+pub enum SandboxError {
+    /// The file is not a policy.
+    #[error("the sandbox file is wrong: {0}")]
+    Policy(String),
+    /// A path names a variable that the process did not give.
+    #[error("the sandbox file wants a path for {{{0}}}, which the process does not give")]
+    Variable(String),
+    /// A path that must be there is not.
+    #[error("the sandbox cannot open {path}: {reason}")]
+    Path {
+        /// The path, variables filled in.
+        path: String,
+        /// What the system said.
+        reason: String,
+    },
+    /// The kernel lacks something that the policy requires.
+    #[error("this kernel has no {0}: boot one that has, or say best-effort in the sandbox file")]
+    Missing(&'static str),
+    /// Landlock confines a thread, not a process, so there must be one only.
+    #[error("enter the sandbox before starting threads: there are {0} now")]
+    Threads(usize),
+    /// The system refused a step.
+    #[error("the system refused {step}: {reason}")]
+    System {
+        /// Which step.
+        step: &'static str,
+        /// What the system said.
+        reason: String,
+    },
+}
+
+fn system(step: &'static str) -> impl Fn(rustix::io::Errno) -> SandboxError {
+    move |reason| SandboxError::System { step, reason: reason.to_string() }
+}
+
+impl Policy {
+    /// Confines this process for good. `variables` fills the `{names}` in paths. Call it in `main`, before
+    /// any thread is started and before any input is read.
+    pub fn enter(&self, variables: &[(&str, &std::path::Path)]) -> Result<(), SandboxError> {
+        let threads = std::fs::read_dir("/proc/self/task").map(Iterator::count).unwrap_or(1);
+        if threads > 1 {
+            return Err(SandboxError::Threads(threads));
+        }
+        let program = filter::compile(self)?;
+        let none = Rlimit { current: Some(0), maximum: Some(0) };
+        setrlimit(Resource::Core, none).map_err(system("no core dumps"))?;
+        set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(system("not dumpable"))?;
+        set_no_new_privs(true).map_err(system("no new privileges"))?;
+        let landlock = paths::restrict(self, variables)?;
+        tracing::debug!(process = self.process.name, ?landlock, "confined");
+        seccompiler::apply_filter_all_threads(&program).map_err(|error| SandboxError::System {
+            step: "the system-call filter",
+            reason: error.to_string(),
+        })
+    }
+}

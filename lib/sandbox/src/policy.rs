@@ -1,0 +1,207 @@
+//! The sandbox file.
+
+use crate::{SandboxError, filter};
+use serde::{Deserialize, Serialize};
+
+/// A sandbox file.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Policy {
+    /// Whose it is.
+    pub process: Process,
+    /// Files and folders (with all below them).
+    #[serde(default, rename = "file")]
+    pub files: Vec<File>,
+    /// TCP.
+    #[serde(default, rename = "socket")]
+    pub sockets: Vec<Socket>,
+    /// System calls.
+    #[serde(rename = "syscall")]
+    pub syscalls: Vec<Syscall>,
+}
+
+/// The head of a sandbox file.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Process {
+    /// The program's name.
+    pub name: String,
+    /// Whether to go on without Landlock.
+    #[serde(default)]
+    pub landlock: Landlock,
+}
+
+/// What to do on a kernel without Landlock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Landlock {
+    /// Do not start.
+    #[default]
+    Required,
+    /// Go on with the system-call filter alone.
+    BestEffort,
+}
+
+/// One permitted path.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct File {
+    /// The path; `{name}` is filled in by the process.
+    pub path: String,
+    /// What may be done below it.
+    pub access: Access,
+    /// The reason.
+    pub why: String,
+}
+
+/// Kinds of file access.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Access {
+    /// Read files, list folders.
+    Read,
+    /// Read, write, create, rename, remove, and make Unix sockets.
+    Write,
+    /// Read and execute.
+    Execute,
+}
+
+/// One permitted use of TCP.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Socket {
+    /// Which direction.
+    pub kind: SocketKind,
+    /// Which ports; absent: all.
+    pub ports: Option<Vec<u16>>,
+    /// The reason.
+    pub why: String,
+}
+
+/// Directions of TCP.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SocketKind {
+    /// Bind and listen.
+    TcpListen,
+    /// Connect.
+    TcpConnect,
+}
+
+/// Permitted system calls.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Syscall {
+    /// Their names.
+    pub names: Vec<String>,
+    /// Conditions on the arguments, all of which must hold.
+    #[serde(default)]
+    pub args: Vec<Comparison>,
+    /// The reason.
+    pub why: String,
+}
+
+/// A condition on one argument of a system call.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Comparison {
+    /// Which argument, from 0.
+    pub index: u8,
+    /// How to compare.
+    pub op: Operator,
+    /// What to compare with.
+    pub value: u64,
+    /// With `masked-eq`: the bits to look at.
+    pub mask: Option<u64>,
+    /// How many bits of the argument count.
+    #[serde(default)]
+    pub width: Width,
+}
+
+/// Comparisons.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "kebab-case")]
+#[allow(missing_docs)]
+pub enum Operator {
+    Eq,
+    Ne,
+    Lt,
+    Le,
+    Gt,
+    Ge,
+    MaskedEq,
+}
+
+/// Width of a compared argument.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(try_from = "u8")]
+pub enum Width {
+    /// The low 32 bits.
+    W32,
+    /// All of it.
+    #[default]
+    W64,
+}
+
+impl TryFrom<u8> for Width {
+    type Error = &'static str;
+    fn try_from(bits: u8) -> Result<Self, Self::Error> {
+        match bits {
+            32 => Ok(Self::W32),
+            64 => Ok(Self::W64),
+            _ => Err("width is 32 or 64"),
+        }
+    }
+}
+
+impl Policy {
+    /// Reads a sandbox file, checks that every rule says why and that the filter compiles.
+    pub fn parse(text: &str) -> Result<Self, SandboxError> {
+        let policy: Self = toml::from_str(text).map_err(|error| SandboxError::Policy(error.to_string()))?;
+        let whys = policy.files.iter().map(|file| &file.why);
+        let whys = whys.chain(policy.sockets.iter().map(|socket| &socket.why));
+        if whys.chain(policy.syscalls.iter().map(|call| &call.why)).any(|why| why.trim().is_empty()) {
+            return Err(SandboxError::Policy("every rule must say why".to_owned()));
+        }
+        filter::compile(&policy)?;
+        Ok(policy)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HEAD: &str = "[process]\nname = \"p\"\n[[syscall]]\nnames = [\"read\"]\nwhy = \"io\"\n";
+
+    #[test]
+    fn a_policy_is_read() {
+        let text = format!(
+            "{HEAD}[[file]]\npath = \"{{state}}/x\"\naccess = \"write\"\nwhy = \"w\"\n\
+             [[syscall]]\nnames = [\"mmap\"]\nwhy = \"memory\"\n\
+             args = [{{ index = 2, op = \"masked-eq\", mask = 4, value = 0 }}]\n"
+        );
+        let policy = Policy::parse(&text).unwrap();
+        assert_eq!(policy.process.landlock, Landlock::Required);
+        assert_eq!(policy.files[0].access, Access::Write);
+        assert_eq!(policy.syscalls[1].args[0].mask, Some(4));
+    }
+
+    #[test]
+    fn mistakes_are_refused() {
+        for mistake in [
+            "[[syscall]]\nnames = [\"no_such_call\"]\nwhy = \"x\"\n",
+            "[[syscall]]\nnames = [\"write\"]\nwhy = \" \"\n",
+            "[[syscall]]\nnames = [\"write\"]\n",
+            "[[syscall]]\nnames = [\"write\"]\nwhy = \"x\"\nargs = [{ index = 6, op = \"eq\", value = 1 }]\n",
+            "[[syscall]]\nnames = [\"write\"]\nwhy = \"x\"\nargs = [{ index = 1, op = \"masked-eq\", value = 1 }]\n",
+            "[[syscall]]\nnames = [\"write\"]\nwhy = \"x\"\nargs = [{ index = 1, op = \"eq\", value = 1, width = 8 }]\n",
+            "[[syscall]]\nnames = [\"read\"]\nwhy = \"x\"\nargs = [{ index = 1, op = \"eq\", value = 1 }]\n",
+            "[[file]]\npath = \"/\"\naccess = \"all\"\nwhy = \"x\"\n",
+            "[[pipe]]\nwhy = \"x\"\n",
+        ] {
+            assert!(Policy::parse(&format!("{HEAD}{mistake}")).is_err(), "{mistake}");
+        }
+        assert!(Policy::parse("[process]\nname = \"p\"\n").is_err(), "no calls at all");
+    }
+}
