@@ -1,0 +1,109 @@
+use super::*;
+use base64::{Engine, engine::general_purpose::STANDARD};
+use std::os::unix::fs::PermissionsExt;
+use x509_parser::{
+    extensions::GeneralName,
+    pem::parse_x509_pem,
+    prelude::{FromDer, X509Certificate},
+};
+
+const DAY: Duration = Duration::from_secs(86_400);
+
+fn identity(text: &str) -> Identity {
+    text.parse().unwrap()
+}
+
+/// A request that asks for names and powers that it must not get.
+fn greedy_request(key: &KeyPair) -> String {
+    let mut params = CertificateParams::new(vec!["kms.example".to_owned()]).unwrap();
+    params.subject_alt_names.push(SanType::URI("azote:service/kms".try_into().unwrap()));
+    params.distinguished_name.push(DnType::CommonName, "azote:service/kms");
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+    params.serialize_request(key).unwrap().pem().unwrap()
+}
+
+fn der(pem: &str) -> Vec<u8> {
+    parse_x509_pem(pem.as_bytes()).unwrap().1.contents
+}
+
+fn names(certificate: &X509Certificate<'_>) -> Vec<String> {
+    let names = certificate.subject_alternative_name().unwrap().unwrap();
+    let text = |name: &GeneralName<'_>| match name {
+        GeneralName::URI(text) | GeneralName::DNSName(text) => (*text).to_owned(),
+        GeneralName::IPAddress(bytes) => format!("{bytes:?}"),
+        other => panic!("{other:?}"),
+    };
+    names.value.general_names.iter().map(text).collect()
+}
+
+#[test]
+fn names_and_powers_are_the_authoritys_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let ca = Ca::create(dir.path()).unwrap();
+    let key = KeyPair::generate_for(&PKCS_ED25519).unwrap();
+    let pem = ca.issue(&greedy_request(&key), &identity("azote:tenant/acme"), false, DAY).unwrap();
+    let der = der(&pem);
+    let (_, certificate) = X509Certificate::from_der(&der).unwrap();
+    assert_eq!(names(&certificate), ["azote:tenant/acme"]);
+    assert_eq!(certificate.subject().to_string(), "CN=azote:tenant/acme");
+    assert!(!certificate.is_ca());
+    let usage = certificate.extended_key_usage().unwrap().unwrap().value;
+    assert!(usage.client_auth && !usage.server_auth && !usage.any);
+    assert_eq!(certificate.public_key().subject_public_key.data.as_ref(), key.public_key_raw());
+    let life = certificate.validity().not_after.timestamp() - certificate.validity().not_before.timestamp();
+    assert_eq!(life.unsigned_abs(), (DAY + BACKDATED).as_secs());
+}
+
+#[test]
+fn a_reopened_authority_signs_for_the_same_root() {
+    let dir = tempfile::tempdir().unwrap();
+    let first = Ca::create(dir.path()).unwrap().certificate().to_owned();
+    assert!(matches!(Ca::create(dir.path()), Err(Error::File { .. })), "an authority is never replaced");
+    let ca = Ca::open(dir.path()).unwrap();
+    assert_eq!(ca.certificate(), first);
+    let key = KeyPair::generate_for(&PKCS_ED25519).unwrap();
+    let pem = ca.issue(&greedy_request(&key), &identity("azote:service/tokens"), true, DAY).unwrap();
+    let (holder, root) = (der(&pem), der(&first));
+    let (_, holder) = X509Certificate::from_der(&holder).unwrap();
+    let (_, root) = X509Certificate::from_der(&root).unwrap();
+    holder.verify_signature(Some(root.public_key())).unwrap();
+    assert_eq!(holder.issuer(), root.subject());
+    assert_eq!(names(&holder), ["azote:service/tokens", "localhost", "[127, 0, 0, 1]"]);
+}
+
+#[test]
+fn a_request_must_prove_possession_of_an_ed25519_key() {
+    let dir = tempfile::tempdir().unwrap();
+    let ca = Ca::create(dir.path()).unwrap();
+    let acme = identity("azote:tenant/acme");
+    let refuse = |request: &str| {
+        assert!(matches!(ca.issue(request, &acme, false, DAY), Err(Error::Request)), "{request}");
+    };
+    let key = KeyPair::generate_for(&PKCS_ED25519).unwrap();
+    let good = greedy_request(&key);
+    refuse("");
+    refuse("-----BEGIN CERTIFICATE REQUEST-----\nAAAA\n-----END CERTIFICATE REQUEST-----\n");
+    refuse(&"A".repeat(MAX_REQUEST + 1));
+    let other = KeyPair::generate_for(&PKCS_ED25519).unwrap();
+    let mut stolen = der(&good);
+    let at = stolen.windows(32).position(|bytes| bytes == key.public_key_raw()).unwrap();
+    stolen[at..at + 32].copy_from_slice(other.public_key_raw());
+    let label = "CERTIFICATE REQUEST";
+    refuse(&format!("-----BEGIN {label}-----\n{}\n-----END {label}-----\n", STANDARD.encode(stolen)));
+    refuse(&greedy_request(&KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).unwrap()));
+    for lifetime in [Duration::ZERO, MAX_LIFETIME + Duration::from_secs(1)] {
+        assert!(matches!(ca.issue(&good, &acme, false, lifetime), Err(Error::Lifetime)));
+    }
+}
+
+#[test]
+fn keys_are_in_files_that_only_their_owner_reads() {
+    let dir = tempfile::tempdir().unwrap();
+    let ca = Ca::create(dir.path()).unwrap();
+    let path = dir.path().join("alice.pem");
+    ca.client_identity(&identity("azote:operator/alice"), DAY, &path).unwrap();
+    for file in [path, dir.path().join(KEY_FILE)] {
+        assert!(std::fs::read_to_string(&file).unwrap().contains("PRIVATE KEY"));
+        assert_eq!(std::fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
+    }
+}

@@ -1,0 +1,269 @@
+use crate::{Error, error::Code, tls};
+use axum::{
+    Router,
+    body::Body,
+    extract::{ConnectInfo, FromRequestParts},
+    response::{IntoResponse, Response},
+};
+use hyper::{Request, body::Incoming, http::request::Parts, server::conn::http1, service::service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use ids::Identity;
+use rustls::ServerConfig;
+use std::{convert::Infallible, future::Future, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    signal::unix::{SignalKind, signal},
+    sync::{Semaphore, mpsc, watch},
+    time::{sleep, timeout},
+};
+use tokio_rustls::TlsAcceptor;
+use tower::ServiceExt;
+
+/// How much callers may take.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Connections at a time. When they are taken, others wait unaccepted.
+    pub connections: usize,
+    /// Time for the TLS handshake.
+    pub handshake: Duration,
+    /// Time for a request's headers; also how long a connection may idle between requests.
+    pub headers: Duration,
+    /// Time for a request's body.
+    pub body: Duration,
+    /// Longest body in bytes.
+    pub body_size: usize,
+    /// Time until an answer. The work goes on behind it: what was begun is not cut off in the middle.
+    pub answer: Duration,
+    /// Life of a connection.
+    pub connection: Duration,
+    /// Time that a stop leaves to requests in flight.
+    pub stop: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections: 256,
+            handshake: Duration::from_secs(5),
+            headers: Duration::from_secs(10),
+            body: Duration::from_secs(10),
+            body_size: 256 * 1024,
+            answer: Duration::from_secs(60),
+            connection: Duration::from_secs(300),
+            stop: Duration::from_secs(10),
+        }
+    }
+}
+
+const MAX_HEADERS: usize = 64;
+const MAX_HEADER_BYTES: usize = 32 * 1024;
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Something that did not come as far as a handler, or that no handler could read. Told before it is
+/// answered.
+#[derive(Debug, Clone)]
+pub struct Incident {
+    /// Who connected.
+    pub address: SocketAddr,
+    /// Who it is, if the handshake went through and showed a certificate.
+    pub peer: Option<Identity>,
+    /// `tls.handshake` or one of `request.malformed`, `request.unknown`, `request.too-large`,
+    /// `request.timeout`.
+    pub code: &'static str,
+    /// What was wrong; nothing of the request's content.
+    pub detail: String,
+}
+
+/// The caller, from their certificate. As an argument of a handler it refuses who showed none.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Peer(pub Identity);
+
+impl<S: Send + Sync> FromRequestParts<S> for Peer {
+    type Rejection = Error;
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Error> {
+        let none = || Error::new(401, "peer.missing", "show a certificate of this environment");
+        parts.extensions.get::<Self>().cloned().ok_or_else(none)
+    }
+}
+
+/// What [`serve`] serves.
+pub struct Service {
+    /// The handlers. They can take [`Peer`] and `ConnectInfo<SocketAddr>`.
+    pub router: Router,
+    /// From [`crate::server_config`].
+    pub tls: ServerConfig,
+    /// Bounds.
+    pub limits: Limits,
+    /// Told of every [`Incident`], on a thread that may block.
+    pub observer: Arc<dyn Fn(Incident) + Send + Sync>,
+}
+
+struct Shared {
+    router: Router,
+    tls: TlsAcceptor,
+    limits: Limits,
+    observer: Arc<dyn Fn(Incident) + Send + Sync>,
+    stopping: watch::Receiver<bool>,
+    /// Held by whatever must end before a stop is complete.
+    alive: mpsc::Sender<Infallible>,
+}
+
+/// Serves until `stop` is ready, then lets requests in flight end.
+pub async fn serve(listener: TcpListener, service: Service, stop: impl Future<Output = ()>) {
+    let Service { router, tls, limits, observer } = service;
+    let (stopper, stopping) = watch::channel(false);
+    let (alive, mut ended) = mpsc::channel(1);
+    let unknown = || async { Error::new(404, "request.unknown", "there is no such call") };
+    let wrong_method = || async { Error::new(405, "request.unknown", "this call has another method") };
+    let router = router.fallback(unknown).method_not_allowed_fallback(wrong_method);
+    let tls = TlsAcceptor::from(Arc::new(tls));
+    let shared = Arc::new(Shared { router, tls, limits, observer, stopping, alive });
+    let slots = Arc::new(Semaphore::new(limits.connections));
+    let mut stop = pin!(stop);
+    loop {
+        let accepted = async {
+            let slot = slots.clone().acquire_owned().await;
+            (slot, listener.accept().await)
+        };
+        tokio::select! {
+            () = &mut stop => break,
+            (slot, accepted) = accepted => match accepted {
+                Ok((stream, address)) => {
+                    let shared = shared.clone();
+                    tokio::spawn(async move {
+                        let _slot = slot;
+                        let life = shared.limits.connection;
+                        let _ = timeout(life, connection(&shared, stream, address)).await;
+                    });
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "cannot accept");
+                    sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+    }
+    drop((listener, shared));
+    let _ = stopper.send(true);
+    let _ = timeout(limits.stop, ended.recv()).await;
+}
+
+/// Ready at SIGTERM or SIGINT.
+pub fn stop_signal() -> std::io::Result<impl Future<Output = ()>> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    Ok(async move {
+        tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
+    })
+}
+
+async fn connection(shared: &Arc<Shared>, stream: TcpStream, address: SocketAddr) {
+    let _ = stream.set_nodelay(true);
+    let stream = match timeout(shared.limits.handshake, shared.tls.accept(stream)).await {
+        Ok(Ok(stream)) => stream,
+        Ok(Err(error)) => return shared.tell(address, None, "tls.handshake", error.to_string()).await,
+        Err(_) => return shared.tell(address, None, "tls.handshake", "too slow".to_owned()).await,
+    };
+    let certificates = stream.get_ref().1.peer_certificates().unwrap_or_default();
+    let certified = certificates.first().map(tls::read_identity);
+    let peer = match certified {
+        None => None,
+        Some(Some(certified)) => Some(certified.identity),
+        Some(None) => {
+            let detail = "the certificate names no identity".to_owned();
+            return shared.tell(address, None, "tls.handshake", detail).await;
+        }
+    };
+    let handler = service_fn(|request| {
+        let (shared, peer) = (shared.clone(), peer.clone());
+        async move { Ok::<_, Infallible>(shared.answer(request, address, peer).await) }
+    });
+    let mut connection = pin!(
+        http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(shared.limits.headers)
+            .max_headers(MAX_HEADERS)
+            .max_header_size(MAX_HEADER_BYTES)
+            .max_buf_size(2 * MAX_HEADER_BYTES)
+            .serve_connection(TokioIo::new(stream), handler)
+    );
+    let mut stopping = shared.stopping.clone();
+    let stop = async move { stopping.wait_for(|stop| *stop).await.map(drop) };
+    let ended = tokio::select! {
+        ended = &mut connection => ended,
+        _ = stop => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = ended
+        && (error.is_parse() || error.is_incomplete_message())
+    {
+        shared.tell(address, peer, "request.malformed", error.to_string()).await;
+    }
+}
+
+impl Shared {
+    async fn answer(
+        self: Arc<Self>,
+        request: Request<Incoming>,
+        address: SocketAddr,
+        peer: Option<Identity>,
+    ) -> Response {
+        let handled = match self.whole(request).await {
+            Ok(mut request) => {
+                request.extensions_mut().insert(ConnectInfo(address));
+                if let Some(peer) = peer.clone() {
+                    request.extensions_mut().insert(Peer(peer));
+                }
+                self.handle(request).await
+            }
+            Err(refused) => refused.into_response(),
+        };
+        if let Some(Code(code)) = handled.extensions().get()
+            && code.starts_with("request.")
+        {
+            self.tell(address, peer, code, handled.status().to_string()).await;
+        }
+        handled
+    }
+
+    /// Reads the body to its end, so that no handler waits for a caller.
+    async fn whole(&self, request: Request<Incoming>) -> Result<Request<Body>, Error> {
+        let (parts, body) = request.into_parts();
+        let body = axum::body::to_bytes(Body::new(body), self.limits.body_size);
+        match timeout(self.limits.body, body).await {
+            Ok(Ok(body)) => Ok(Request::from_parts(parts, body.into())),
+            Ok(Err(_)) => {
+                let size = self.limits.body_size;
+                Err(Error::new(
+                    413,
+                    "request.too-large",
+                    format!("the body is broken or longer than {size} bytes"),
+                ))
+            }
+            Err(_) => Err(Error::new(408, "request.timeout", "the body came too slowly")),
+        }
+    }
+
+    async fn handle(&self, request: Request<Body>) -> Response {
+        let (router, alive) = (self.router.clone(), self.alive.clone());
+        // In a task of its own: a caller who hangs up does not stop work that has begun.
+        let task = tokio::spawn(async move {
+            let _alive = alive;
+            router.oneshot(request).await
+        });
+        match timeout(self.limits.answer, task).await {
+            Ok(Ok(Ok(response))) => response,
+            Ok(Err(error)) => Error::internal(error).into_response(),
+            Err(_) => Error::new(504, "service.slow", "no answer yet: the work goes on, ask for its state")
+                .into_response(),
+        }
+    }
+
+    async fn tell(&self, address: SocketAddr, peer: Option<Identity>, code: &'static str, detail: String) {
+        let observer = self.observer.clone();
+        let incident = Incident { address, peer, code, detail };
+        let _ = tokio::task::spawn_blocking(move || observer(incident)).await;
+    }
+}

@@ -1,0 +1,232 @@
+use crate::{Key, KeyError};
+use ids::Identity;
+use rustls::{
+    CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, ServerConfig, SignatureScheme,
+    client::{
+        WebPkiServerVerifier,
+        danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+    },
+    crypto::{CryptoProvider, aws_lc_rs},
+    pki_types::{CertificateDer, PrivatePkcs8KeyDer, ServerName, UnixTime, pem::PemObject},
+    server::{NoServerSessionStorage, WebPkiClientVerifier, danger::ClientCertVerifier},
+    sign::{CertifiedKey, SingleCertAndKey},
+    version::TLS13,
+};
+use std::{io, path::Path, sync::Arc, time::Duration};
+use x509_parser::{extensions::GeneralName, parse_x509_certificate};
+use zeroize::Zeroizing;
+
+const MAX_PEM: usize = 32 * 1024;
+const MAX_CHAIN: usize = 4;
+const ED25519_OID: &str = "1.3.101.112";
+const ED25519_KEY: usize = 32;
+/// Every server of an environment has this name; who it is, its URI says.
+const SERVER_NAME: &str = "localhost";
+
+/// Why certificates or keys are of no use.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsError {
+    /// Not PEM, none in it, or too much of it.
+    #[error("want 1 to {MAX_CHAIN} certificates in PEM, at most {MAX_PEM} bytes")]
+    Pem,
+    /// The certificate does not name one identity, or not with an Ed25519 key.
+    #[error("the certificate is not of this environment: it names no identity")]
+    Identity,
+    /// The chain does not lead to the environment's authority, or not now, or not for this use.
+    #[error("the certificate is not valid: {0}")]
+    Chain(#[from] rustls::Error),
+    /// The authority's certificate is of no use.
+    #[error("the authority's certificate is of no use: {0}")]
+    Authority(String),
+    /// The private key is of no use.
+    #[error(transparent)]
+    Key(#[from] KeyError),
+    /// The file of a client identity.
+    #[error("{path}: {source}")]
+    File {
+        /// Which file.
+        path: String,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+/// A certificate chain and its private key.
+pub struct Credentials {
+    chain: Vec<CertificateDer<'static>>,
+    key: Key,
+}
+
+impl Credentials {
+    /// A chain in PEM, the holder's certificate first, and its key.
+    pub fn new(chain_pem: &str, key: Key) -> Result<Self, TlsError> {
+        Ok(Self { chain: read_chain(chain_pem)?, key })
+    }
+
+    /// Reads a file with a PKCS#8 key and a certificate chain in PEM, as `pki` writes it for people.
+    pub fn read(path: &Path) -> Result<Self, TlsError> {
+        let file = |source| TlsError::File { path: path.display().to_string(), source };
+        let pem = Zeroizing::new(std::fs::read_to_string(path).map_err(file)?);
+        let der = PrivatePkcs8KeyDer::from_pem_slice(pem.as_bytes()).map_err(|_| TlsError::Pem)?;
+        let key = Key::from_pkcs8(der.secret_pkcs8_der())?;
+        Self::new(&pem, key)
+    }
+
+    /// Who this is.
+    pub fn identity(&self) -> Result<Identity, TlsError> {
+        Ok(self.chain.first().and_then(read_identity).ok_or(TlsError::Identity)?.identity)
+    }
+
+    fn resolver(&self) -> Result<Arc<SingleCertAndKey>, TlsError> {
+        let der = self.key.pkcs8();
+        let key = aws_lc_rs::sign::any_eddsa_type(&PrivatePkcs8KeyDer::from(der.as_slice()))?;
+        let certified = CertifiedKey::new(self.chain.clone(), key);
+        certified.keys_match()?;
+        Ok(Arc::new(SingleCertAndKey::from(certified)))
+    }
+}
+
+/// The holder of a certificate.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Certified {
+    /// Who it is.
+    pub identity: Identity,
+    /// Their Ed25519 public key.
+    pub public_key: [u8; ED25519_KEY],
+}
+
+/// TLS 1.3 for a server. With `client_ca` (PEM) callers must show a certificate of that authority.
+/// Sessions are not resumed: each connection checks its certificates.
+pub fn server_config(credentials: &Credentials, client_ca: Option<&str>) -> Result<ServerConfig, TlsError> {
+    let builder = ServerConfig::builder_with_provider(provider()).with_protocol_versions(&[&TLS13])?;
+    let builder = match client_ca {
+        Some(ca) => builder.with_client_cert_verifier(client_verifier(ca)?),
+        None => builder.with_no_client_auth(),
+    };
+    let mut config = builder.with_cert_resolver(credentials.resolver()?);
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    config.send_tls13_tickets = 0;
+    Ok(config)
+}
+
+/// TLS 1.3 for a client that talks to exactly `server`, and shows `me` if asked.
+pub(crate) fn client_config(
+    ca: &str,
+    server: &Identity,
+    me: Option<&Credentials>,
+) -> Result<ClientConfig, TlsError> {
+    let chain = WebPkiServerVerifier::builder_with_provider(roots(ca)?, provider())
+        .build()
+        .map_err(|error| TlsError::Authority(error.to_string()))?;
+    let verifier = Arc::new(ExactServer { chain, server: server.clone() });
+    let builder = ClientConfig::builder_with_provider(provider())
+        .with_protocol_versions(&[&TLS13])?
+        .dangerous()
+        .with_custom_certificate_verifier(verifier);
+    let mut config = match me {
+        Some(me) => builder.with_client_cert_resolver(me.resolver()?),
+        None => builder.with_no_client_auth(),
+    };
+    config.resumption = rustls::client::Resumption::disabled();
+    Ok(config)
+}
+
+/// Checks a certificate chain (PEM, holder first) against the environment's authority at `now` (Unix
+/// seconds), and says whose it is.
+pub fn certified_by(ca: &str, chain_pem: &str, now: u64) -> Result<Certified, TlsError> {
+    let chain = read_chain(chain_pem)?;
+    let (holder, others) = chain.split_first().ok_or(TlsError::Pem)?;
+    let now = UnixTime::since_unix_epoch(Duration::from_secs(now));
+    client_verifier(ca)?.verify_client_cert(holder, others, now)?;
+    read_identity(holder).ok_or(TlsError::Identity)
+}
+
+/// The one identity that a certificate names. The certificate must have been verified.
+pub(crate) fn read_identity(certificate: &CertificateDer<'_>) -> Option<Certified> {
+    let (_, certificate) = parse_x509_certificate(certificate).ok()?;
+    let names = certificate.subject_alternative_name().ok()??;
+    let mut uris = names.value.general_names.iter().filter_map(|name| match name {
+        GeneralName::URI(uri) => Some(*uri),
+        _ => None,
+    });
+    let (Some(uri), None) = (uris.next(), uris.next()) else { return None };
+    let key = certificate.public_key();
+    let ed25519 = key.algorithm.algorithm.to_id_string() == ED25519_OID;
+    let public_key = key.subject_public_key.data.as_ref().try_into().ok().filter(|_| ed25519)?;
+    Some(Certified { identity: uri.parse().ok()?, public_key })
+}
+
+fn read_chain(pem: &str) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    if pem.len() > MAX_PEM {
+        return Err(TlsError::Pem);
+    }
+    let chain: Result<Vec<_>, _> =
+        CertificateDer::pem_slice_iter(pem.as_bytes()).take(MAX_CHAIN + 1).collect();
+    chain.ok().filter(|chain| (1..=MAX_CHAIN).contains(&chain.len())).ok_or(TlsError::Pem)
+}
+
+fn roots(ca: &str) -> Result<Arc<RootCertStore>, TlsError> {
+    let mut roots = RootCertStore::empty();
+    for certificate in read_chain(ca)? {
+        roots.add(certificate)?;
+    }
+    Ok(Arc::new(roots))
+}
+
+fn client_verifier(ca: &str) -> Result<Arc<dyn ClientCertVerifier>, TlsError> {
+    WebPkiClientVerifier::builder_with_provider(roots(ca)?, provider())
+        .build()
+        .map_err(|error| TlsError::Authority(error.to_string()))
+}
+
+fn provider() -> Arc<CryptoProvider> {
+    Arc::new(aws_lc_rs::default_provider())
+}
+
+/// Takes a chain to the environment's authority only if it names the very server that was meant:
+/// otherwise every server of the environment could play any other.
+#[derive(Debug)]
+struct ExactServer {
+    chain: Arc<WebPkiServerVerifier>,
+    server: Identity,
+}
+
+impl ServerCertVerifier for ExactServer {
+    fn verify_server_cert(
+        &self,
+        holder: &CertificateDer<'_>,
+        others: &[CertificateDer<'_>],
+        _name: &ServerName<'_>,
+        ocsp: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        let name = ServerName::try_from(SERVER_NAME).map_err(|_| CertificateError::NotValidForName)?;
+        let verified = self.chain.verify_server_cert(holder, others, &name, ocsp, now)?;
+        match read_identity(holder) {
+            Some(certified) if certified.identity == self.server => Ok(verified),
+            _ => Err(CertificateError::NotValidForName.into()),
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.chain.verify_tls12_signature(message, certificate, signature)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.chain.verify_tls13_signature(message, certificate, signature)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.chain.supported_verify_schemes()
+    }
+}
