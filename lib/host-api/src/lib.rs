@@ -1,1 +1,39 @@
-//! Requests and responses of a host's only door
+//! The controller API, version 1: every operation that anyone has on a host, with its requests, its
+//! answers, its resources and its refusal codes, declared once for server, client and documentation. This
+//! crate does no I/O, holds no secret and decides nothing; it stands on the boundary between the network
+//! and a host, so each type parses hostile input and is bounded.
+//!
+//! No operation runs a command, reads a path, or carries customer content: a message is made of
+//! [`Datum`] types only, each of which states its [`DataClass`], and no class is customer content.
+//!
+//! The OpenAPI 3.1 document ([`openapi`]) is generated from these declarations.
+#![forbid(unsafe_code)]
+
+mod codes;
+#[macro_use]
+mod datum;
+mod document;
+mod messages;
+mod operation;
+mod record;
+mod request;
+mod text;
+
+pub use codes::{CODES, RefusalCode, refusal};
+pub use datum::{DataClass, Datum};
+pub use document::openapi;
+pub use messages::{
+    Accelerator, BoardStatus, CardStatus, ChipStatus, Done, ErrorBody, HostStatus, InstanceState,
+    InstanceStatus, LogPage, LogStatus, Measured, OutOfService, Power, VolumeState, VolumeStatus,
+};
+pub use operation::{Method, OPERATIONS, Spec, find};
+pub use record::{ChainBroken, GENESIS, LogRecord, MAX_RECORD, RecordKind};
+pub use request::{
+    AttachVolume, Call, DetachVolume, HttpCall, MAX_BODY, Malformed, ReadLog, ReadStatus, Request,
+    StartInstance, StopInstance,
+};
+pub use text::{
+    BadText, CardCertificate, Code, DeviceName, Label, PeerAddress, Pem, SealedKey, Sentence, Sha256,
+    Timestamp, TokenId,
+};
+pub use token::{Api, Resource};

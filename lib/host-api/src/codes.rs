@@ -1,0 +1,92 @@
+//! Every code that the API refuses with.
+
+/// A refusal code, the HTTP status that goes with it, and what it says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RefusalCode {
+    /// Stable.
+    pub code: &'static str,
+    /// HTTP status.
+    pub status: u16,
+    /// What to do.
+    pub message: &'static str,
+}
+
+macro_rules! codes {
+    ($($status:literal { $($code:literal $message:literal)* })*) => {
+        &[$($(RefusalCode { code: $code, status: $status, message: $message }),*),*]
+    };
+}
+
+/// The codes that the host itself and its components give. Those for tokens and proofs are
+/// `token::Refusal`'s.
+pub const CODES: &[RefusalCode] = codes! {
+    400 {
+        "request.malformed" "the request is not what this operation takes: compare it with the API document"
+        "volume.size" "the size is not a multiple of 4096, or not the size of the volume's storage"
+        "volume.name" "the device name is not 1 to 32 printable ASCII characters"
+        "key.sealed" "the sealed key does not open: seal it again to this card's key for this host and volume"
+        "key.halves-equal" "the two halves of the volume key are equal: make a new key"
+    }
+    404 {
+        "request.unknown" "there is no such operation: compare method and path with the API document"
+        "volume.unknown" "this volume is not attached to this host"
+        "volume.no-storage" "the storage of this volume is not on this host"
+        "instance.unknown" "this instance was not started on this host"
+    }
+    409 {
+        "volume.attached" "this volume is already attached to this host: detach it first"
+        "volume.busy" "the guest still uses this volume: let it go there first, or force"
+        "volume.root" "this is the root volume of a started instance: stop the instance first"
+        "volume.storage-in-use" "the storage of this volume is in use by another process on this host"
+        "slot.taken" "another volume is in this slot: choose a free one"
+        "instance.exists" "an instance is started on this host: stop it first"
+        "instance.no-root" "the root volume is not attached: attach it first"
+        "instance.changing" "the instance is being started or stopped: wait, then look at the status"
+        "chip.unverified" "the firmware in flash is not what was verified: the host needs repair"
+    }
+    500 {
+        "host.failed" "the host could not do it: look at its status, then try again"
+        "card.fault" "the volume card failed: look at the host's status"
+        "chip.fault" "the security chip failed: look at the host's status"
+        "board.fault" "the main board failed: look at the host's status"
+    }
+    503 {
+        "log.unavailable" "the host cannot write its log and does nothing until it can: free or repair its log"
+        "host.out-of-service" "the host took itself out of service: its status says why"
+        "card.gone" "the volume card is gone: power-cycle the host"
+        "chip.gone" "the security chip is gone: power-cycle the host"
+        "board.gone" "the main board is gone: power-cycle the host"
+    }
+};
+
+/// The row of a code, `None` for one that this API does not have.
+pub fn refusal(code: &str) -> Option<&'static RefusalCode> {
+    CODES.iter().find(|row| row.code == code)
+}
+
+/// Every code with its status, those for tokens and proofs included, as the document lists them.
+pub(crate) fn all() -> impl Iterator<Item = (u16, &'static str)> {
+    let of_tokens = OF_TOKENS.iter().map(|refusal| (refusal.status(), refusal.code()));
+    CODES.iter().map(|row| (row.status, row.code)).chain(of_tokens)
+}
+
+const OF_TOKENS: &[token::Refusal] = {
+    use token::Refusal::*;
+    &[
+        TokenMissing,
+        TokenMalformed,
+        TokenSignature,
+        TokenExpired,
+        TokenNotYetValid,
+        TokenAudience,
+        TokenApi,
+        TokenResource,
+        ProofMissing,
+        ProofMalformed,
+        ProofSignature,
+        ProofStale,
+        ProofReplayed,
+        ProofMismatch,
+        ProofOverload,
+    ]
+};

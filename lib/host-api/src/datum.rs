@@ -1,0 +1,254 @@
+//! Data classes as types: what a message of this API can be made of.
+
+use ids::{HostId, Identity, InstanceId, Slot, VolumeId};
+use serde::{Serialize, de::DeserializeOwned};
+use token::{Api, Resource};
+use utoipa::openapi::{
+    Array, KnownFormat, Object, OneOfBuilder, RefOr, Schema, SchemaFormat, Type,
+    extensions::Extensions,
+    schema::{AdditionalProperties, Components, ObjectBuilder, SchemaType},
+};
+
+/// What kind of data a value is. There is no class for customer content, so nothing in a message can
+/// be of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DataClass {
+    /// The name of a host, a volume, an instance, a slot, an operation.
+    Identifier,
+    /// A setting that the caller chooses.
+    Parameter,
+    /// State, counters and sizes.
+    State,
+    /// A hash of what the host runs.
+    Measurement,
+    /// A certificate or public key.
+    Public,
+    /// Ciphertext that only a card can open.
+    Sealed,
+    /// Who did what when.
+    Audit,
+}
+
+impl DataClass {
+    /// As it is written in the document (`x-data-class`).
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Identifier => "identifier",
+            Self::Parameter => "parameter",
+            Self::State => "state",
+            Self::Measurement => "measurement",
+            Self::Public => "public",
+            Self::Sealed => "sealed",
+            Self::Audit => "audit",
+        }
+    }
+
+    pub(crate) fn mark(self) -> Option<Extensions> {
+        Some(Extensions::from_iter([("x-data-class", self.name())]))
+    }
+}
+
+/// A type that a message may contain. Only this crate implements it.
+pub trait Datum: Serialize + DeserializeOwned + sealed::Sealed {
+    /// Whether a message may leave it out.
+    const OPTIONAL: bool = false;
+
+    /// Its schema; a message also enters itself among the document's components.
+    #[doc(hidden)]
+    fn schema(components: &mut Components) -> RefOr<Schema>;
+}
+
+pub(crate) mod sealed {
+    /// Keeps other crates from widening what a message can hold.
+    pub trait Sealed {}
+}
+
+fn leaf(class: DataClass, kind: Type) -> ObjectBuilder {
+    ObjectBuilder::new().schema_type(SchemaType::new(kind)).extensions(class.mark())
+}
+
+/// A bounded string that matches `pattern`.
+pub(crate) fn string(class: DataClass, lengths: (usize, usize), pattern: &str) -> RefOr<Schema> {
+    leaf(class, Type::String)
+        .min_length(Some(lengths.0))
+        .max_length(Some(lengths.1))
+        .pattern(Some(pattern))
+        .into()
+}
+
+/// One of a few words.
+pub(crate) fn choice(class: DataClass, words: &[&str]) -> RefOr<Schema> {
+    leaf(class, Type::String).enum_values(Some(words.iter().copied())).into()
+}
+
+macro_rules! id_datum {
+    ($($id:ident),*) => {$(
+        impl sealed::Sealed for $id {}
+        impl Datum for $id {
+            fn schema(_: &mut Components) -> RefOr<Schema> {
+                let length = $id::PREFIX.len() + 18;
+                string(DataClass::Identifier, (length, length), &format!("^{}-[0-9a-f]{{17}}$", $id::PREFIX))
+            }
+        }
+    )*};
+}
+id_datum!(HostId, VolumeId, InstanceId);
+
+impl sealed::Sealed for Identity {}
+impl Datum for Identity {
+    fn schema(_: &mut Components) -> RefOr<Schema> {
+        string(DataClass::Audit, (1, 80), "^azote:(host|service|tenant|operator)/[a-z][a-z0-9-]*$")
+    }
+}
+
+impl sealed::Sealed for Api {}
+impl Datum for Api {
+    fn schema(_: &mut Components) -> RefOr<Schema> {
+        let names: Vec<_> = Self::ALL.iter().map(|api| api.as_str()).collect();
+        choice(DataClass::Identifier, &names)
+    }
+}
+
+impl sealed::Sealed for Resource {}
+impl Datum for Resource {
+    fn schema(_: &mut Components) -> RefOr<Schema> {
+        string(DataClass::Identifier, (1, 48), "^(host/h|volume/vol|instance/i)-[0-9a-f]{17}$")
+    }
+}
+
+impl sealed::Sealed for Slot {}
+impl Datum for Slot {
+    fn schema(_: &mut Components) -> RefOr<Schema> {
+        leaf(DataClass::Identifier, Type::Integer).minimum(Some(1)).maximum(Some(ids::SLOTS)).into()
+    }
+}
+
+impl sealed::Sealed for bool {}
+impl Datum for bool {
+    fn schema(_: &mut Components) -> RefOr<Schema> {
+        leaf(DataClass::State, Type::Boolean).into()
+    }
+}
+
+impl sealed::Sealed for u64 {}
+impl Datum for u64 {
+    fn schema(_: &mut Components) -> RefOr<Schema> {
+        leaf(DataClass::State, Type::Integer)
+            .format(Some(SchemaFormat::KnownFormat(KnownFormat::Int64)))
+            .minimum(Some(0))
+            .into()
+    }
+}
+
+impl<T: sealed::Sealed> sealed::Sealed for Option<T> {}
+impl<T: Datum> Datum for Option<T> {
+    const OPTIONAL: bool = true;
+
+    fn schema(components: &mut Components) -> RefOr<Schema> {
+        OneOfBuilder::new()
+            .item(Object::with_type(SchemaType::new(Type::Null)))
+            .item(T::schema(components))
+            .into()
+    }
+}
+
+impl<T: sealed::Sealed> sealed::Sealed for Vec<T> {}
+impl<T: Datum> Datum for Vec<T> {
+    fn schema(components: &mut Components) -> RefOr<Schema> {
+        Schema::Array(Array::new(T::schema(components))).into()
+    }
+}
+
+/// A field of a message.
+pub(crate) fn field<T: Datum>(
+    object: ObjectBuilder,
+    components: &mut Components,
+    name: &str,
+    description: &str,
+) -> ObjectBuilder {
+    let schema = match T::schema(components) {
+        RefOr::T(Schema::Object(leaf)) => ObjectBuilder::from(leaf).description(Some(description)).into(),
+        other => other,
+    };
+    let object = object.property(name, schema);
+    if T::OPTIONAL { object } else { object.required(name) }
+}
+
+/// A message has the fields that were declared and no others.
+pub(crate) fn closed(object: ObjectBuilder) -> RefOr<Schema> {
+    object.additional_properties(Some(AdditionalProperties::<Schema>::FreeForm(false))).into()
+}
+
+/// Declares messages: structures made of [`Datum`] fields, and nothing else.
+macro_rules! messages {
+    ($(
+        $(#[doc = $doc:literal])*
+        $name:ident { $(
+            $(#[doc = $field_doc:literal])* $(#[serde($($attribute:tt)*)])? $field:ident : $kind:ty
+        ),* $(,)? }
+    )*) => {$(
+        $(#[doc = $doc])*
+        #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+        #[serde(deny_unknown_fields)]
+        pub struct $name { $(
+            $(#[doc = $field_doc])*
+            $(#[serde($($attribute)*)])?
+            pub $field: $kind
+        ),* }
+
+        impl crate::datum::sealed::Sealed for $name {}
+        impl crate::datum::Datum for $name {
+            fn schema(
+                components: &mut utoipa::openapi::schema::Components,
+            ) -> utoipa::openapi::RefOr<utoipa::openapi::Schema> {
+                let name = stringify!($name);
+                if !components.schemas.contains_key(name) {
+                    let object = utoipa::openapi::schema::ObjectBuilder::new()
+                        .description(Some(concat!($($doc),*).trim()));
+                    $( let object = crate::datum::field::<$kind>(
+                        object, components, stringify!($field), concat!($($field_doc),*).trim(),
+                    ); )*
+                    components.schemas.insert(name.to_owned(), crate::datum::closed(object));
+                }
+                utoipa::openapi::Ref::from_schema_name(name).into()
+            }
+        }
+    )*};
+}
+
+/// Declares an enumeration of words.
+macro_rules! choices {
+    ($(
+        $(#[doc = $doc:literal])*
+        $name:ident : $class:ident { $( $(#[doc = $word_doc:literal])* $variant:ident = $word:literal ),* $(,)? }
+    )*) => {$(
+        $(#[doc = $doc])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
+        pub enum $name { $( $(#[doc = $word_doc])* #[serde(rename = $word)] $variant ),* }
+
+        impl $name {
+            /// All of them.
+            pub const ALL: &[Self] = &[$(Self::$variant),*];
+
+            /// As it is written.
+            pub fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $word),* }
+            }
+        }
+
+        impl std::fmt::Display for $name {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str(self.as_str())
+            }
+        }
+
+        impl crate::datum::sealed::Sealed for $name {}
+        impl crate::datum::Datum for $name {
+            fn schema(
+                _: &mut utoipa::openapi::schema::Components,
+            ) -> utoipa::openapi::RefOr<utoipa::openapi::Schema> {
+                crate::datum::choice(crate::datum::DataClass::$class, &[$($word),*])
+            }
+        }
+    )*};
+}

@@ -1,0 +1,74 @@
+use super::*;
+use crate::find;
+use proptest::prelude::*;
+
+fn volume() -> VolumeId {
+    VolumeId::from_random(7)
+}
+
+fn every_request() -> Vec<(Request, HttpCall)> {
+    fn both<C: Call>(call: &C) -> (Request, HttpCall) {
+        (call.clone().into(), call.http())
+    }
+    let instance = InstanceId::from_random(8);
+    vec![
+        both(&ReadStatus {}),
+        both(&ReadLog { after: 41 }),
+        both(&AttachVolume {
+            volume: volume(),
+            device_name: "/dev/sdf".parse().unwrap(),
+            size: 1 << 30,
+            slot: Slot::try_from(2).unwrap(),
+            sealed_key: SealedKey::from_bytes(&[9; 112]).unwrap(),
+        }),
+        both(&DetachVolume { volume: volume(), force: true }),
+        both(&StartInstance { instance: instance.clone(), root: volume() }),
+        both(&StopInstance { instance, force: false }),
+    ]
+}
+
+#[test]
+fn what_a_client_sends_is_what_the_host_reads() {
+    for (request, http) in every_request() {
+        let (path, query) = match http.target.split_once('?') {
+            Some((path, query)) => (path, Some(query)),
+            None => (http.target.as_str(), None),
+        };
+        let spec = find(http.method.as_str(), path).unwrap();
+        assert_eq!(spec.api, request.api());
+        assert_eq!(Request::parse(spec.api, query, &http.body).unwrap(), request);
+        assert!(!request.resources(&HostId::from_random(1)).is_empty());
+    }
+}
+
+#[test]
+fn parameters_beside_the_declared_ones_are_refused() {
+    let extra = br#"{"volume":"vol-00000000000000007","force":true,"path":"/etc/passwd"}"#;
+    assert_eq!(Request::parse(Api::DetachVolume, None, extra), Err(Malformed));
+    assert_eq!(Request::parse(Api::DetachVolume, None, b"{}"), Err(Malformed));
+    assert_eq!(Request::parse(Api::HostStatus, Some("after=1"), b""), Err(Malformed));
+    assert_eq!(Request::parse(Api::HostStatus, None, b"{}"), Err(Malformed));
+    for query in [
+        None,
+        Some(""),
+        Some("after="),
+        Some("after=+1"),
+        Some("after=1&after=2"),
+        Some("after=99999999999999999999"),
+    ] {
+        assert_eq!(Request::parse(Api::ReadLog, query, b""), Err(Malformed), "{query:?}");
+    }
+    let long = vec![b' '; MAX_BODY + 1];
+    assert_eq!(Request::parse(Api::StopInstance, None, &long), Err(Malformed));
+}
+
+proptest! {
+    #[test]
+    fn no_body_and_no_query_panics(
+        api in prop::sample::select(Api::ALL),
+        query in prop::option::of(".{0,40}"),
+        body in prop::collection::vec(any::<u8>(), 0..200),
+    ) {
+        let _ = Request::parse(api, query.as_deref(), &body);
+    }
+}

@@ -1,0 +1,210 @@
+//! The bounded texts that messages are made of.
+
+use crate::datum::DataClass;
+use base64::{Engine, engine::general_purpose::STANDARD};
+
+/// A text that is not what its place wants.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("not {what}: want {least} to {most} bytes of {alphabet}")]
+pub struct BadText {
+    what: &'static str,
+    least: usize,
+    most: usize,
+    alphabet: &'static str,
+}
+
+macro_rules! texts {
+    ($(
+        $(#[doc = $doc:literal])*
+        $name:ident : $class:ident, $what:literal, $least:literal to $most:literal,
+        $pattern:literal, $alphabet:literal, $good:expr;
+    )*) => {$(
+        $(#[doc = $doc])*
+        #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
+        #[serde(try_from = "String", into = "String")]
+        pub struct $name(String);
+
+        impl $name {
+            /// Longest text in bytes.
+            pub const MAX: usize = $most;
+
+            /// The text.
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl TryFrom<String> for $name {
+            type Error = BadText;
+            fn try_from(text: String) -> Result<Self, BadText> {
+                let good: fn(&str) -> bool = $good;
+                if ($least..=$most).contains(&text.len()) && good(&text) {
+                    Ok(Self(text))
+                } else {
+                    Err(BadText { what: $what, least: $least, most: $most, alphabet: $alphabet })
+                }
+            }
+        }
+
+        impl std::str::FromStr for $name {
+            type Err = BadText;
+            fn from_str(text: &str) -> Result<Self, BadText> {
+                Self::try_from(text.to_owned())
+            }
+        }
+
+        impl From<$name> for String {
+            fn from(text: $name) -> String {
+                text.0
+            }
+        }
+
+        impl std::fmt::Display for $name {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+
+        impl crate::datum::sealed::Sealed for $name {}
+        impl crate::datum::Datum for $name {
+            fn schema(
+                _: &mut utoipa::openapi::schema::Components,
+            ) -> utoipa::openapi::RefOr<utoipa::openapi::Schema> {
+                crate::datum::string(DataClass::$class, ($least, $most), $pattern)
+            }
+        }
+    )*};
+}
+
+fn all(text: &str, good: fn(u8) -> bool) -> bool {
+    text.bytes().all(good)
+}
+
+fn lower_hex(text: &str) -> bool {
+    all(text, |b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
+}
+
+fn printable(text: &str) -> bool {
+    all(text, |b| matches!(b, b' '..=b'~'))
+}
+
+texts! {
+    /// The block-device name that the tenant asked for: `/dev/sdf`, `xvdf`.
+    DeviceName: Parameter, "a device name", 1 to 32, "^[!-~]+$", "printable ASCII without blanks",
+        |text| all(text, |b| b.is_ascii_graphic());
+    /// A 512-bit volume key sealed to one card for one host and volume, in base64.
+    SealedKey: Sealed, "a sealed key", 4 to 256, "^([A-Za-z0-9+/]{4})*([A-Za-z0-9+/][AQgw]==|[A-Za-z0-9+/]{2}[AEIMQUYcgkosw048]=)?$",
+        "base64", |text| STANDARD.decode(text).is_ok();
+    /// A SHA-256 value.
+    Sha256: Measurement, "a SHA-256 value", 64 to 64, "^[0-9a-f]{64}$", "lower-case hexadecimal", lower_hex;
+    /// The unique id of a token.
+    TokenId: Audit, "a token id", 32 to 32, "^[0-9a-f]{32}$", "lower-case hexadecimal", lower_hex;
+    /// X.509 certificates in PEM form (RFC 7468), the host's own first.
+    Pem: Public, "a certificate", 1 to 16384, "^[\\n -~]+$", "PEM text",
+        |text| all(text, |b| matches!(b, b'\n' | b' '..=b'~'));
+    /// A card key certificate: COSE_Sign1 by the host identity key, in base64.
+    CardCertificate: Public, "a card key certificate", 4 to 1024, "^[A-Za-z0-9+/]+=*$", "base64",
+        |text| STANDARD.decode(text).is_ok();
+    /// A stable code, for programs: `volume.busy`.
+    Code: State, "a code", 1 to 64, "^[a-z0-9.-]+$", "a-z, 0-9, . and -",
+        |text| all(text, |b| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'.' | b'-'));
+    /// A sentence for people that says what to do.
+    Sentence: State, "a sentence", 0 to 512, "^[ -~]*$", "printable ASCII", printable;
+    /// What was measured: the name of a file or setting of the host itself.
+    Label: Measurement, "a label", 1 to 128, "^[ -~]+$", "printable ASCII", printable;
+    /// A moment in UTC (RFC 3339).
+    Timestamp: Audit, "a time", 20 to 35, "^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9:.]+Z$", "RFC 3339 in UTC",
+        |text| text.ends_with('Z') && all(text, |b| b.is_ascii_digit() || b"-:.TZ".contains(&b));
+    /// Where a request came from: `address:port`.
+    PeerAddress: Audit, "a network address", 3 to 64, "^[0-9a-zA-Z.:%\\[\\]]+$", "an address and a port",
+        |text| text.parse::<std::net::SocketAddr>().is_ok();
+}
+
+impl SealedKey {
+    /// From the sealed bytes.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self, BadText> {
+        STANDARD.encode(bytes).try_into()
+    }
+
+    /// The sealed bytes.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        STANDARD.decode(&self.0).unwrap_or_default()
+    }
+}
+
+impl CardCertificate {
+    /// From the signed bytes.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self, BadText> {
+        STANDARD.encode(bytes).try_into()
+    }
+
+    /// The signed bytes, as `token::CardKeyCertificate::verify` takes them.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        STANDARD.decode(&self.0).unwrap_or_default()
+    }
+}
+
+impl Sha256 {
+    /// From the digest.
+    pub fn from_digest(digest: &[u8; 32]) -> Self {
+        Self(digest.iter().map(|byte| format!("{byte:02x}")).collect())
+    }
+}
+
+impl Sentence {
+    /// Keeps what fits: at most [`Sentence::MAX`] bytes, other than printable ASCII as `?`.
+    pub fn from_lossy(text: &str) -> Self {
+        Self(text.chars().take(Self::MAX).map(|c| if matches!(c, ' '..='~') { c } else { '?' }).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::datum::Datum;
+    use proptest::{prelude::*, string::string_regex, test_runner::TestRunner};
+    use utoipa::openapi::{RefOr, Schema, schema::Components};
+
+    /// What the document says about a text is what the parser takes.
+    fn documented<T: Datum + TryFrom<String>>() {
+        let RefOr::T(Schema::Object(schema)) = T::schema(&mut Components::new()) else { panic!() };
+        let bounds = schema.min_length.unwrap()..=schema.max_length.unwrap();
+        let pattern = schema.pattern.unwrap();
+        let strategy = string_regex(pattern.trim_matches(['^', '$'])).unwrap();
+        for hostile in ["\u{0}", "\u{1b}[2J", "\u{7f}", "\u{e9}", "\u{202e}"] {
+            assert!(T::try_from(hostile.repeat((*bounds.start()).max(1))).is_err(), "{hostile:?}");
+        }
+        TestRunner::default()
+            .run(&strategy, |text| {
+                let taken = T::try_from(text.clone()).is_ok();
+                prop_assert_eq!(taken, bounds.contains(&text.len()), "{}", text);
+                Ok(())
+            })
+            .unwrap();
+    }
+
+    #[test]
+    fn parsers_and_documented_patterns_agree() {
+        documented::<DeviceName>();
+        documented::<Sha256>();
+        documented::<TokenId>();
+        documented::<Pem>();
+        documented::<Code>();
+        documented::<Sentence>();
+        documented::<Label>();
+        documented::<SealedKey>();
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_becomes_a_sentence(text in ".{0,600}") {
+            let sentence = Sentence::from_lossy(&text);
+            prop_assert_eq!(Sentence::try_from(sentence.to_string()), Ok(sentence));
+        }
+
+        #[test]
+        fn sealed_bytes_come_back(bytes in prop::collection::vec(any::<u8>(), 1..190)) {
+            prop_assert_eq!(SealedKey::from_bytes(&bytes).unwrap().to_bytes(), bytes);
+        }
+    }
+}
