@@ -71,8 +71,8 @@ impl Client {
 
     /// Takes a connected, blocking Unix stream socket and negotiates.
     pub fn new(socket: OwnedFd) -> Result<Self, ClientError> {
-        let mut client =
-            Self { socket, next: 0, server: Capabilities::default(), posts: true, reply: Vec::new() };
+        let (server, reply) = (Capabilities::default(), vec![0; MAX_MESSAGE].into_boxed_slice());
+        let mut client = Self { socket, next: 0, server, posts: true, out: Vec::new(), reply, len: 0 };
         let version = message::Version { major: 0, minor: 0 };
         let data = Capabilities::ours().to_data();
         client.request(message::VERSION, &[version.as_bytes(), &data], &[])?;
