@@ -1,0 +1,130 @@
+//! Fetches and unpacks the parts, once.
+
+use crate::{
+    Error, Progress,
+    apt::{Apt, file_error, run},
+    find::{is_suitable_qemu, locate, suitable_qemu},
+};
+use rustix::fs::{FlockOperation, flock};
+use std::{
+    fs::{self, File},
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+/// Where the tools come from: the release, and the suite that has a QEMU new enough.
+const TOOLS: [&str; 2] = ["trixie", "trixie-backports"];
+/// Where the guest's kernel comes from.
+const KERNEL: (&str, &str) = ("linux-image-cloud-amd64", "bookworm");
+const PACKAGES: [&str; 8] =
+    ["ovmf", "swtpm", "busybox-static", "systemd-boot-efi", "mtools", "dosfstools", "e2fsprogs", "fdisk"];
+const QEMU: &str = "qemu-system-x86";
+/// Raised when the layout of the parts' folder changes.
+const LAYOUT: u32 = 1;
+
+/// What a machine needs. Parts that were fetched for something else are fetched again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Wanted {
+    /// Use this QEMU and fetch none.
+    pub(crate) qemu_on_path: Option<PathBuf>,
+}
+
+impl Wanted {
+    pub(crate) fn on_this_machine() -> Result<Self, Error> {
+        if !cfg!(target_arch = "x86_64") {
+            return Err(Error::Architecture);
+        }
+        Ok(Self { qemu_on_path: suitable_qemu() })
+    }
+
+    fn packages(&self) -> Vec<&'static str> {
+        let qemu = self.qemu_on_path.is_none().then_some(QEMU);
+        PACKAGES.into_iter().chain(qemu).collect()
+    }
+
+    /// The stamp of a finished fetch.
+    pub(crate) fn to_text(&self) -> String {
+        let qemu = self.qemu_on_path.as_deref().unwrap_or(Path::new("")).display();
+        format!("{LAYOUT} {TOOLS:?} {KERNEL:?} {:?}\n{qemu}\n", self.packages())
+    }
+
+    pub(crate) fn parse(text: &str) -> Option<Self> {
+        let path = text.lines().nth(1)?;
+        let wanted = Self { qemu_on_path: (!path.is_empty()).then(|| path.into()) };
+        (wanted.to_text() == text).then_some(wanted)
+    }
+}
+
+/// Makes sure that `dir` has what is wanted. One process at a time does the work.
+pub(crate) fn ensure(
+    dir: &Path,
+    wanted: &Wanted,
+    progress: &mut dyn FnMut(Progress<'_>),
+) -> Result<(), Error> {
+    let home = dir.join("parts");
+    let there = || fs::read_to_string(home.join("wanted")).is_ok_and(|text| text == wanted.to_text());
+    if there() {
+        return Ok(());
+    }
+    fs::create_dir_all(dir).map_err(|e| file_error(dir, e))?;
+    let lock_path = dir.join("parts.lock");
+    let lock = File::create(&lock_path).map_err(|e| file_error(&lock_path, e))?;
+    flock(&lock, FlockOperation::LockExclusive).map_err(|e| file_error(&lock_path, e.into()))?;
+    if there() {
+        return Ok(());
+    }
+    let fresh = dir.join("parts.new");
+    let remove = |path: &Path| match fs::remove_dir_all(path) {
+        Err(e) if path.exists() => Err(file_error(path, e)),
+        _ => Ok(()),
+    };
+    remove(&fresh)?;
+    fetch(&fresh, wanted, progress)?;
+    remove(&home)?;
+    fs::rename(&fresh, &home).map_err(|e| file_error(&home, e))?;
+    check(dir)
+}
+
+fn fetch(fresh: &Path, wanted: &Wanted, progress: &mut dyn FnMut(Progress<'_>)) -> Result<(), Error> {
+    let state = fresh.join("apt");
+    let [_, newest] = TOOLS;
+    let apt = Apt::new(&state, &[TOOLS.as_slice(), &[KERNEL.1]].concat())?;
+    apt.update(progress)?;
+    apt.fetch(newest, &wanted.packages(), progress)?;
+    apt.fetch_behind(KERNEL.0, KERNEL.1)?;
+    let packages = apt.packages()?;
+    let tree = fresh.join("tree");
+    for (done, package) in packages.iter().enumerate() {
+        const STEP: &str = "unpacking packages";
+        let percent = u8::try_from(done * 100 / packages.len()).unwrap_or(100);
+        progress(Progress { step: STEP, percent });
+        run(Command::new("dpkg-deb").arg("-x").arg(package).arg(&tree), STEP)?;
+    }
+    let names = packages.iter().filter_map(|path| path.file_name());
+    let versions: String = names.map(|name| format!("{}\n", name.to_string_lossy())).collect();
+    fs::remove_dir_all(&state).map_err(|e| file_error(&state, e))?;
+    for (name, text) in [("versions", versions), ("wanted", wanted.to_text())] {
+        let path = fresh.join(name);
+        fs::write(&path, text).map_err(|e| file_error(&path, e))?;
+    }
+    Ok(())
+}
+
+/// Whether what the archive gave is what the lab needs; if not, nothing is left that looks complete.
+fn check(dir: &Path) -> Result<(), Error> {
+    let parts = locate(dir)?;
+    let files = [
+        ("firmware", parts.firmware_code()),
+        ("firmware variables", parts.firmware_variables()),
+        ("busybox", parts.busybox()),
+        ("boot manager", parts.boot_manager()),
+        ("kernel", parts.kernel().to_owned()),
+    ];
+    let missing = files.into_iter().find(|(_, path)| !path.is_file()).map(|(name, _)| name);
+    let qemu = || parts.command(crate::Tool::Qemu);
+    let unsuitable = missing.or_else(|| (!is_suitable_qemu(qemu(), qemu())).then_some("QEMU"));
+    unsuitable.map_or(Ok(()), |name| {
+        let _ = fs::remove_file(dir.join("parts/wanted"));
+        Err(Error::Unsuitable(name))
+    })
+}
