@@ -1,10 +1,9 @@
 use std::{
     fs::File,
     io::{self, Write},
-    net::SocketAddr,
+    net::{SocketAddr, TcpListener},
     path::Path,
 };
-use tokio::net::TcpListener;
 
 /// Writes a file so that a reader or a crash sees the old one or the new one whole; durable on return.
 /// Only its owner can read it.
@@ -18,8 +17,9 @@ pub fn write_atomic(path: &Path, bytes: &[u8]) -> io::Result<()> {
 }
 
 /// Listens, then writes `ip:port` into `address_file`: who sees the file can connect.
-pub async fn bind(listen: SocketAddr, address_file: Option<&Path>) -> io::Result<TcpListener> {
-    let listener = TcpListener::bind(listen).await?;
+pub fn bind(listen: SocketAddr, address_file: Option<&Path>) -> io::Result<TcpListener> {
+    let listener = TcpListener::bind(listen)?;
+    listener.set_nonblocking(true)?;
     if let Some(path) = address_file {
         write_atomic(path, listener.local_addr()?.to_string().as_bytes())?;
     }

@@ -12,6 +12,7 @@ mod client;
 mod error;
 mod files;
 mod key;
+pub mod process;
 mod server;
 mod tls;
 

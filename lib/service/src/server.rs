@@ -108,8 +108,13 @@ struct Shared {
     alive: mpsc::Sender<Infallible>,
 }
 
-/// Serves until `stop` is ready, then lets requests in flight end.
-pub async fn serve(listener: TcpListener, service: Service, stop: impl Future<Output = ()>) {
+/// Serves on a listener from [`crate::bind`] until `stop` is ready, then lets requests in flight end.
+pub async fn serve(
+    listener: std::net::TcpListener,
+    service: Service,
+    stop: impl Future<Output = ()>,
+) -> std::io::Result<()> {
+    let listener = TcpListener::from_std(listener)?;
     let Service { router, tls, limits, observer } = service;
     let (stopper, stopping) = watch::channel(false);
     let (alive, mut ended) = mpsc::channel(1);
@@ -146,6 +151,7 @@ pub async fn serve(listener: TcpListener, service: Service, stop: impl Future<Ou
     drop((listener, shared));
     let _ = stopper.send(true);
     let _ = timeout(limits.stop, ended.recv()).await;
+    Ok(())
 }
 
 /// Ready at SIGTERM or SIGINT.

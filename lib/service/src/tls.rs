@@ -72,6 +72,11 @@ impl Credentials {
         Self::new(&pem, key)
     }
 
+    /// The key, to sign with as this identity.
+    pub fn key(&self) -> &Key {
+        &self.key
+    }
+
     /// Who this is.
     pub fn identity(&self) -> Result<Identity, TlsError> {
         Ok(self.chain.first().and_then(read_identity).ok_or(TlsError::Identity)?.identity)

@@ -18,6 +18,11 @@ impl Keys {
     pub fn new(keys: Vec<PublicKey>) -> Option<Self> {
         (1..=MAX_KEYS).contains(&keys.len()).then_some(Self(keys))
     }
+
+    /// The keys.
+    pub fn list(&self) -> &[PublicKey] {
+        &self.0
+    }
 }
 
 impl TryFrom<List> for Keys {

@@ -1,0 +1,140 @@
+//! What the processes of services have in common: flags, logs, exit codes, and the order of a start. A
+//! service opens its key, its files and its listener first, confines itself then, and starts threads and
+//! reads input last.
+
+use crate::{
+    Credentials, Incident, Key, KeyError, Limits, Service, TlsError, bind, enrol, load_key, serve,
+    server_config, stop_signal,
+};
+use axum::Router;
+use rustls::ServerConfig;
+use std::{
+    error::Error,
+    fs, io,
+    io::Write,
+    net::{SocketAddr, TcpListener},
+    path::PathBuf,
+    process::ExitCode,
+    sync::Arc,
+};
+use tpm::Tpm;
+
+/// Number of threads that serve requests: fixed, so that a confined process need not ask the system.
+const WORKERS: usize = 2;
+/// Most threads for work that blocks.
+const BLOCKING: usize = 16;
+
+/// Why a service does not start.
+pub type Failure = Box<dyn Error + Send + Sync>;
+
+/// Runs a program: reads its command line `C` (exit code 2 if it is wrong), logs to stderr (levels by
+/// `RUST_LOG`, default `info`), and gives 0 or, with the reason in the log, 1.
+pub fn main<C: clap::Parser>(run: impl FnOnce(C) -> Result<(), Failure>) -> ExitCode {
+    let command = C::parse();
+    let levels = tracing_subscriber::EnvFilter::try_from_default_env();
+    let levels = levels.unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+    tracing_subscriber::fmt().json().with_env_filter(levels).with_writer(io::stderr).init();
+    match run(command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!(%error, "cannot go on");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Where a service keeps what must survive it.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Home {
+    /// The state directory; it must exist and be private
+    #[arg(long, value_name = "DIR")]
+    pub state: PathBuf,
+    /// The TPM: a Unix socket of a software TPM, or a device
+    #[arg(long, value_name = "SOCKET")]
+    pub tpm: PathBuf,
+}
+
+impl Home {
+    /// Connects to the TPM.
+    pub fn tpm(&self) -> Result<Tpm, KeyError> {
+        Ok(Tpm::connect(&self.tpm)?)
+    }
+
+    /// Makes the identity key if there is none, and prints the certificate request on stdout.
+    pub fn enrol(&self) -> Result<(), Failure> {
+        let request = enrol(&self.state, &mut self.tpm()?)?;
+        Ok(io::stdout().write_all(request.as_bytes())?)
+    }
+
+    /// The identity key.
+    pub fn key(&self) -> Result<Key, KeyError> {
+        load_key(&self.state, &mut self.tpm()?)
+    }
+}
+
+/// Where and as whom a service listens.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Door {
+    /// Certificate (PEM) of the environment's authority
+    #[arg(long, value_name = "FILE")]
+    pub ca: PathBuf,
+    /// This service's certificate chain (PEM)
+    #[arg(long, value_name = "FILE")]
+    pub certificate: PathBuf,
+    /// Address to listen on; port 0 takes a free one
+    #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:0")]
+    pub listen: SocketAddr,
+    /// Where to write the address once connections are taken
+    #[arg(long, value_name = "FILE")]
+    pub address_file: Option<PathBuf>,
+}
+
+/// A door that is open; nobody has been let in yet.
+pub struct Opened {
+    /// The authority's certificate (PEM).
+    pub ca: String,
+    listener: TcpListener,
+    tls: ServerConfig,
+}
+
+impl Door {
+    /// Listens for callers with certificates.
+    pub fn open(&self, key: Key) -> Result<Opened, Failure> {
+        let ca = read(&self.ca)?;
+        let credentials = Credentials::new(&read(&self.certificate)?, key)?;
+        let tls = server_config(&credentials, Some(&ca))?;
+        let listener = bind(self.listen, self.address_file.as_deref())?;
+        Ok(Opened { ca, listener, tls })
+    }
+}
+
+impl Opened {
+    /// Serves until SIGTERM or SIGINT. Incidents go to the log.
+    pub fn serve(self, router: Router) -> io::Result<()> {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(WORKERS)
+            .max_blocking_threads(BLOCKING)
+            .enable_all()
+            .build()?;
+        runtime.block_on(async {
+            let service = Service {
+                router,
+                tls: self.tls,
+                limits: Limits::default(),
+                observer: Arc::new(|incident| log(&incident)),
+            };
+            let stop = stop_signal()?;
+            tracing::info!(address = %self.listener.local_addr()?, "serving");
+            serve(self.listener, service, stop).await
+        })
+    }
+}
+
+fn log(Incident { address, peer, code, detail }: &Incident) {
+    let peer = peer.as_ref().map(ToString::to_string);
+    tracing::warn!(%address, peer, code, detail, "refused");
+}
+
+fn read(path: &PathBuf) -> Result<String, TlsError> {
+    fs::read_to_string(path).map_err(|source| TlsError::File { path: path.display().to_string(), source })
+}
