@@ -40,4 +40,6 @@ pub use message::{MAX_FDS, MAX_MESSAGE, MAX_TRANSFER};
 pub use session::{Session, SessionError};
 
 #[cfg(test)]
+extern crate self as vfio_user;
+#[cfg(test)]
 mod tests;
