@@ -39,6 +39,7 @@ pub(crate) fn qemu_version(text: &str) -> Option<(u32, u32)> {
 /// Reads what a finished fetch has left in `dir`.
 pub(crate) fn locate(dir: &Path) -> Result<Parts, Error> {
     let absent = || Error::Absent(dir.to_owned());
+    let dir = &std::path::absolute(dir).map_err(|e| file_error(dir, e))?;
     let home = dir.join("parts");
     let read = |name: &str| fs::read_to_string(home.join(name)).map_err(|_| absent());
     let wanted = crate::fetch::Wanted::parse(&read("wanted")?).ok_or_else(absent)?;

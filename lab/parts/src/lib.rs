@@ -130,7 +130,7 @@ impl Parts {
         find::locate(dir)
     }
 
-    /// The lab's folder, as it was given.
+    /// The lab's folder, as an absolute path.
     pub fn dir(&self) -> &Path {
         &self.dir
     }
