@@ -1,3 +1,78 @@
-//! xtask
+//! What a person or a machine does with this repository: run the demo, test, fuzz, measure, check. It
+//! starts cargo and the built programs and adds no logic of its own. Not shipped; no trust boundary.
+#![forbid(unsafe_code)]
+#![allow(clippy::print_stdout, clippy::print_stderr)]
 
-fn main() {}
+mod bench;
+mod check;
+mod fuzz;
+mod run;
+
+use clap::{Parser, Subcommand};
+use std::process::ExitCode;
+
+/// Build, run, test, fuzz and measure Azote. `make` is a front for this.
+#[derive(Parser)]
+#[command(name = "cargo xtask", arg_required_else_help = true)]
+struct Args {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Build everything, get what the lab needs, and run the main job end to end.
+    Demo {
+        /// Handed to `azote demo` (try `--json`).
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<String>,
+    },
+    /// Build everything, get what the lab needs, and run every test and a short fuzz of every parser.
+    Test {
+        /// Seconds for each fuzz target; 0 leaves fuzzing out.
+        #[arg(long, default_value_t = 10)]
+        fuzz_seconds: u32,
+        /// Handed to `cargo test`, such as a test's name.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<String>,
+    },
+    /// Fuzz one target, or all of them, from the corpus in `fuzz/corpus`.
+    Fuzz {
+        /// A target; all of them without it.
+        target: Option<String>,
+        /// Seconds for each target.
+        #[arg(long, default_value_t = 60)]
+        seconds: u32,
+    },
+    /// Measure, beside the named peer, in one run.
+    Bench {
+        /// What to measure.
+        #[command(subcommand)]
+        what: bench::Bench,
+    },
+    /// Formatting, lints, dependencies, frozen API documents, secrets of the tree's shape.
+    Check,
+    /// Everything that CI runs: tests, then checks.
+    Ci,
+    /// Get what the lab is built from (QEMU, firmware, kernel, software TPM) into target/lab.
+    Parts,
+}
+
+fn main() -> ExitCode {
+    let done = match Args::parse().task {
+        Task::Demo { args } => run::demo(&args),
+        Task::Test { fuzz_seconds, args } => run::test(fuzz_seconds, &args),
+        Task::Fuzz { target, seconds } => fuzz::run(target.as_deref(), seconds),
+        Task::Bench { what } => bench::run(&what),
+        Task::Check => check::run(),
+        Task::Ci => run::test(10, &[]).and_then(|()| check::run()),
+        Task::Parts => run::parts(),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(why) => {
+            eprintln!("error: {why}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,194 @@
+//! A folder of volumes: `vol-….img` holds ciphertext, `vol-….json` the metadata.
+
+use ids::{KeyId, VolumeId};
+use serde::{Deserialize, Serialize};
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{self, Write},
+    os::unix::fs::OpenOptionsExt,
+    path::{Path, PathBuf},
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+/// Volumes are a multiple of this many bytes.
+pub const UNIT: u64 = 4096;
+/// Largest volume in bytes: 64 TiB, as EBS has it.
+pub const MAX_SIZE: u64 = 64 << 40;
+/// Longest metadata file in bytes.
+const MAX_METADATA: u64 = 64 * 1024;
+/// The metadata's format, first in the file.
+const FORMAT: &str = "azote/volume/1";
+
+/// What is known of a volume. None of it is secret.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Volume {
+    format: String,
+    /// Which volume.
+    pub id: VolumeId,
+    /// Size in bytes.
+    pub size: u64,
+    /// The customer key under which the volume key is wrapped.
+    pub key: KeyId,
+    /// The volume key, wrapped by KMS and bound to `aws:ebs:id`; base64.
+    pub wrapped_key: String,
+    /// When it was made, in seconds since 1970.
+    pub created: u64,
+}
+
+/// Why the store refused.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// Zero, too large, or no multiple of [`UNIT`].
+    #[error("a volume's size is a multiple of {UNIT} bytes, at least one and at most {MAX_SIZE}")]
+    Size,
+    /// There is none of that name.
+    #[error("there is no volume {0}; `azote volume list` shows those there are")]
+    Unknown(VolumeId),
+    /// The metadata is not what this program wrote.
+    #[error("the metadata of {0} is damaged or of another format")]
+    Damaged(String),
+    /// The system refused.
+    #[error("volume store: {0}")]
+    Io(#[from] io::Error),
+}
+
+impl StoreError {
+    /// The stable code.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Size => "volume.size",
+            Self::Unknown(_) => "volume.unknown",
+            Self::Damaged(_) => "volume.damaged",
+            Self::Io(_) => "volume.io",
+        }
+    }
+}
+
+/// A folder of volumes.
+#[derive(Debug, Clone)]
+pub struct Store(PathBuf);
+
+impl Store {
+    /// Takes an existing folder.
+    pub fn new(folder: &Path) -> Self {
+        Self(folder.to_owned())
+    }
+
+    /// The file that holds a volume's ciphertext.
+    pub fn data(&self, id: &VolumeId) -> PathBuf {
+        self.0.join(format!("{id}.img"))
+    }
+
+    fn metadata(&self, id: &VolumeId) -> PathBuf {
+        self.0.join(format!("{id}.json"))
+    }
+
+    /// Makes an empty volume. It exists once its metadata does, which is durable when this returns.
+    pub fn create(
+        &self,
+        id: VolumeId,
+        size: u64,
+        key: KeyId,
+        wrapped_key: String,
+    ) -> Result<Volume, StoreError> {
+        if size == 0 || size > MAX_SIZE || !size.is_multiple_of(UNIT) {
+            return Err(StoreError::Size);
+        }
+        let created = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        let volume = Volume { format: FORMAT.to_owned(), id, size, key, wrapped_key, created };
+        let data = new_file(&self.data(&volume.id))?;
+        data.set_len(size)?;
+        data.sync_all()?;
+        let partial = self.metadata(&volume.id).with_extension("new");
+        let mut metadata = new_file(&partial)?;
+        metadata.write_all(&serde_json::to_vec_pretty(&volume).map_err(io::Error::other)?)?;
+        metadata.sync_all()?;
+        fs::rename(&partial, self.metadata(&volume.id))?;
+        File::open(&self.0)?.sync_all()?;
+        Ok(volume)
+    }
+
+    /// Reads one volume's metadata.
+    pub fn get(&self, id: &VolumeId) -> Result<Volume, StoreError> {
+        let path = self.metadata(id);
+        let length = match fs::metadata(&path) {
+            Ok(found) => found.len(),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Err(StoreError::Unknown(id.clone()));
+            }
+            Err(error) => return Err(error.into()),
+        };
+        let damaged = || StoreError::Damaged(id.to_string());
+        if length > MAX_METADATA {
+            return Err(damaged());
+        }
+        let volume: Volume = serde_json::from_slice(&fs::read(&path)?).map_err(|_| damaged())?;
+        if volume.format == FORMAT && volume.id == *id { Ok(volume) } else { Err(damaged()) }
+    }
+
+    /// All volumes, oldest first.
+    pub fn list(&self) -> Result<Vec<Volume>, StoreError> {
+        let mut volumes = Vec::new();
+        for entry in fs::read_dir(&self.0)? {
+            let path = entry?.path();
+            let name = path.file_stem().and_then(|name| name.to_str()).unwrap_or_default();
+            if path.extension().is_some_and(|kind| kind == "json")
+                && let Ok(id) = name.parse()
+            {
+                volumes.push(self.get(&id)?);
+            }
+        }
+        volumes.sort_by(|a, b| (a.created, &a.id).cmp(&(b.created, &b.id)));
+        Ok(volumes)
+    }
+}
+
+fn new_file(path: &Path) -> io::Result<File> {
+    OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn store() -> (tempfile::TempDir, Store) {
+        let scratch = tempfile::tempdir().unwrap();
+        let store = Store::new(scratch.path());
+        (scratch, store)
+    }
+
+    #[test]
+    fn a_volume_is_made_found_and_listed() {
+        let (_scratch, store) = store();
+        let (a, b) = (VolumeId::from_random(1), VolumeId::from_random(2));
+        let made = store.create(a.clone(), 1 << 20, KeyId::from_random(7), "d3JhcHBlZA==".into()).unwrap();
+        store.create(b.clone(), UNIT, KeyId::from_random(7), String::new()).unwrap();
+        assert_eq!(store.get(&a).unwrap(), made);
+        assert_eq!(store.list().unwrap().len(), 2);
+        assert_eq!(fs::metadata(store.data(&a)).unwrap().len(), 1 << 20);
+        assert!(store.create(a, UNIT, KeyId::from_random(7), String::new()).is_err(), "an id is used once");
+    }
+
+    #[test]
+    fn wrong_sizes_and_damaged_metadata_are_refused() {
+        let (_scratch, store) = store();
+        let key = || KeyId::from_random(7);
+        for size in [0, 1, UNIT - 1, UNIT + 512, MAX_SIZE + UNIT] {
+            let refused = store.create(VolumeId::from_random(3), size, key(), String::new()).unwrap_err();
+            assert_eq!(refused.code(), "volume.size");
+        }
+        let id = VolumeId::from_random(4);
+        assert_eq!(store.get(&id).unwrap_err().code(), "volume.unknown");
+        store.create(id.clone(), UNIT, key(), String::new()).unwrap();
+        let text = fs::read_to_string(store.metadata(&id)).unwrap();
+        for damage in [
+            &text[..text.len() / 2],
+            &text.replace("volume/1", "volume/9"),
+            &text.replace(id.hex(), "00000000000000009"),
+        ] {
+            fs::write(store.metadata(&id), damage).unwrap();
+            assert_eq!(store.get(&id).unwrap_err().code(), "volume.damaged");
+        }
+    }
+}

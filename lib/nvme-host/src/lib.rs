@@ -1,0 +1,82 @@
+//! The host's end of an NVMe function over vfio-user: the `nvme` crate's driver with memory that it shares with a
+//! card. Tests, benchmarks and the volume importer use it where a guest would stand. It makes no file and opens
+//! no path but the function's socket; what the card says is checked by the driver.
+#![forbid(unsafe_code)]
+
+use guest_memory::{DmaMap, GuestMemory, MapError, Sealing, memfd};
+use nvme::driver::{Bar, Driver, Error as DriverError, Options};
+use nvme::{Memory, MemoryFault};
+use rustix::io::Errno;
+use std::{io, os::fd::AsFd};
+use vfio_user::{Client, ClientError, pci::BAR0};
+
+/// Why a function could not be taken into use.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    /// No memory to share.
+    #[error("no memory to share with the card: {0}")]
+    Memory(#[from] Errno),
+    /// The memory cannot be mapped here.
+    #[error(transparent)]
+    Map(#[from] MapError),
+    /// The card does not speak vfio-user as it should.
+    #[error(transparent)]
+    Client(#[from] ClientError),
+    /// The card is no NVMe controller that works.
+    #[error(transparent)]
+    Driver(#[from] DriverError),
+}
+
+/// BAR0 of the function.
+pub struct Function(pub Client);
+
+impl Bar for Function {
+    fn read(&mut self, offset: u64, into: &mut [u8]) -> io::Result<()> {
+        self.0.read(BAR0, offset, into).map_err(io::Error::other)
+    }
+
+    fn write(&mut self, offset: u64, from: &[u8]) -> io::Result<()> {
+        self.0.post(BAR0, offset, from).map_err(io::Error::other)
+    }
+}
+
+/// Memory that this side and the card both reach.
+pub struct Shared(pub GuestMemory);
+
+impl Memory for Shared {
+    fn read(&self, address: u64, into: &mut [u8]) -> Result<(), MemoryFault> {
+        let length = into.len();
+        self.0.read(address, into).map_err(|_| MemoryFault { address, length })
+    }
+
+    fn write(&self, address: u64, from: &[u8]) -> Result<(), MemoryFault> {
+        self.0.write(address, from).map_err(|_| MemoryFault { address, length: from.len() })
+    }
+
+    fn load_u32(&self, address: u64) -> Result<u32, MemoryFault> {
+        self.0.load_u32(address).map_err(|_| MemoryFault { address, length: 4 })
+    }
+
+    fn store_u32(&self, address: u64, value: u32) -> Result<(), MemoryFault> {
+        self.0.store_u32(address, value).map_err(|_| MemoryFault { address, length: 4 })
+    }
+}
+
+/// A driver on a function.
+pub type FunctionDriver = Driver<Function, Shared>;
+
+/// Shares `bytes` of new memory with the card, at bus address 0, and starts a driver that uses all of it.
+pub fn start(mut client: Client, bytes: u64, options: &Options) -> Result<FunctionDriver, ConnectError> {
+    let memory = share(&mut client, bytes)?;
+    Ok(Driver::start(Function(client), memory, 0..bytes, options)?)
+}
+
+/// Shares `bytes` of new memory with the card, at bus address 0.
+pub fn share(client: &mut Client, bytes: u64) -> Result<Shared, ConnectError> {
+    let file = memfd(bytes)?;
+    let map = DmaMap { iova: 0, len: bytes, offset: 0, readable: true, writable: true };
+    client.dma_map(map, Some(file.as_fd()))?;
+    let mut memory = GuestMemory::new(Sealing::Required);
+    memory.map(map, Some(file))?;
+    Ok(Shared(memory))
+}

@@ -1,0 +1,35 @@
+//! The checks beside the tests: formatting, lints, dependencies.
+
+use crate::run::{Outcome, cargo, root, step};
+use std::process::Command;
+
+/// The cargo-deny release that checks the dependencies.
+const CARGO_DENY: &str = "0.20.2";
+
+/// Runs every check.
+pub(crate) fn run() -> Outcome {
+    step("format", cargo().args(["fmt", "--all", "--check"]))?;
+    step("lints", cargo().args(["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]))?;
+    deny()
+}
+
+/// Licences, sources, duplicates and bans. Advisories need a database from outside the registries: where it
+/// cannot be reached, that part is left out and said so.
+fn deny() -> Outcome {
+    let tools = root().join("target/tools");
+    let deny = tools.join("bin/cargo-deny");
+    if !deny.exists() {
+        step(
+            "install cargo-deny",
+            cargo()
+                .args(["install", "cargo-deny", "--version", CARGO_DENY, "--locked", "--debug", "--root"])
+                .arg(&tools)
+                .env("CARGO_TARGET_DIR", root().join("target/tools/build")),
+        )?;
+    }
+    step("dependencies", Command::new(&deny).args(["check", "bans", "licenses", "sources"]))?;
+    if step("advisories", Command::new(&deny).args(["check", "advisories"])).is_err() {
+        println!("==> advisories: NOT CHECKED here, or found something above; run `cargo deny check advisories` online");
+    }
+    Ok(())
+}

@@ -1,0 +1,53 @@
+//! Coverage-guided fuzzing with libFuzzer on the stable compiler: the flags that cargo-fuzz sets, without
+//! having to install it. `cargo fuzz` works in `fuzz/` too.
+
+use crate::run::{Outcome, cargo, root, step};
+use std::{fs, path::PathBuf, process::Command};
+
+const TARGET: &str = "x86_64-unknown-linux-gnu";
+const COVERAGE: &str = "-Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
+    -Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table \
+    -Zsanitizer=address --cfg fuzzing -Ccodegen-units=1 -Cdebug-assertions";
+
+fn targets() -> Result<Vec<String>, String> {
+    let folder = root().join("fuzz/fuzz_targets");
+    let mut names: Vec<String> = fs::read_dir(&folder)
+        .map_err(|e| format!("{}: {e}", folder.display()))?
+        .filter_map(|entry| entry.ok()?.path().file_stem()?.to_str().map(str::to_owned))
+        .collect();
+    names.sort();
+    Ok(names)
+}
+
+/// Builds all targets and runs one of them, or each.
+pub(crate) fn run(only: Option<&str>, seconds: u32) -> Outcome {
+    let names = targets()?;
+    if let Some(only) = only
+        && !names.iter().any(|name| name == only)
+    {
+        return Err(format!("no fuzz target {only}; there are: {}", names.join(", ")));
+    }
+    let out = root().join("target/fuzz");
+    step(
+        "fuzz build",
+        cargo()
+            .args(["build", "--release", "--target", TARGET, "--manifest-path", "fuzz/Cargo.toml", "--target-dir"])
+            .arg(&out)
+            .env("RUSTC_BOOTSTRAP", "1")
+            .env("RUSTFLAGS", COVERAGE),
+    )?;
+    for name in names.iter().filter(|name| only.is_none_or(|only| *name == only)) {
+        let found: PathBuf = out.join("found").join(name);
+        fs::create_dir_all(&found).map_err(|e| format!("{}: {e}", found.display()))?;
+        step(
+            &format!("fuzz {name} for {seconds} s"),
+            Command::new(out.join(TARGET).join("release").join(name))
+                .args([&format!("-max_total_time={seconds}"), "-timeout=10", "-rss_limit_mb=2048", "-verbosity=0"])
+                .arg(format!("-artifact_prefix={}/crash-{name}-", out.display()))
+                .arg("-print_final_stats=1")
+                .arg(&found)
+                .arg(root().join("fuzz/corpus").join(name)),
+        )?;
+    }
+    Ok(())
+}

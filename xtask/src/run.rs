@@ -1,0 +1,62 @@
+//! Building and running.
+
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+    time::Instant,
+};
+
+/// Why a task failed, for people.
+pub(crate) type Outcome = Result<(), String>;
+
+/// The repository's root.
+pub(crate) fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+/// Runs a command in the root and says how long it took.
+pub(crate) fn step(name: &str, command: &mut Command) -> Outcome {
+    println!("==> {name}");
+    let start = Instant::now();
+    let status = command.current_dir(root()).status().map_err(|e| format!("{name}: cannot start: {e}"))?;
+    if !status.success() {
+        return Err(format!("{name} failed ({status})"));
+    }
+    println!("==> {name}: done in {:.1} s", start.elapsed().as_secs_f64());
+    Ok(())
+}
+
+/// The cargo that runs us.
+pub(crate) fn cargo() -> Command {
+    Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+}
+
+/// Gets the lab's parts, with progress.
+pub(crate) fn parts() -> Outcome {
+    let start = Instant::now();
+    println!("==> lab parts");
+    let parts = parts::Parts::locate_or_fetch(&parts::default_dir(), &mut |at| println!("    {at}"))
+        .map_err(|e| e.to_string())?;
+    image::build(&parts, &parts::default_dir(), &mut |at| println!("    {at}")).map_err(|e| e.to_string())?;
+    println!("==> lab parts: done in {:.1} s", start.elapsed().as_secs_f64());
+    Ok(())
+}
+
+/// Builds the shipped programs and runs the main job.
+pub(crate) fn demo(args: &[String]) -> Outcome {
+    step("build", cargo().args(["build", "--release", "--workspace", "--exclude", "xtask", "--bins"]))?;
+    parts()?;
+    step("demo", Command::new(root().join("target/release/azote")).arg("demo").args(args))
+}
+
+/// Runs every test, then a short fuzz of every parser.
+pub(crate) fn test(fuzz_seconds: u32, args: &[String]) -> Outcome {
+    parts()?;
+    // The integration tests start the programs themselves.
+    step("build", cargo().args(["build", "--workspace", "--bins"]))?;
+    step("tests", cargo().args(["test", "--workspace"]).args(args))?;
+    if fuzz_seconds > 0 && args.is_empty() {
+        crate::fuzz::run(None, fuzz_seconds)?;
+    }
+    Ok(())
+}
