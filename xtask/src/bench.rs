@@ -22,7 +22,7 @@ pub(crate) fn run(what: &Bench) -> Outcome {
             step("build", cargo().args(["build", "--release", "-p", "xts", "-p", "volume-card", "--bins", "--examples"]))?;
             let built = root().join("target/release");
             step("volume", Command::new(built.join("examples/volume-bench")).args(args))?;
-            step("XTS", Command::new(built.join("examples/xts-bench")))
+            step("XTS", &mut Command::new(built.join("examples/xts-bench")))
         }
     }
 }
