@@ -2,7 +2,7 @@
 
 use crate::{
     device::{Irq, IrqAction, IrqData, IrqSet},
-    pci::{IRQS, MSIX},
+    pci::IRQS,
 };
 use rustix::{
     fs::{FileType, OFlags, fcntl_getfl, fcntl_setfl, fstat},
@@ -54,7 +54,7 @@ impl Irqs {
     pub fn info(&self, index: u32) -> Option<Irq> {
         let vectors = self.indexes.get(index as usize)?;
         let count = u32::try_from(vectors.len()).ok()?;
-        Some(Irq { count, eventfd: count > 0, maskable: count > 0, no_resize: index == MSIX })
+        Some(Irq { count, eventfd: count > 0, maskable: count > 0, no_resize: false })
     }
 
     /// What [`Device::set_irqs`](crate::Device::set_irqs) does.
