@@ -19,7 +19,19 @@ pub(crate) enum Bench {
 pub(crate) fn run(what: &Bench) -> Outcome {
     match what {
         Bench::Volume { args } => {
-            step("build", cargo().args(["build", "--release", "-p", "xts", "-p", "volume-card", "--bins", "--examples"]))?;
+            step(
+                "build",
+                cargo().args([
+                    "build",
+                    "--release",
+                    "-p",
+                    "xts",
+                    "-p",
+                    "volume-card",
+                    "--bins",
+                    "--examples",
+                ]),
+            )?;
             let built = root().join("target/release");
             step("volume", Command::new(built.join("examples/volume-bench")).args(args))?;
             step("XTS", &mut Command::new(built.join("examples/xts-bench")))

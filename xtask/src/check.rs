@@ -29,7 +29,9 @@ fn deny() -> Outcome {
     }
     step("dependencies", Command::new(&deny).args(["check", "bans", "licenses", "sources"]))?;
     if step("advisories", Command::new(&deny).args(["check", "advisories"])).is_err() {
-        println!("==> advisories: NOT CHECKED here, or found something above; run `cargo deny check advisories` online");
+        println!(
+            "==> advisories: NOT CHECKED here, or found something above; run `cargo deny check advisories` online"
+        );
     }
     Ok(())
 }

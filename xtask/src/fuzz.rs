@@ -2,7 +2,11 @@
 //! having to install it. `cargo fuzz` works in `fuzz/` too.
 
 use crate::run::{Outcome, cargo, root, step};
-use std::{fs, path::PathBuf, process::Command};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 const TARGET: &str = "x86_64-unknown-linux-gnu";
 const COVERAGE: &str = "-Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
@@ -31,7 +35,15 @@ pub(crate) fn run(only: Option<&str>, seconds: u32) -> Outcome {
     step(
         "fuzz build",
         cargo()
-            .args(["build", "--release", "--target", TARGET, "--manifest-path", "fuzz/Cargo.toml", "--target-dir"])
+            .args([
+                "build",
+                "--release",
+                "--target",
+                TARGET,
+                "--manifest-path",
+                "fuzz/Cargo.toml",
+                "--target-dir",
+            ])
             .arg(&out)
             .env("RUSTC_BOOTSTRAP", "1")
             .env("RUSTFLAGS", COVERAGE),
@@ -39,15 +51,35 @@ pub(crate) fn run(only: Option<&str>, seconds: u32) -> Outcome {
     for name in names.iter().filter(|name| only.is_none_or(|only| *name == only)) {
         let found: PathBuf = out.join("found").join(name);
         fs::create_dir_all(&found).map_err(|e| format!("{}: {e}", found.display()))?;
-        step(
-            &format!("fuzz {name} for {seconds} s"),
-            Command::new(out.join(TARGET).join("release").join(name))
-                .args([&format!("-max_total_time={seconds}"), "-timeout=10", "-rss_limit_mb=2048", "-verbosity=0"])
-                .arg(format!("-artifact_prefix={}/crash-{name}-", out.display()))
-                .arg("-print_final_stats=1")
-                .arg(&found)
-                .arg(root().join("fuzz/corpus").join(name)),
-        )?;
+        fuzz(name, seconds, &out, &found)?;
+    }
+    Ok(())
+}
+
+/// Runs one target. Its chatter goes to a file; of it, what it did is shown, or how it failed.
+fn fuzz(name: &str, seconds: u32, out: &Path, found: &Path) -> Outcome {
+    println!("==> fuzz {name} for {seconds} s");
+    let output = Command::new(out.join(TARGET).join("release").join(name))
+        .args([
+            &format!("-max_total_time={seconds}"),
+            "-timeout=10",
+            "-rss_limit_mb=2048",
+            "-print_final_stats=1",
+        ])
+        .arg(format!("-artifact_prefix={}/crash-{name}-", out.display()))
+        .arg(found)
+        .arg(root().join("fuzz/corpus").join(name))
+        .output()
+        .map_err(|e| format!("fuzz {name}: cannot start: {e}"))?;
+    let log = String::from_utf8_lossy(&output.stderr);
+    let (path, lines) = (out.join(format!("{name}.log")), log.lines().collect::<Vec<_>>());
+    fs::write(&path, log.as_bytes()).map_err(|e| format!("{}: {e}", path.display()))?;
+    if !output.status.success() {
+        let tail = lines[lines.len().saturating_sub(40)..].join("\n");
+        return Err(format!("fuzz {name} found something ({}):\n{tail}", path.display()));
+    }
+    for line in lines.iter().filter_map(|line| line.strip_prefix("stat::number_of_")) {
+        println!("    {line}");
     }
     Ok(())
 }
