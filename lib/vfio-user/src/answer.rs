@@ -208,17 +208,19 @@ fn region_info(header: &Header, index: u32, room: u32, device: &impl Device, out
         let region = region.ok_or(Errno::INVAL)?;
         let areas = mapping.map_or(&[][..], |mapping| mapping.areas.as_slice());
         let fixed = size_of::<message::RegionInfo>();
-        let capability = size_of::<message::SparseMmap>() + size_of_val(areas);
+        let capability = size_of::<message::SparseMmap>() + areas.len() * size_of::<message::SparseArea>();
         let argsz = u32::try_from(fixed + if areas.is_empty() { 0 } else { capability })
             .map_err(|_| Errno::OVERFLOW)?;
+        // Without the room there is no word of capabilities but the size that they need: QEMU checks the offset
+        // before it looks whether it has to ask again.
+        let fits = argsz <= room && !areas.is_empty();
         let flags = [
             (region.readable, REGION_READABLE),
             (region.writable, REGION_WRITABLE),
             (mapping.is_some(), REGION_MMAP),
-            (!areas.is_empty(), REGION_CAPS),
+            (fits, REGION_CAPS),
         ];
         let flags = flags.iter().filter(|(set, _)| *set).fold(0, |flags, (_, flag)| flags | flag);
-        let fits = argsz <= room && !areas.is_empty();
         let cap_offset = if fits { u32::try_from(fixed).map_err(|_| Errno::OVERFLOW)? } else { 0 };
         let offset = mapping.map_or(0, |mapping| mapping.offset);
         put(out, &message::RegionInfo { argsz, flags, index, cap_offset, size: region.size, offset })?;

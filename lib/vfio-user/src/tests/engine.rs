@@ -160,6 +160,24 @@ fn version_data_may_be_empty_or_unterminated() {
 }
 
 #[test]
+fn a_region_is_described_in_the_room_there_is() {
+    let (mut engine, mut device) = (Engine::new(), TestDevice::new(Some(memfd(0x4000).unwrap()), None));
+    feed(&mut engine, &mut device, &[&version()]).unwrap();
+    let mut describe = |argsz| {
+        let ask = message::RegionInfo { argsz, ..Default::default() };
+        let ask = message(1, message::GET_REGION_INFO, 0, ask.as_bytes());
+        let out = feed(&mut engine, &mut device, &[&ask]).unwrap();
+        let (info, _) = message::RegionInfo::read_from_prefix(&out[HEADER..]).unwrap();
+        (out.len() - HEADER, info.argsz, info.flags & message::REGION_CAPS != 0, info.cap_offset)
+    };
+    assert_eq!(describe(32), (32, 64, false, 0));
+    assert_eq!(describe(63), (32, 64, false, 0));
+    assert_eq!(describe(64), (64, 64, true, 32));
+    let out = feed(&mut engine, &mut device, &[&message(1, message::GET_REGION_INFO, 0, &[31; 31])]).unwrap();
+    assert_eq!(replies(&out), [(1, errno(Errno::INVAL), 0)]);
+}
+
+#[test]
 fn a_deferred_write_goes_on_where_it_stopped() {
     let (mut engine, mut device) = (Engine::new(), TestDevice::new(None, None));
     device.deferrals = 4;
