@@ -1,7 +1,7 @@
 //! A board with a controller and a disk in memory; the driver drives it in the same thread.
 
-use nvme::driver::{Bar, Command, Driver, Options};
-use nvme::spec::Status;
+use nvme::driver::{Bar, Command, Done, Driver, Error, Options};
+use nvme::spec::{Status, SubmissionEntry};
 use nvme::{Backend, Config, Controller, Memory, Operation, Ram, Request, Tag};
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -217,4 +217,47 @@ pub fn pattern(seed: u64, length: usize) -> Vec<u8> {
             state as u8
         })
         .collect()
+}
+
+/// Executes a raw command on an I/O queue.
+pub fn run(driver: &mut TestDriver<'_>, queue: usize, entry: SubmissionEntry) -> Done {
+    let (pair, memory, bar) = driver.queue(queue).unwrap();
+    let cid = pair.submit_entry(memory, entry).unwrap().expect("queue full");
+    pair.ring(memory, bar).unwrap();
+    let done = wait(driver, queue);
+    assert_eq!(done.cid, cid);
+    done
+}
+
+/// Waits for the next completion.
+pub fn wait(driver: &mut TestDriver<'_>, queue: usize) -> Done {
+    for _ in 0..1000 {
+        if let Some(done) = driver.reap(queue).unwrap() {
+            driver.acknowledge(queue).unwrap();
+            return done;
+        }
+        driver.bar().wait();
+    }
+    panic!("no completion");
+}
+
+/// An admin command's status code, or its result.
+pub fn admin(driver: &mut TestDriver<'_>, entry: SubmissionEntry) -> Result<u32, Status> {
+    match driver.admin(entry) {
+        Ok(result) => Ok(result),
+        Err(Error::Status(status)) => Err(status),
+        Err(other) => panic!("{other}"),
+    }
+}
+
+/// An entry from opcode, namespace and dwords 10 to 12.
+pub fn entry(opcode: u8, nsid: u32, cdw10: u32, cdw11: u32, cdw12: u32) -> SubmissionEntry {
+    SubmissionEntry {
+        opcode,
+        nsid: nsid.into(),
+        cdw10: cdw10.into(),
+        cdw11: cdw11.into(),
+        cdw12: cdw12.into(),
+        ..SubmissionEntry::default()
+    }
 }

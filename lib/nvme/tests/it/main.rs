@@ -8,5 +8,10 @@
     reason = "tests"
 )]
 
+mod admin;
 mod common;
+mod io;
+mod queues;
+mod refusals;
+mod shadow;
 mod start;
