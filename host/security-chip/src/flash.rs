@@ -201,14 +201,15 @@ mod tests {
             assert_eq!(flash.served, fs::read(&code).unwrap());
             flash.served
         };
-        for cut in 0..whole.len() {
+        // Every byte of the header, and a few of the image: each start waits for the disk.
+        for cut in (0..=HEADER).chain((HEADER..whole.len()).step_by(61)) {
             assert_eq!(start(&old, &whole[..cut]), old, "journal cut at {cut}");
             let mut torn = whole.clone();
             torn[cut] ^= 1;
             // The producer's name is for people.
             assert_eq!(start(&old, &torn) == old, !(10..26).contains(&cut), "journal torn at {cut}");
         }
-        for cut in 0..=new.len() {
+        for cut in (0..=new.len()).step_by(64) {
             let torn = [&new[..cut], &old[cut..]].concat();
             assert_eq!(start(&torn, &whole), new, "code cut at {cut}");
         }

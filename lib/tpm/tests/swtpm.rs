@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "helpers of tests")]
 
 use aws_lc_rs::digest::{SHA256, digest};
+use parts::{Parts, Tool};
 use std::{
     os::unix::fs::FileTypeExt,
     path::{Path, PathBuf},
@@ -19,19 +20,19 @@ struct Swtpm {
 
 impl Swtpm {
     fn start() -> Option<Self> {
-        let Some(program) = program() else {
+        let Some(program) = swtpm() else {
             println!("skipped: swtpm not found");
             return None;
         };
         let state = tempfile::tempdir().unwrap();
-        let process = spawn(&program, state.path());
+        let process = spawn(program, state.path());
         Some(Self { process, state })
     }
 
     /// Power off and on: PCRs start from zero, seeds stay.
     fn restart(&mut self) {
         self.stop();
-        self.process = spawn(&program().unwrap(), self.state.path());
+        self.process = spawn(swtpm().unwrap(), self.state.path());
     }
 
     fn tpm(&self) -> Tpm {
@@ -55,15 +56,18 @@ impl Drop for Swtpm {
     }
 }
 
-fn program() -> Option<PathBuf> {
-    std::env::split_paths(&std::env::var_os("PATH")?)
-        .map(|folder| folder.join("swtpm"))
-        .find(|path| path.is_file())
+/// The lab's software TPM if it has been fetched, else the machine's.
+fn swtpm() -> Option<Command> {
+    if let Ok(parts) = Parts::locate(&parts::default_dir()) {
+        return Some(parts.command(Tool::Swtpm));
+    }
+    let found = Command::new("swtpm").arg("--version").stdout(Stdio::null()).status();
+    found.is_ok().then(|| Command::new("swtpm"))
 }
 
-fn spawn(program: &Path, state: &Path) -> Child {
+fn spawn(mut swtpm: Command, state: &Path) -> Child {
     let socket = state.join("tpm.sock");
-    let process = Command::new(program)
+    let process = swtpm
         .args(["socket", "--tpm2", "--flags", "not-need-init,startup-clear"])
         .arg("--tpmstate")
         .arg(format!("dir={}", state.display()))
