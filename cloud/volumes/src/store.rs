@@ -30,8 +30,9 @@ pub struct Volume {
     pub size: u64,
     /// The customer key under which the volume key is wrapped.
     pub key: KeyId,
-    /// The volume key, wrapped by KMS and bound to `aws:ebs:id`; base64.
-    pub wrapped_key: String,
+    /// The volume key, wrapped by KMS and bound to `aws:ebs:id`; base64 in the file.
+    #[serde(with = "wire::base64_bytes")]
+    pub wrapped_key: Vec<u8>,
     /// When it was made, in seconds since 1970.
     pub created: u64,
 }
@@ -90,7 +91,7 @@ impl Store {
         id: VolumeId,
         size: u64,
         key: KeyId,
-        wrapped_key: String,
+        wrapped_key: Vec<u8>,
     ) -> Result<Volume, StoreError> {
         if size == 0 || size > MAX_SIZE || !size.is_multiple_of(UNIT) {
             return Err(StoreError::Size);
@@ -162,12 +163,12 @@ mod tests {
     fn a_volume_is_made_found_and_listed() {
         let (_scratch, store) = store();
         let (a, b) = (VolumeId::from_random(1), VolumeId::from_random(2));
-        let made = store.create(a.clone(), 1 << 20, KeyId::from_random(7), "d3JhcHBlZA==".into()).unwrap();
-        store.create(b.clone(), UNIT, KeyId::from_random(7), String::new()).unwrap();
+        let made = store.create(a.clone(), 1 << 20, KeyId::from_random(7), b"wrapped".to_vec()).unwrap();
+        store.create(b.clone(), UNIT, KeyId::from_random(7), Vec::new()).unwrap();
         assert_eq!(store.get(&a).unwrap(), made);
         assert_eq!(store.list().unwrap().len(), 2);
         assert_eq!(fs::metadata(store.data(&a)).unwrap().len(), 1 << 20);
-        assert!(store.create(a, UNIT, KeyId::from_random(7), String::new()).is_err(), "an id is used once");
+        assert!(store.create(a, UNIT, KeyId::from_random(7), Vec::new()).is_err(), "an id is used once");
     }
 
     #[test]
@@ -175,12 +176,12 @@ mod tests {
         let (_scratch, store) = store();
         let key = || KeyId::from_random(7);
         for size in [0, 1, UNIT - 1, UNIT + 512, MAX_SIZE + UNIT] {
-            let refused = store.create(VolumeId::from_random(3), size, key(), String::new()).unwrap_err();
+            let refused = store.create(VolumeId::from_random(3), size, key(), Vec::new()).unwrap_err();
             assert_eq!(refused.code(), "volume.size");
         }
         let id = VolumeId::from_random(4);
         assert_eq!(store.get(&id).unwrap_err().code(), "volume.unknown");
-        store.create(id.clone(), UNIT, key(), String::new()).unwrap();
+        store.create(id.clone(), UNIT, key(), Vec::new()).unwrap();
         let text = fs::read_to_string(store.metadata(&id)).unwrap();
         for damage in [
             &text[..text.len() / 2],

@@ -1,0 +1,323 @@
+//! What the control plane does for a tenant: keys, grants, tokens, and calls at the host's door. Each call
+//! goes out with a token for exactly what it does.
+
+use crate::{
+    failure::{Doing, Failure},
+    place::Place,
+    up::{self, Installation},
+};
+use host_api::{Api, LogRecord, Resource};
+use ids::{HostId, Identity, InstanceId, KeyId, Slot, VolumeId};
+use seal::CardKey;
+use service::{CallError, Client, Credentials};
+use std::{
+    fs::{self, File},
+    path::Path,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+use token::{CardKeyCertificate, PublicKey};
+use volumes::{Store, Volume};
+
+/// Life of a token that one call uses.
+const CALL_LIFE: Duration = Duration::from_secs(60);
+/// Life of the certificate that a card of our own gets.
+const CARD_LIFE: u64 = 600;
+
+/// A card's key, certified by its host: what KMS seals to.
+#[derive(Debug, Clone)]
+pub(crate) struct Recipient {
+    pub(crate) host: HostId,
+    pub(crate) certificate: Vec<u8>,
+    pub(crate) chain: String,
+}
+
+/// Access to one installation's services and host.
+pub(crate) struct Cloud {
+    runtime: tokio::runtime::Runtime,
+    pub(crate) installation: Installation,
+    pub(crate) store: Store,
+    operator: Actor,
+    tenant: Actor,
+    control_plane: Actor,
+    importer: Credentials,
+    importer_chain: String,
+    door: Client,
+}
+
+/// Someone with an identity, and their connections to the services.
+struct Actor {
+    credentials: Credentials,
+    tokens: Client,
+    kms: Client,
+}
+
+/// Who makes a call at the host's door.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Who {
+    /// Keeps the server alive.
+    Operator,
+    /// Acts for the tenant.
+    ControlPlane,
+}
+
+impl Cloud {
+    /// Opens a running installation.
+    pub(crate) fn open(place: &Place) -> Result<Self, Failure> {
+        let installation = Installation::read(place)?;
+        let ca = fs::read_to_string(place.path("pki/ca.pem")).doing("pki/ca.pem")?;
+        let read = |name: &str| {
+            Credentials::read(&place.path(&format!("identities/{name}.pem"))).map_err(Failure::state)
+        };
+        let client = |name: &str, server: &str, me: Option<&Credentials>| {
+            let server = server.parse().map_err(Failure::state)?;
+            Client::new(&ca, server, up::address(place, name)?, me).map_err(Failure::state)
+        };
+        let actor = |name| {
+            let credentials = read(name)?;
+            let tokens = client("tokens", "azote:service/tokens", Some(&credentials))?;
+            let kms = client("kms", "azote:service/kms", Some(&credentials))?;
+            Ok::<_, Failure>(Actor { credentials, tokens, kms })
+        };
+        let [operator, tenant, control_plane] = up::ACTORS.map(|(name, _)| actor(name));
+        let identity = Identity::Host(installation.host.clone()).to_string();
+        let importer_chain = fs::read_to_string(place.path(&format!("identities/{}.pem", up::IMPORTER)));
+        Ok(Self {
+            runtime: up::runtime()?,
+            store: Store::new(&place.path("volumes")),
+            operator: operator?,
+            tenant: tenant?,
+            control_plane: control_plane?,
+            importer: read(up::IMPORTER)?,
+            importer_chain: certificates(&importer_chain.doing("importer")?),
+            door: client("controller", &identity, None)?,
+            installation,
+        })
+    }
+
+    fn actor(&self, who: Who) -> &Actor {
+        match who {
+            Who::Operator => &self.operator,
+            Who::ControlPlane => &self.control_plane,
+        }
+    }
+
+    /// Asks the token service for a token bound to the actor's key.
+    pub(crate) fn token(&self, who: Who, ask: &Ask) -> Result<String, Failure> {
+        let actor = self.actor(who);
+        let request = tokens::client::TokenRequest {
+            apis: ask.apis.clone(),
+            resources: ask.resources.clone(),
+            audience: ask.audience.clone().unwrap_or_else(|| self.installation.host.clone()),
+            lifetime_seconds: Some(ask.lifetime.as_secs()),
+            public_key: PublicKey(actor.credentials.key().public()),
+        };
+        let answer = self.runtime.block_on(tokens::client::issue(&actor.tokens, &request))?;
+        Ok(answer.token)
+    }
+
+    /// Knocks at the host's door with a given token, or none.
+    pub(crate) fn knock<C: host_api::Call>(
+        &self,
+        who: Who,
+        token: Option<&str>,
+        call: &C,
+    ) -> Result<C::Answer, CallError> {
+        let http = call.http();
+        let method = http.method.as_str();
+        let bearer = format!("Bearer {}", token.unwrap_or_default());
+        let proof = token.and_then(|token| {
+            let request = token::Call { method, path: &http.target, body: &http.body, token };
+            request.prove(self.actor(who).credentials.key().pair(), now())
+        });
+        let mut headers = Vec::new();
+        if let Some(proof) = &proof {
+            headers.extend([(token::TOKEN_HEADER, bearer.as_str()), (token::PROOF_HEADER, proof)]);
+        }
+        self.runtime.block_on(self.door.call(method, &http.target, http.body.clone(), &headers))
+    }
+
+    /// Makes a call with a token for exactly this call.
+    pub(crate) fn call<C: host_api::Call>(&self, who: Who, call: &C) -> Result<C::Answer, Failure> {
+        let request: host_api::Request = call.clone().into();
+        let resources = request.resources(&self.installation.host);
+        let ask = Ask { apis: vec![C::API], resources, audience: None, lifetime: CALL_LIFE };
+        let token = self.token(who, &ask)?;
+        Ok(self.knock(who, Some(&token), call)?)
+    }
+
+    /// What the host says of itself.
+    pub(crate) fn status(&self) -> Result<host_api::HostStatus, Failure> {
+        self.call(Who::Operator, &host_api::ReadStatus {})
+    }
+
+    /// The host's log after a record, to its end.
+    pub(crate) fn log(&self, mut after: u64) -> Result<Vec<LogRecord>, Failure> {
+        let mut records = Vec::new();
+        loop {
+            let page = self.call(Who::Operator, &host_api::ReadLog { after })?;
+            let Some(last) = page.records.last() else { return Ok(records) };
+            // Reading is itself recorded: stop at what the log held when this page was made.
+            let end = last.seq >= page.last;
+            after = last.seq;
+            records.extend(page.records);
+            if end {
+                return Ok(records);
+            }
+        }
+    }
+
+    /// Makes a customer key, as the tenant.
+    pub(crate) fn create_key(&self) -> Result<KeyId, Failure> {
+        Ok(self.runtime.block_on(kms::client::create_key(&self.tenant.kms))?.key_id)
+    }
+
+    /// Makes an encrypted volume without content.
+    pub(crate) fn create_volume(&self, key: &KeyId, size: u64) -> Result<Volume, Failure> {
+        let id = VolumeId::from_random(up::random()?);
+        let wrapped = self.runtime.block_on(kms::client::generate_volume_key(&self.tenant.kms, key, &id))?;
+        Ok(self.store.create(id, size, key.clone(), wrapped)?)
+    }
+
+    /// The key hop: a grant by the tenant for one host, then KMS seals the volume key to that host's card.
+    pub(crate) fn seal_to(
+        &self,
+        volume: &Volume,
+        granted: &HostId,
+        card: &Recipient,
+    ) -> Result<Vec<u8>, Failure> {
+        let grant = kms::client::create_grant(&self.tenant.kms, &volume.key, granted, &volume.id);
+        let grant = self.runtime.block_on(grant)?;
+        let sealed = kms::client::decrypt_for(
+            &self.control_plane.kms,
+            &volume.wrapped_key,
+            &volume.id,
+            &grant.grant_token,
+            &card.certificate,
+            &card.chain,
+        );
+        let sealed = self.runtime.block_on(sealed);
+        let retired = kms::client::retire_grant(&self.tenant.kms, &volume.key, &grant.grant_id);
+        self.runtime.block_on(retired)?;
+        Ok(sealed?)
+    }
+
+    /// This host's volume card.
+    pub(crate) fn card(&self) -> Result<Recipient, Failure> {
+        let status = self.status()?;
+        let certificate = status.card.and_then(|card| card.certificate);
+        let certificate = certificate
+            .ok_or_else(|| Failure::state("the host has no volume card: look at `azote status`"))?;
+        Ok(Recipient {
+            host: status.host,
+            certificate: certificate.to_bytes(),
+            chain: status.certificate.to_string(),
+        })
+    }
+
+    /// A card key of our own, certified by the host that writes images: what the storage side's card is.
+    pub(crate) fn certify(&self, public_key: [u8; 32]) -> Result<Recipient, Failure> {
+        let host = self.installation.importer.clone();
+        let now = now();
+        let card = CardKeyCertificate {
+            host: host.clone(),
+            public_key,
+            not_before: now,
+            not_after: now + CARD_LIFE,
+        };
+        let certificate =
+            card.sign(self.importer.key().pair()).ok_or_else(|| Failure::state("cannot sign"))?;
+        Ok(Recipient { host, certificate, chain: self.importer_chain.clone() })
+    }
+
+    /// A card key that the tenant holds, to look at a volume's key: its owner may.
+    pub(crate) fn own_card(&self) -> Result<(CardKey, Recipient), Failure> {
+        let key = CardKey::generate().map_err(Failure::state)?;
+        let recipient = self.certify(*key.public())?;
+        Ok((key, recipient))
+    }
+
+    /// Makes a volume and writes an image into it, through a card of its own.
+    pub(crate) fn import(
+        &self,
+        key: &KeyId,
+        image: &Path,
+        at: &mut dyn FnMut(u64, u64),
+    ) -> Result<Volume, Failure> {
+        let length = fs::metadata(image).doing(image.display())?.len();
+        let volume = self.create_volume(key, length.next_multiple_of(volumes::UNIT))?;
+        let mut importer = volumes::Importer::start(&crate::rack::program("azote-volume-card")?)?;
+        let card = self.certify(importer.public_key())?;
+        let sealed = self.seal_to(&volume, &card.host, &card)?;
+        let data =
+            File::options().read(true).write(true).open(self.store.data(&volume.id)).doing("volume")?;
+        let image = File::open(image).doing(image.display())?;
+        importer.write(&card.host, &volume, data, sealed, image, at)?;
+        Ok(volume)
+    }
+
+    /// Attaches a volume, with its key sealed to the host's card.
+    pub(crate) fn attach(
+        &self,
+        volume: &Volume,
+        device: &str,
+        slot: Slot,
+    ) -> Result<host_api::VolumeStatus, Failure> {
+        let card = self.card()?;
+        let sealed = self.seal_to(volume, &card.host, &card)?;
+        self.call(Who::ControlPlane, &attach_call(volume, device, slot, &sealed)?)
+    }
+
+    /// Detaches a volume.
+    pub(crate) fn detach(&self, volume: &VolumeId, force: bool) -> Result<(), Failure> {
+        self.call(Who::ControlPlane, &host_api::DetachVolume { volume: volume.clone(), force })?;
+        Ok(())
+    }
+
+    /// Starts an instance from an attached root volume.
+    pub(crate) fn start(&self, root: &VolumeId) -> Result<host_api::InstanceStatus, Failure> {
+        let instance = InstanceId::from_random(up::random()?);
+        self.call(Who::ControlPlane, &host_api::StartInstance { instance, root: root.clone() })
+    }
+
+    /// Stops an instance.
+    pub(crate) fn stop(&self, instance: &InstanceId, force: bool) -> Result<(), Failure> {
+        self.call(Who::ControlPlane, &host_api::StopInstance { instance: instance.clone(), force })?;
+        Ok(())
+    }
+}
+
+/// What a token shall say.
+#[derive(Debug, Clone)]
+pub(crate) struct Ask {
+    pub(crate) apis: Vec<Api>,
+    pub(crate) resources: Vec<Resource>,
+    pub(crate) audience: Option<HostId>,
+    pub(crate) lifetime: Duration,
+}
+
+/// The request that attaches a volume.
+pub(crate) fn attach_call(
+    volume: &Volume,
+    device: &str,
+    slot: Slot,
+    sealed: &[u8],
+) -> Result<host_api::AttachVolume, Failure> {
+    Ok(host_api::AttachVolume {
+        volume: volume.id.clone(),
+        device_name: device.parse().map_err(Failure::state)?,
+        size: volume.size,
+        slot,
+        sealed_key: host_api::SealedKey::from_bytes(sealed).map_err(Failure::state)?,
+    })
+}
+
+/// Unix time in seconds.
+pub(crate) fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
+}
+
+/// The certificates of a PEM file that also holds a key.
+fn certificates(pem: &str) -> String {
+    const BEGIN: &str = "-----BEGIN CERTIFICATE-----";
+    pem.find(BEGIN).map(|at| pem[at..].to_owned()).unwrap_or_default()
+}

@@ -1,0 +1,347 @@
+//! Starts a host and its control plane on this machine, room by room, and stops them. It stands in for the
+//! people and services that build, enrol and cable a server.
+
+use crate::{
+    args::Board,
+    failure::{Doing, Failure},
+    out::Out,
+    place::Place,
+    rack::{Unit, program},
+};
+use ids::{HostId, Identity};
+use parts::{Parts, Tool};
+use pki::Ca;
+use serde::{Deserialize, Serialize};
+use service::{Client, Credentials};
+use std::{
+    fs,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
+
+/// How long the certificates of services and hosts live; `up` renews them.
+const SERVICE_LIFE: Duration = Duration::from_secs(24 * 60 * 60);
+/// How long the identities of people live.
+const PERSON_LIFE: Duration = Duration::from_secs(90 * 24 * 60 * 60);
+/// In the order in which they start; they stop in the opposite one.
+const UNITS: [&str; 7] = ["tpm-cloud", "tpm-host", "chip", "board", "tokens", "kms", "controller"];
+/// People, services and the host that fills volumes, each with an identity in a file of its own.
+pub(crate) const ACTORS: [(&str, &str); 3] = [
+    ("operator", "azote:operator/alice"),
+    ("tenant", "azote:tenant/acme"),
+    ("control-plane", "azote:service/control-plane"),
+];
+/// The file of the identity under which images are written into volumes.
+pub(crate) const IMPORTER: &str = "importer";
+
+/// What stays the same from one `up` to the next.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Installation {
+    /// This host.
+    pub(crate) host: HostId,
+    /// The host that writes images into volumes: a card without a main board.
+    pub(crate) importer: HostId,
+}
+
+impl Installation {
+    /// Reads it.
+    pub(crate) fn read(place: &Place) -> Result<Self, Failure> {
+        let path = place.path("installation.json");
+        let text = fs::read(&path)
+            .map_err(|_| Failure::State(format!("{} is not there: run `azote up` first", path.display())))?;
+        serde_json::from_slice(&text).map_err(|e| Failure::State(format!("{}: {e}", path.display())))
+    }
+
+    fn read_or_make(place: &Place) -> Result<Self, Failure> {
+        let path = place.path("installation.json");
+        if !path.exists() {
+            let made =
+                Self { host: HostId::from_random(random()?), importer: HostId::from_random(random()?) };
+            service::write_atomic(&path, &serde_json::to_vec_pretty(&made).map_err(Failure::state)?)
+                .doing(path.display())?;
+        }
+        Self::read(place)
+    }
+}
+
+/// 128 random bits for an identifier.
+pub(crate) fn random() -> Result<u128, Failure> {
+    let mut bytes = [0; 16];
+    aws_lc_rs::rand::fill(&mut bytes).map_err(|_| Failure::state("the system gives no random bytes"))?;
+    Ok(u128::from_ne_bytes(bytes))
+}
+
+/// A host being started.
+pub(crate) struct Rack<'a> {
+    /// Where its state is.
+    pub(crate) place: &'a Place,
+    parts: &'a Parts,
+    ca: Ca,
+    installation: Installation,
+}
+
+impl<'a> Rack<'a> {
+    /// Makes what is missing in the state folder: folders, authority, identities, flash.
+    pub(crate) fn prepare(place: &'a Place, parts: &'a Parts) -> Result<Self, Failure> {
+        for name in [
+            "pki",
+            "identities",
+            "run",
+            "flash",
+            "volumes",
+            "functions",
+            "tokens",
+            "kms",
+            "host",
+            "tpm-cloud",
+            "tpm-host",
+        ] {
+            place.folder(name).doing(name)?;
+        }
+        let pki = place.path("pki");
+        let ca = if pki.join("ca.pem").exists() { Ca::open(&pki) } else { Ca::create(&pki) }
+            .map_err(Failure::state)?;
+        let installation = Installation::read_or_make(place)?;
+        let rack = Self { place, parts, ca, installation };
+        for (name, identity) in ACTORS {
+            rack.person(name, &identity.parse().map_err(Failure::state)?)?;
+        }
+        rack.person(IMPORTER, &Identity::Host(rack.installation.importer.clone()))?;
+        rack.fill_flash()?;
+        Ok(rack)
+    }
+
+    fn person(&self, name: &str, identity: &Identity) -> Result<(), Failure> {
+        let path = self.place.path(&format!("identities/{name}.pem"));
+        if path.exists() {
+            Ok(())
+        } else {
+            self.ca.client_identity(identity, PERSON_LIFE, &path).map_err(Failure::state)
+        }
+    }
+
+    /// What the factory does: firmware in the flash, its hash in the known-good set.
+    fn fill_flash(&self) -> Result<(), Failure> {
+        for (name, from) in
+            [("code.bin", self.parts.firmware_code()), ("variables.bin", self.parts.firmware_variables())]
+        {
+            let to = self.place.path("flash").join(name);
+            if !to.exists() {
+                let bytes = fs::read(&from).doing(from.display())?;
+                service::write_atomic(&to, &bytes).doing(to.display())?;
+            }
+        }
+        let known_good = self.place.path("host/known-good");
+        if !known_good.exists() {
+            let code = fs::read(self.parts.firmware_code()).doing("firmware")?;
+            let line = format!("{}  main-board firmware (OVMF)\n", hex_sha256(&code));
+            service::write_atomic(&known_good, line.as_bytes()).doing(known_good.display())?;
+        }
+        Ok(())
+    }
+
+    fn unit(&self, name: &'static str) -> Unit<'a> {
+        Unit::new(self.place, name)
+    }
+
+    fn run(&self, name: &str) -> PathBuf {
+        self.place.path("run").join(name)
+    }
+
+    /// Hardware: the TPMs, the security chip, and the main board, powered and held in reset.
+    pub(crate) fn power(&self, board: &Board) -> Result<(), Failure> {
+        self.tpm("tpm-cloud")?;
+        self.tpm("tpm-host")?;
+        let [nbd, control, line] = ["firmware", "chip", "line"].map(|name| self.fresh(name));
+        let mut chip = Command::new(program("azote-security-chip")?);
+        let flash = self.place.path("flash");
+        chip.arg("--code").arg(flash.join("code.bin")).arg("--variables").arg(flash.join("variables.bin"));
+        chip.arg("--nbd").arg(&nbd).arg("--control").arg(&control).arg("--line").arg(&line);
+        self.unit("chip").start(&mut chip, || nbd.exists() && control.exists() && line.exists())?;
+        let [bmc, console] = ["board", "console"].map(|name| self.fresh(name));
+        let mut command = Command::new(program("azote-mainboard")?);
+        command.arg("--line").arg(&line).arg("--firmware").arg(&nbd).arg("--control").arg(&bmc);
+        command.arg("--console").arg(&console).arg("--parts").arg(self.parts.dir());
+        command.args(["--memory", &board.memory.to_string(), "--cpus", &board.cpus.to_string()]);
+        self.unit("board").start(&mut command, || bmc.exists() && console.exists())?;
+        Ok(())
+    }
+
+    fn tpm(&self, name: &'static str) -> Result<(), Failure> {
+        let socket = self.fresh(name);
+        let mut swtpm = self.parts.command(Tool::Swtpm);
+        swtpm
+            .args(["socket", "--tpm2", "--tpmstate"])
+            .arg(format!("dir={}", self.place.path(name).display()));
+        swtpm.arg("--server").arg(format!("type=unixio,path={}", socket.display()));
+        swtpm.args(["--flags", "not-need-init,startup-clear"]);
+        Ok(self.unit(name).start(&mut swtpm, || socket.exists())?)
+    }
+
+    /// A socket's path, free of what an earlier run left there.
+    fn fresh(&self, name: &str) -> PathBuf {
+        let path = self.run(name);
+        let _ = fs::remove_file(&path);
+        path
+    }
+
+    /// The control plane: token service and KMS.
+    pub(crate) fn cloud(&self) -> Result<(), Failure> {
+        for name in ["tokens", "kms"] {
+            let identity = format!("azote:service/{name}").parse().map_err(Failure::state)?;
+            let program = program(&format!("azote-{name}"))?;
+            let state = self.place.path(name);
+            let certificate = self.enrol(&program, &state, "tpm-cloud", &identity, &[])?;
+            let mut command = Command::new(program);
+            command.arg("run").arg("--state").arg(&state).arg("--tpm").arg(self.run("tpm-cloud"));
+            command.arg("--ca").arg(self.place.path("pki/ca.pem"));
+            self.serve(name, &mut command, &certificate)?;
+        }
+        Ok(())
+    }
+
+    /// The host: its controller, which starts the cards.
+    pub(crate) fn host(&self) -> Result<(), Failure> {
+        let program_path = program("azote-controller")?;
+        let state = self.place.path("host");
+        let host = self.installation.host.clone();
+        let identity = Identity::Host(host.clone());
+        let certificate =
+            self.enrol(&program_path, &state, "tpm-host", &identity, &["--host", host.as_str()])?;
+        let keys = self.token_keys()?;
+        let mut command = Command::new(program_path);
+        command.arg("run").arg("--state").arg(&state).arg("--tpm").arg(self.run("tpm-host"));
+        command.arg("--chip").arg(self.run("chip")).arg("--board").arg(self.run("board"));
+        command
+            .arg("--functions")
+            .arg(self.place.path("functions"))
+            .arg("--volumes")
+            .arg(self.place.path("volumes"));
+        command
+            .arg("--card")
+            .arg(program("azote-volume-card")?)
+            .arg("--known-good")
+            .arg(state.join("known-good"));
+        command.arg("--token-keys").arg(keys).arg("--host").arg(host.as_str());
+        self.serve("controller", &mut command, &certificate)
+    }
+
+    /// The host is given the public keys of the token service: it never fetches anything itself.
+    fn token_keys(&self) -> Result<PathBuf, Failure> {
+        let me = self.credentials("operator")?;
+        let client =
+            self.client("tokens", &"azote:service/tokens".parse().map_err(Failure::state)?, Some(&me))?;
+        let runtime = runtime()?;
+        let keys = runtime.block_on(tokens::client::keys(&client))?;
+        let path = self.place.path("host/token-keys");
+        let text = serde_json::to_vec(&keys).map_err(Failure::state)?;
+        service::write_atomic(&path, &text).doing(path.display())?;
+        Ok(path)
+    }
+
+    fn credentials(&self, name: &str) -> Result<Credentials, Failure> {
+        Credentials::read(&self.place.path(&format!("identities/{name}.pem"))).map_err(Failure::state)
+    }
+
+    fn client(&self, name: &str, server: &Identity, me: Option<&Credentials>) -> Result<Client, Failure> {
+        Client::new(self.ca.certificate(), server.clone(), address(self.place, name)?, me)
+            .map_err(Failure::state)
+    }
+
+    /// Enrolment: the program makes its key inside, we certify it.
+    fn enrol(
+        &self,
+        program: &Path,
+        state: &Path,
+        tpm: &str,
+        identity: &Identity,
+        more: &[&str],
+    ) -> Result<PathBuf, Failure> {
+        let what = format!("enrol {identity}");
+        let mut command = Command::new(program);
+        command.arg("enrol").arg("--state").arg(state).arg("--tpm").arg(self.run(tpm)).args(more);
+        let output = command.output().doing(&what)?;
+        if !output.status.success() {
+            return Err(Failure::State(format!(
+                "{what}: {}",
+                String::from_utf8_lossy(&output.stderr).trim()
+            )));
+        }
+        let request = String::from_utf8_lossy(&output.stdout);
+        let chain = self.ca.issue(&request, identity, true, SERVICE_LIFE).map_err(Failure::state)?;
+        let path = state.join("certificate.pem");
+        service::write_atomic(&path, chain.as_bytes()).doing(path.display())?;
+        Ok(path)
+    }
+
+    fn serve(&self, name: &'static str, command: &mut Command, certificate: &Path) -> Result<(), Failure> {
+        let address = self.fresh(&format!("{name}.address"));
+        command
+            .arg("--certificate")
+            .arg(certificate)
+            .args(["--listen", "127.0.0.1:0", "--address-file"])
+            .arg(&address);
+        Ok(self.unit(name).start(command, || address.exists())?)
+    }
+}
+
+/// Where a service listens.
+pub(crate) fn address(place: &Place, name: &str) -> Result<SocketAddr, Failure> {
+    let path = place.path("run").join(format!("{name}.address"));
+    let text = fs::read_to_string(&path)
+        .map_err(|_| Failure::State(format!("{name} does not run: `azote up` starts it")))?;
+    text.trim().parse().map_err(Failure::state)
+}
+
+/// The runtime of the few network calls that this command makes, one at a time.
+pub(crate) fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().doing("runtime")
+}
+
+/// SHA-256 in hexadecimal.
+pub(crate) fn hex_sha256(bytes: &[u8]) -> String {
+    aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, bytes)
+        .as_ref()
+        .iter()
+        .map(|b| format!("{b:02x}"))
+        .collect()
+}
+
+/// Gets the lab's parts, with progress.
+pub(crate) fn parts(out: Out) -> Result<Parts, Failure> {
+    let progress = out.progress("getting the lab's parts");
+    Ok(Parts::locate_or_fetch(&parts::default_dir(), &mut |at| progress.at(&at.to_string()))?)
+}
+
+/// `azote up`.
+pub(crate) fn up(out: Out, place: &Place, board: &Board) -> Result<(), Failure> {
+    if Unit::new(place, "controller").is_running() {
+        return Err(Failure::State(format!(
+            "already up in {}; `azote down` stops it",
+            place.root().display()
+        )));
+    }
+    let parts = parts(out)?;
+    let progress = out.progress("starting");
+    let rack = Rack::prepare(place, &parts)?;
+    progress.at("hardware: TPM, security chip, main board in reset");
+    rack.power(board)?;
+    progress.at("control plane: tokens, KMS");
+    rack.cloud()?;
+    progress.at("controller: measure, verify, release reset");
+    rack.host()
+}
+
+/// `azote down`: says what it stopped.
+pub(crate) fn down(place: &Place) -> Result<Vec<&'static str>, Failure> {
+    let mut stopped = Vec::new();
+    for name in UNITS.into_iter().rev() {
+        if Unit::new(place, name).stop()? {
+            stopped.push(name);
+        }
+    }
+    Ok(stopped)
+}

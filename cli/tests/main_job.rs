@@ -1,0 +1,104 @@
+//! The main job with everything real: UEFI, Debian's kernel, QEMU, swtpm, and every process of the house.
+//! `cargo xtask test` builds the programs that this starts.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests")]
+
+use serde_json::Value;
+use std::{
+    fs,
+    path::Path,
+    process::{Command, Output},
+};
+
+fn azote(state: &Path, words: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_azote"))
+        .arg("--json")
+        .arg("--state")
+        .arg(state)
+        .args(words)
+        .output()
+        .unwrap()
+}
+
+fn json(output: &Output) -> Value {
+    serde_json::from_slice(&output.stdout).unwrap_or_else(|e| {
+        panic!(
+            "{e}: {}\n{}",
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr)
+        )
+    })
+}
+
+/// Stops what a failing test leaves running.
+struct Down<'a>(&'a Path);
+
+impl Drop for Down<'_> {
+    fn drop(&mut self) {
+        azote(self.0, &["down"]);
+    }
+}
+
+#[test]
+fn linux_boots_from_an_encrypted_volume_through_the_only_door() {
+    let scratch = tempfile::tempdir().unwrap();
+    let state = scratch.path().join("demo");
+    let output = azote(&state, &["demo"]);
+    let report = json(&output);
+    let promises = report["promises"].as_array().unwrap_or_else(|| panic!("{report:#}"));
+    let broken: Vec<&Value> = promises.iter().filter(|promise| promise["held"] != true).collect();
+    assert!(broken.is_empty(), "{broken:#?}");
+    assert!(output.status.success());
+    for step in 1..=8 {
+        assert!(promises.iter().any(|promise| promise["step"] == step), "step {step} promised nothing");
+    }
+    assert!(!state.exists(), "the demo leaves nothing behind");
+}
+
+#[test]
+fn a_host_with_changed_firmware_stays_in_reset_and_says_so() {
+    let scratch = tempfile::tempdir().unwrap();
+    let state = scratch.path().join("host");
+    let _down = Down(&state);
+    let up = azote(&state, &["up"]);
+    assert!(up.status.success(), "{:#}", json(&up));
+    let status = json(&azote(&state, &["status"]));
+    assert_eq!(
+        (&status["in_service"], &status["chip"]["reset_held"]),
+        (&Value::Bool(true), &Value::Bool(false)),
+        "{status:#}"
+    );
+    let again = azote(&state, &["up"]);
+    assert_eq!(again.status.code(), Some(1), "a second up is refused");
+    assert!(azote(&state, &["down"]).status.success());
+
+    let flash = state.join("flash/code.bin");
+    let mut bytes = fs::read(&flash).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::write(&flash, bytes).unwrap();
+    azote(&state, &["up"]);
+    let status = json(&azote(&state, &["status"]));
+    assert_eq!(
+        (&status["in_service"], &status["chip"]["reset_held"]),
+        (&Value::Bool(false), &Value::Bool(true)),
+        "{status:#}"
+    );
+    let volume = json(&azote(&state, &["volume", "create", "--size", "1"]));
+    let attach = azote(&state, &["volume", "attach", volume["id"].as_str().unwrap()]);
+    assert_eq!(attach.status.code(), Some(1));
+    assert_ne!(json(&attach)["error"]["code"], Value::Null);
+}
+
+#[test]
+fn usage_errors_and_missing_hosts_have_their_own_exit_codes() {
+    let scratch = tempfile::tempdir().unwrap();
+    let state = scratch.path().join("none");
+    assert_eq!(azote(&state, &["volume", "attach", "not-a-volume"]).status.code(), Some(2));
+    let output = azote(&state, &["status"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(json(&output)["error"]["message"].as_str().unwrap().contains("azote up"));
+    let completions =
+        Command::new(env!("CARGO_BIN_EXE_azote")).args(["completions", "bash"]).output().unwrap();
+    assert!(String::from_utf8_lossy(&completions.stdout).contains("_azote"));
+}
