@@ -27,6 +27,12 @@ pub const CODES: &[RefusalCode] = codes! {
         "key.sealed" "the sealed key does not open: seal it again to this card's key for this host and volume"
         "key.halves-equal" "the two halves of the volume key are equal: make a new key"
     }
+    408 {
+        "request.timeout" "the request came too slowly: send it again"
+    }
+    413 {
+        "request.too-large" "the request is longer than any of this API"
+    }
     404 {
         "request.unknown" "there is no such operation: compare method and path with the API document"
         "volume.unknown" "this volume is not attached to this host"
@@ -45,6 +51,7 @@ pub const CODES: &[RefusalCode] = codes! {
         "chip.unverified" "the firmware in flash is not what was verified: the host needs repair"
     }
     500 {
+        "internal" "the host failed: look at its status, then try again"
         "host.failed" "the host could not do it: look at its status, then try again"
         "card.fault" "the volume card failed: look at the host's status"
         "chip.fault" "the security chip failed: look at the host's status"
@@ -56,6 +63,9 @@ pub const CODES: &[RefusalCode] = codes! {
         "card.gone" "the volume card is gone: power-cycle the host"
         "chip.gone" "the security chip is gone: power-cycle the host"
         "board.gone" "the main board is gone: power-cycle the host"
+    }
+    504 {
+        "service.slow" "no answer yet: the work goes on, look at the host's status"
     }
 };
 

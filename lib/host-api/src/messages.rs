@@ -1,9 +1,6 @@
 //! The answers.
 
-use crate::{
-    Code, DeviceName, Label, LogRecord, Pem, Sentence, Sha256,
-    text::{CardCertificate, Timestamp},
-};
+use crate::{Code, DeviceName, Label, LogRecord, Pem, Sentence, Sha256, text::CardCertificate};
 use ids::{HostId, InstanceId, Slot, VolumeId};
 
 messages! {
@@ -79,10 +76,8 @@ messages! {
     CardStatus {
         /// Hash of the image that it runs.
         image: Sha256,
-        /// Certificate of its public key; it vanishes if the card dies.
+        /// Certificate of its public key, made for this answer. Absent if the card is gone.
         certificate: Option<CardCertificate>,
-        /// From this moment on the certificate is not valid.
-        not_after: Timestamp,
     }
 
     /// State of an attached volume.
@@ -168,8 +163,6 @@ choices! {
 
     /// How far a volume has come.
     VolumeState: State {
-        /// Being attached.
-        Attaching = "attaching",
         /// Attached; the main board has not connected.
         Waiting = "waiting",
         /// The main board is connected; no guest driver has enabled the function.
@@ -178,16 +171,12 @@ choices! {
         Enabled = "enabled",
         /// The guest has shut the function down.
         ShutDown = "shut-down",
-        /// Being detached.
-        Detaching = "detaching",
-        /// Its card died or a detach failed half way: detach it.
+        /// Its card died, or an attach or detach stopped half way: detach it.
         Failed = "failed",
     }
 
     /// How far an instance has come.
     InstanceState: State {
-        /// Being started.
-        Starting = "starting",
         /// Reset is released.
         Running = "running",
         /// Being stopped.

@@ -149,6 +149,22 @@ impl Sha256 {
     pub fn from_digest(digest: &[u8; 32]) -> Self {
         Self(digest.iter().map(|byte| format!("{byte:02x}")).collect())
     }
+
+    /// The digest.
+    pub fn to_digest(&self) -> [u8; 32] {
+        let mut digest = [0; 32];
+        for (byte, pair) in digest.iter_mut().zip(self.0.as_bytes().chunks(2)) {
+            *byte = str::from_utf8(pair).ok().and_then(|pair| u8::from_str_radix(pair, 16).ok()).unwrap_or(0);
+        }
+        digest
+    }
+}
+
+impl Timestamp {
+    /// The earliest moment that can be written.
+    pub fn earliest() -> Self {
+        Self("0000-01-01T00:00:00Z".to_owned())
+    }
 }
 
 impl Sentence {
@@ -200,6 +216,11 @@ mod tests {
         fn any_text_becomes_a_sentence(text in ".{0,600}") {
             let sentence = Sentence::from_lossy(&text);
             prop_assert_eq!(Sentence::try_from(sentence.to_string()), Ok(sentence));
+        }
+
+        #[test]
+        fn digests_come_back(digest: [u8; 32]) {
+            prop_assert_eq!(Sha256::from_digest(&digest).to_digest(), digest);
         }
 
         #[test]

@@ -1,0 +1,187 @@
+//! The volume card: started from a measured image, asked over its private socket, certified by the host.
+
+use crate::{
+    Refusal,
+    peer::{CardSide, Peer, unexpected},
+};
+use host_api::{CardCertificate, CardStatus, Sha256};
+use ids::{HostId, VolumeId};
+use rustix::{
+    fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create},
+    io::{FdFlags, fcntl_setfd},
+};
+use std::{
+    fs::File,
+    io::{self, Read, Write},
+    os::fd::{AsRawFd, BorrowedFd, OwnedFd},
+    path::Path,
+    process::{Child, Command, Stdio},
+    thread::sleep,
+    time::{Duration, Instant},
+};
+use token::{CardKeyCertificate, Ed25519KeyPair};
+use wire::{
+    Link,
+    card::{Attach, Reply, Request, VolumeStatus},
+};
+
+/// Longest card image in bytes.
+const MAX_IMAGE: u64 = 512 * 1024 * 1024;
+/// A card key certificate is valid from so many seconds before it is asked for, for clocks that are apart,
+const BACKDATED: u64 = 60;
+/// to so many seconds after.
+const LIFETIME: u64 = 60 * 60;
+/// How long the controller waits at its own end for the card's.
+const LAST_WAIT: Duration = Duration::from_secs(2);
+
+/// A card's program, held in memory that nobody can change any more.
+#[derive(Debug)]
+pub struct Image {
+    memory: OwnedFd,
+    digest: [u8; 32],
+}
+
+impl Image {
+    /// Copies the program at `path` and hashes the copy.
+    pub fn read(path: &Path) -> io::Result<Self> {
+        let mut bytes = Vec::new();
+        File::open(path)?.take(MAX_IMAGE + 1).read_to_end(&mut bytes)?;
+        if bytes.len() as u64 > MAX_IMAGE {
+            return Err(io::ErrorKind::FileTooLarge.into());
+        }
+        let mut memory =
+            File::from(memfd_create("volume-card", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?);
+        memory.write_all(&bytes)?;
+        let all = SealFlags::WRITE | SealFlags::GROW | SealFlags::SHRINK | SealFlags::SEAL;
+        fcntl_add_seals(&memory, all)?;
+        Ok(Self { digest: host_api::LogRecord::hash_of(&bytes), memory: memory.into() })
+    }
+
+    /// SHA-256 of exactly the bytes that [`Image::start`] runs.
+    pub fn digest(&self) -> &[u8; 32] {
+        &self.digest
+    }
+
+    /// Starts the program with one end of a private socket and nothing else.
+    fn start(&self) -> io::Result<(Child, Peer<CardSide>)> {
+        let gone = |_| io::Error::from(io::ErrorKind::NotConnected);
+        let (ours, theirs) = Link::<Request, Reply>::pair().map_err(gone)?;
+        let theirs = OwnedFd::from(theirs);
+        fcntl_setfd(&theirs, FdFlags::empty())?;
+        let child = Command::new(format!("/proc/self/fd/{}", self.memory.as_raw_fd()))
+            .args(["--control-fd", &theirs.as_raw_fd().to_string()])
+            .env_clear()
+            .envs(std::env::var_os("RUST_LOG").map(|level| ("RUST_LOG", level)))
+            .current_dir("/")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .spawn()?;
+        Ok((child, Peer::new(ours).map_err(|_| io::Error::from(io::ErrorKind::NotConnected))?))
+    }
+}
+
+/// The card.
+#[derive(Debug)]
+pub struct Card {
+    image: Sha256,
+    peer: Peer<CardSide>,
+    public_key: Option<[u8; 32]>,
+    child: Option<Child>,
+}
+
+impl Card {
+    /// Starts the card from its image and asks for its public key.
+    pub fn start(image: &Image) -> Result<Self, Refusal> {
+        let (child, peer) = image.start().map_err(|error| {
+            tracing::error!(%error, "the volume card cannot be started");
+            Refusal::of("card.gone")
+        })?;
+        Self::connect(Sha256::from_digest(image.digest()), peer, Some(child))
+    }
+
+    /// Takes the socket of a card that runs already and asks for its public key.
+    pub fn connect(image: Sha256, mut peer: Peer<CardSide>, child: Option<Child>) -> Result<Self, Refusal> {
+        let public_key = match peer.call(&Request::Hello, &[])? {
+            Reply::Hello { public_key } => public_key.try_into().ok(),
+            _ => None,
+        };
+        let public_key = Some(public_key.ok_or_else(unexpected::<CardSide>)?);
+        Ok(Self { image, peer, public_key, child })
+    }
+
+    /// A card that could not be started.
+    pub fn absent(image: Sha256) -> Self {
+        Self { image, peer: Peer::absent(), public_key: None, child: None }
+    }
+
+    /// Attaches a volume: `storage` is its backing file, `function` the listening socket.
+    pub fn attach(
+        &mut self,
+        attach: Attach,
+        storage: BorrowedFd<'_>,
+        function: BorrowedFd<'_>,
+    ) -> Result<(), Refusal> {
+        self.done(&Request::Attach(attach), &[storage, function])
+    }
+
+    /// Detaches a volume: its key is wiped when this returns. A card that is gone or does not know the volume
+    /// has no key of it.
+    pub fn detach(&mut self, volume: &VolumeId, force: bool) -> Result<(), Refusal> {
+        match self.done(&Request::Detach { volume: volume.clone(), force }, &[]) {
+            Err(Refusal { code: "card.gone" | "volume.unknown", .. }) => Ok(()),
+            other => other,
+        }
+    }
+
+    /// What the card says about its volumes; nothing if it is gone.
+    pub fn volumes(&mut self) -> Vec<VolumeStatus> {
+        match self.peer.call(&Request::Status, &[]) {
+            Ok(Reply::Status { volumes }) => volumes,
+            _ => Vec::new(),
+        }
+    }
+
+    /// Whether the card is there; takes its exit status if it is not.
+    pub fn is_there(&mut self) -> bool {
+        let there = self.peer.is_there();
+        if !there && let Some(Ok(Some(exit))) = self.child.as_mut().map(Child::try_wait) {
+            tracing::error!(%exit, "the volume card is gone");
+            self.child = None;
+        }
+        there
+    }
+
+    /// Its state, with a certificate by which others know that the key is this host's card's.
+    pub fn status(&mut self, host: &HostId, identity: &Ed25519KeyPair, now: u64) -> CardStatus {
+        let public_key = self.public_key.filter(|_| self.is_there());
+        let certificate = public_key.and_then(|public_key| {
+            let certificate = CardKeyCertificate {
+                host: host.clone(),
+                public_key,
+                not_before: now.saturating_sub(BACKDATED),
+                not_after: now + LIFETIME,
+            };
+            CardCertificate::from_bytes(&certificate.sign(identity)?).ok()
+        });
+        CardStatus { image: self.image.clone(), certificate }
+    }
+
+    fn done(&mut self, request: &Request, fds: &[BorrowedFd<'_>]) -> Result<(), Refusal> {
+        match self.peer.call(request, fds)? {
+            Reply::Done => Ok(()),
+            _ => Err(unexpected::<CardSide>()),
+        }
+    }
+}
+
+impl Drop for Card {
+    fn drop(&mut self) {
+        // Closing the socket tells the card to end. The sandbox forbids signals to it.
+        self.peer = Peer::absent();
+        let Some(child) = &mut self.child else { return };
+        let end = Instant::now() + LAST_WAIT;
+        while matches!(child.try_wait(), Ok(None)) && Instant::now() < end {
+            sleep(Duration::from_millis(10));
+        }
+    }
+}

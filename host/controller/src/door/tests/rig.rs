@@ -1,0 +1,279 @@
+//! A host whose chip, card and board are threads on the far ends of real private sockets.
+
+use super::*;
+use crate::{
+    board::Board,
+    boot::KnownGood,
+    card::Card,
+    chip::Chip,
+    host::{Booted, Components, Identity},
+    log::Log,
+    peer::Peer,
+    storage::Storage,
+};
+use host_api::Sha256;
+use serde::{Serialize, de::DeserializeOwned};
+use std::{
+    fs::{self, File, OpenOptions},
+    path::PathBuf,
+    thread,
+    time::Duration,
+};
+use wire::{Fault, Link, board, card, chip};
+
+/// The clock stands still.
+pub(super) const NOW: u64 = 1_800_000_000;
+pub(super) const SIZE: u64 = 1 << 20;
+pub(super) const CARD_KEY: [u8; 32] = [3; 32];
+const FIRMWARE: [u8; 32] = [0xaa; 32];
+const PLENTY: u64 = 1 << 20;
+
+pub(super) fn host_id() -> HostId {
+    HostId::from_random(77)
+}
+
+pub(super) fn good_firmware() -> Sha256 {
+    Sha256::from_digest(&FIRMWARE)
+}
+
+fn now() -> u64 {
+    NOW
+}
+
+/// One thing that a component was asked.
+#[derive(Debug, Clone)]
+pub(super) struct Seen {
+    pub(super) what: String,
+    /// Intents that were in the log's file at that moment.
+    pub(super) intents_on_disk: usize,
+}
+
+/// What a component remembers and how it will behave.
+#[derive(Default)]
+struct Memory {
+    seen: Vec<Seen>,
+    next_fault: Option<String>,
+    dead: bool,
+    firmware: [u8; 32],
+    held: bool,
+    events: Vec<chip::Event>,
+    volumes: Vec<VolumeId>,
+}
+
+/// A component's far end.
+#[derive(Clone)]
+pub(super) struct Part(Arc<Mutex<Memory>>);
+
+impl Part {
+    fn new() -> Self {
+        Self(Arc::new(Mutex::new(Memory { firmware: FIRMWARE, held: true, ..Memory::default() })))
+    }
+
+    pub(super) fn log(&self) -> Vec<String> {
+        self.seen().into_iter().map(|seen| seen.what).collect()
+    }
+
+    pub(super) fn seen(&self) -> Vec<Seen> {
+        self.0.lock().unwrap().seen.clone()
+    }
+
+    pub(super) fn answer_next(&self, code: &str) {
+        self.0.lock().unwrap().next_fault = Some(code.to_owned());
+    }
+
+    pub(super) fn die(&self) {
+        self.0.lock().unwrap().dead = true;
+    }
+
+    pub(super) fn set_firmware(&self, hash: [u8; 32]) {
+        self.0.lock().unwrap().firmware = hash;
+    }
+
+    pub(super) fn guest_writes_flash(&self) {
+        let what =
+            chip::EventKind::WriteRefused { region: chip::Region::Code, offset: 0, bytes: 4, attempts: 1 };
+        self.0.lock().unwrap().events.push(chip::Event { seq: 1, what });
+    }
+
+    /// Answers on a new socket; gives the controller's end.
+    fn serve<Q, R>(
+        &self,
+        log: PathBuf,
+        answer: fn(&mut Memory, Q) -> (&'static str, R),
+        fault: fn(Fault) -> R,
+    ) -> Link<Q, R>
+    where
+        Q: Serialize + DeserializeOwned + Send + 'static,
+        R: Serialize + DeserializeOwned + Send + 'static,
+    {
+        let (ours, theirs) = Link::<Q, R>::pair().unwrap();
+        let memory = Arc::clone(&self.0);
+        thread::spawn(move || {
+            while let Ok((request, _fds)) = theirs.receive() {
+                let mut memory = memory.lock().unwrap();
+                if memory.dead {
+                    return;
+                }
+                let (what, mut reply) = answer(&mut memory, request);
+                if let Some(code) = memory.next_fault.take() {
+                    reply = fault(Fault::new(&code, "from inside"));
+                }
+                let text = fs::read_to_string(&log).unwrap_or_default();
+                let intents_on_disk = text.matches("\"kind\":\"intent\"").count();
+                memory.seen.push(Seen { what: what.to_owned(), intents_on_disk });
+                theirs.send(&reply, &[]).unwrap();
+            }
+        });
+        ours
+    }
+}
+
+fn card_answers(memory: &mut Memory, request: card::Request) -> (&'static str, card::Reply) {
+    match request {
+        card::Request::Hello => ("hello", card::Reply::Hello { public_key: CARD_KEY.to_vec() }),
+        card::Request::Attach(attach) => {
+            assert_eq!((attach.host, attach.size), (host_id(), SIZE));
+            if memory.next_fault.is_none() {
+                memory.volumes.push(attach.volume);
+            }
+            ("attach", card::Reply::Done)
+        }
+        card::Request::Detach { volume, .. } => {
+            memory.volumes.retain(|known| *known != volume);
+            ("detach", card::Reply::Done)
+        }
+        card::Request::Status => {
+            let status = |volume: &VolumeId| card::VolumeStatus {
+                volume: volume.clone(),
+                state: card::FunctionState::Enabled,
+                reads: 1,
+                writes: 2,
+                errors: 0,
+            };
+            ("status", card::Reply::Status { volumes: memory.volumes.iter().map(status).collect() })
+        }
+    }
+}
+
+fn chip_answers(memory: &mut Memory, request: chip::Request) -> (&'static str, chip::Reply) {
+    match request {
+        chip::Request::Status => {
+            ("status", chip::Reply::Status { reset_held: memory.held, refused_writes: 0 })
+        }
+        chip::Request::Measure { .. } => {
+            let sha256 = Sha256::from_digest(&memory.firmware).to_string();
+            ("measure", chip::Reply::Measured { sha256, length: 4096 })
+        }
+        chip::Request::ReleaseReset { code } => {
+            if code != Sha256::from_digest(&memory.firmware).as_str() {
+                return ("release", chip::Reply::Fault(Fault::new("chip.unverified", "")));
+            }
+            memory.held = false;
+            ("release", chip::Reply::Done)
+        }
+        chip::Request::HoldReset => {
+            memory.held = true;
+            ("hold", chip::Reply::Done)
+        }
+        chip::Request::Update { .. } => ("update", chip::Reply::Done),
+        chip::Request::Events { after } => {
+            let events = memory.events.iter().filter(|event| event.seq > after).cloned().collect();
+            ("events", chip::Reply::Events { events, dropped: 0 })
+        }
+    }
+}
+
+fn board_answers(_: &mut Memory, request: board::Request) -> (&'static str, board::Reply) {
+    match request {
+        board::Request::Status => {
+            let (power, accelerator) = (board::Power::Running, "tcg".to_owned());
+            ("status", board::Reply::Status(board::Status { power, slots: vec![], accelerator, boots: 1 }))
+        }
+        board::Request::Plug { socket, .. } => {
+            std::os::unix::net::UnixStream::connect(&socket).unwrap();
+            ("plug", board::Reply::Done)
+        }
+        board::Request::Unplug { .. } => ("unplug", board::Reply::Done),
+        board::Request::PowerButton => ("power-button", board::Reply::Done),
+    }
+}
+
+pub(super) struct Rig {
+    dir: tempfile::TempDir,
+    pub(super) issuer: Ed25519KeyPair,
+    pub(super) identity: PublicKey,
+    pub(super) host: Arc<Host>,
+    pub(super) door: Arc<Door>,
+    pub(super) chip: Part,
+    pub(super) card: Part,
+    pub(super) board: Part,
+}
+
+impl Rig {
+    pub(super) fn new() -> Self {
+        Self::with_log_capacity(PLENTY)
+    }
+
+    pub(super) fn with_log_capacity(capacity: u64) -> Self {
+        Self::build(|path| Log::open(path, capacity).unwrap())
+    }
+
+    pub(super) fn with_log_on(device: &'static str) -> Self {
+        Self::build(|_| Log::on(OpenOptions::new().write(true).open(device).unwrap(), PLENTY))
+    }
+
+    fn build(open: impl FnOnce(&std::path::Path) -> Log) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        for name in ["volumes", "functions"] {
+            fs::create_dir(dir.path().join(name)).unwrap();
+        }
+        let path = dir.path().join("host.log");
+        let log = Writer::start(open(&path)).unwrap();
+        let [chip, card, board] = [Part::new(), Part::new(), Part::new()];
+        let parts = Components {
+            chip: Chip::new(Peer::new(chip.serve(path.clone(), chip_answers, chip::Reply::Fault)).unwrap()),
+            board: Board::new(
+                Peer::new(board.serve(path.clone(), board_answers, board::Reply::Fault)).unwrap(),
+            ),
+            card: Card::connect(
+                Sha256::from_digest(&[1; 32]),
+                Peer::new(card.serve(path, card_answers, card::Reply::Fault)).unwrap(),
+                None,
+            )
+            .unwrap(),
+            storage: Storage::open(&dir.path().join("volumes"), &dir.path().join("functions")).unwrap(),
+        };
+        let key = service::Key::generate().unwrap();
+        let identity = PublicKey(key.public());
+        let certificate = "-----BEGIN CERTIFICATE-----\n".parse().unwrap();
+        let known_good = KnownGood::parse(&format!("{}  firmware\n", good_firmware())).unwrap();
+        let booted =
+            Booted { measurements: vec![], pcr: None, firmware: Some(good_firmware()), out_of_service: None };
+        let who = Identity { host: host_id(), certificate, key };
+        let grace = Duration::from_millis(500);
+        let host = Arc::new(Host::new(who, parts, known_good, booted, grace, log.clone(), now));
+        let issuer = Ed25519KeyPair::generate().unwrap();
+        let keys = token::Keys::new(vec![PublicKey::of(&issuer)]).unwrap();
+        let door = Arc::new(Door::new(Arc::clone(&host), log, Verifier::new(keys, host_id()), now));
+        Self { dir, issuer, identity, host, door, chip, card, board }
+    }
+
+    pub(super) fn make_storage(&self, volume: &VolumeId) {
+        let path = self.dir.path().join(format!("volumes/{volume}.img"));
+        File::create(path).unwrap().set_len(SIZE).unwrap();
+    }
+
+    pub(super) fn function_path(&self, volume: &VolumeId) -> PathBuf {
+        self.dir.path().join(format!("functions/{volume}.sock"))
+    }
+
+    pub(super) fn log_bytes(&self) -> Vec<u8> {
+        fs::read(self.dir.path().join("host.log")).unwrap_or_default()
+    }
+
+    /// The records as they are in the file now.
+    pub(super) fn records(&self) -> Vec<LogRecord> {
+        let text = String::from_utf8(self.log_bytes()).unwrap();
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+}

@@ -1,0 +1,294 @@
+//! The orchestration: what each admitted request does to card, chip and main board, in which order, and
+//! how a half-done act is taken back. One lock: acts happen one after the other.
+
+use crate::{
+    Refusal, board::Board, boot, boot::KnownGood, card::Card, chip::Chip, log::Entry, log::Writer,
+    state::State, state::Volume, storage::Storage, watch::Throttle,
+};
+use host_api::{
+    AttachVolume, ChipStatus, DetachVolume, Done, HostStatus, InstanceStatus, Measured, OutOfService, Pem,
+    Power, Request, Sha256, StartInstance, StopInstance, VolumeState, VolumeStatus,
+};
+use ids::{HostId, VolumeId};
+use service::Key;
+use std::{
+    collections::BTreeMap,
+    os::fd::AsFd,
+    sync::{Mutex, MutexGuard, PoisonError},
+    thread::sleep,
+    time::{Duration, Instant},
+};
+use wire::card::{Attach, FunctionState};
+
+/// How often a stopping guest is looked at.
+const LOOK: Duration = Duration::from_millis(200);
+
+/// Who the host is.
+pub struct Identity {
+    /// Its name.
+    pub host: HostId,
+    /// Its certificate chain in PEM.
+    pub certificate: Pem,
+    /// Its key.
+    pub key: Key,
+}
+
+/// What the boot found.
+#[derive(Debug)]
+pub struct Booted {
+    /// What was measured.
+    pub measurements: Vec<Measured>,
+    /// The register's value at the end.
+    pub pcr: Option<Sha256>,
+    /// The firmware's hash.
+    pub firmware: Option<Sha256>,
+    /// Why the host cannot be in service.
+    pub out_of_service: Option<OutOfService>,
+}
+
+/// The host's components.
+#[derive(Debug)]
+pub struct Components {
+    /// The security chip.
+    pub chip: Chip,
+    /// The main board.
+    pub board: Board,
+    /// The volume card.
+    pub card: Card,
+    /// Backing files and function sockets.
+    pub storage: Storage,
+}
+
+struct Inner {
+    parts: Components,
+    booted: Booted,
+    state: State,
+    throttle: Throttle,
+    last_event: u64,
+}
+
+/// The host.
+pub struct Host {
+    identity: Identity,
+    known_good: KnownGood,
+    stop_grace: Duration,
+    log: Writer,
+    clock: fn() -> u64,
+    inner: Mutex<Inner>,
+}
+
+impl Host {
+    /// Takes over a booted host. A stopping guest has `stop_grace` to end by itself.
+    pub fn new(
+        identity: Identity,
+        parts: Components,
+        known_good: KnownGood,
+        booted: Booted,
+        stop_grace: Duration,
+        log: Writer,
+        clock: fn() -> u64,
+    ) -> Self {
+        let inner =
+            Inner { parts, booted, state: State::default(), throttle: Throttle::default(), last_event: 0 };
+        Self { identity, known_good, stop_grace, log, clock, inner: Mutex::new(inner) }
+    }
+
+    /// Its name.
+    pub fn id(&self) -> &HostId {
+        &self.identity.host
+    }
+
+    /// Refuses acts while the host is out of service. Reads go on.
+    pub fn admits(&self, request: &Request) -> Result<(), Refusal> {
+        let reads = matches!(request, Request::ReadStatus(_) | Request::ReadLog(_));
+        match &self.lock().booted.out_of_service {
+            Some(_) if !reads => Err(Refusal::of("host.out-of-service")),
+            _ => Ok(()),
+        }
+    }
+
+    /// Does what an admitted and logged request asks; gives the JSON text of the answer.
+    pub fn act(&self, request: &Request) -> Result<Vec<u8>, Refusal> {
+        match request {
+            Request::ReadStatus(_) => json(&self.status()),
+            Request::ReadLog(read) => json(&self.log.page(read.after)?),
+            Request::AttachVolume(attach) => json(&self.lock().attach(&self.identity.host, attach)?),
+            Request::DetachVolume(detach) => json(&self.lock().detach(detach)?),
+            Request::StartInstance(start) => json(&self.lock().start(&self.known_good, start)?),
+            Request::StopInstance(stop) => json(&self.stop(stop)?),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn status(&self) -> HostStatus {
+        let mut inner = self.lock();
+        let Inner { parts, booted, state, .. } = &mut *inner;
+        let chip = parts.chip.status().ok().zip(booted.firmware.clone());
+        let functions: BTreeMap<_, _> =
+            parts.card.volumes().into_iter().map(|volume| (volume.volume.clone(), volume)).collect();
+        let there = parts.card.is_there();
+        HostStatus {
+            host: self.identity.host.clone(),
+            in_service: booted.out_of_service.is_none(),
+            out_of_service: booted.out_of_service.clone(),
+            measurements: booted.measurements.clone(),
+            pcr: booted.pcr.clone(),
+            chip: chip.map(|((reset_held, refused_writes), firmware)| ChipStatus {
+                reset_held,
+                refused_writes,
+                firmware,
+            }),
+            board: parts.board.status().ok(),
+            card: Some(parts.card.status(&self.identity.host, self.identity.key.pair(), (self.clock)())),
+            certificate: self.identity.certificate.clone(),
+            volumes: state
+                .volumes()
+                .map(|(id, volume)| volume_status(id, volume, functions.get(id).filter(|_| there)))
+                .collect(),
+            instance: state.instance().cloned().map(InstanceStatus::from),
+            log: self.log.status(),
+        }
+    }
+
+    /// The only act that waits for a guest: others go on meanwhile, the state refuses what would interfere.
+    fn stop(&self, request: &StopInstance) -> Result<Done, Refusal> {
+        let runs = self.lock().state.stopping(&request.instance)?;
+        if runs && !request.force && self.lock().parts.board.power_button().is_ok() {
+            let end = Instant::now() + self.stop_grace;
+            while Instant::now() < end
+                && self.lock().parts.board.status().is_ok_and(|b| b.power == Power::Running)
+            {
+                sleep(LOOK);
+            }
+        }
+        let mut inner = self.lock();
+        match inner.parts.chip.hold() {
+            Ok(()) => {
+                inner.state.stopped();
+                Ok(Done {})
+            }
+            Err(refusal) => {
+                inner.state.stop_failed();
+                Err(refusal)
+            }
+        }
+    }
+
+    /// Looks at what nobody asked for: the chip's events, a card that died, a guest that switched itself off.
+    /// Gives what the log should say.
+    pub fn look(&self) -> Vec<Entry> {
+        let mut inner = self.lock();
+        let mut entries = inner.chip_events();
+        if !inner.parts.card.is_there() {
+            match inner.state.card_died() {
+                0 => {}
+                n => entries.push(Entry::event("card.gone", &format!("{n} volumes lost their card"))),
+            }
+        }
+        if inner.state.guest_runs()
+            && inner.parts.board.status().is_ok_and(|board| board.power == Power::Off)
+            && inner.state.powered_off()
+        {
+            entries.push(Entry::event("instance.off", "the guest switched itself off"));
+        }
+        entries
+    }
+}
+
+impl Inner {
+    fn attach(&mut self, host: &HostId, request: &AttachVolume) -> Result<VolumeStatus, Refusal> {
+        let id = &request.volume;
+        self.state.may_attach(id, request.slot)?;
+        let storage = self.parts.storage.open_volume(id, request.size)?;
+        if !self.state.guest_runs() {
+            // A function is hot-plugged under a guest only: firmware finds what was there before it started.
+            self.parts.chip.hold()?;
+        }
+        let (function, path) = self.parts.storage.listen(id)?;
+        let attach = Attach {
+            host: host.clone(),
+            volume: id.clone(),
+            device_name: request.device_name.to_string(),
+            size: request.size,
+            sealed_key: request.sealed_key.to_bytes(),
+        };
+        let device_name = request.device_name.clone();
+        let mut volume = Volume { slot: request.slot, device_name, size: request.size, failed: false };
+        let attached = self.parts.card.attach(attach, storage.as_fd(), function.as_fd());
+        if let Err(refusal) = attached.and_then(|()| self.parts.board.plug(request.slot, &path)) {
+            self.parts.storage.remove_socket(id);
+            if self.parts.card.detach(id, true).is_err() {
+                volume.failed = true;
+                self.state.attached(id.clone(), volume);
+            }
+            return Err(refusal);
+        }
+        let status = volume_status(id, &volume, None);
+        self.state.attached(id.clone(), volume);
+        Ok(VolumeStatus { state: VolumeState::Waiting, ..status })
+    }
+
+    fn detach(&mut self, request: &DetachVolume) -> Result<Done, Refusal> {
+        let volume = self.state.may_detach(&request.volume)?;
+        let (slot, force) = (volume.slot, request.force || volume.failed);
+        self.parts.card.detach(&request.volume, force)?;
+        self.parts.storage.remove_socket(&request.volume);
+        if let Err(refusal) = self.parts.board.unplug(slot) {
+            self.state.failed(&request.volume);
+            return Err(refusal);
+        }
+        self.state.detached(&request.volume);
+        Ok(Done {})
+    }
+
+    fn start(&mut self, known_good: &KnownGood, request: &StartInstance) -> Result<InstanceStatus, Refusal> {
+        self.state.may_start(&request.instance, &request.root)?;
+        self.parts.chip.hold()?;
+        let verdict = boot::verify(&mut self.parts.chip, known_good);
+        let boot::Verdict::Good(hash) = &verdict else {
+            self.booted.out_of_service = verdict.objection();
+            return Err(Refusal::of("host.out-of-service"));
+        };
+        self.booted.firmware = Some(hash.clone());
+        self.parts.chip.release(hash)?;
+        Ok(self.state.started(request.instance.clone(), request.root.clone()).into())
+    }
+
+    fn chip_events(&mut self) -> Vec<Entry> {
+        let Ok((events, dropped)) = self.parts.chip.events(self.last_event) else { return Vec::new() };
+        self.last_event = events.iter().map(|event| event.seq).max().unwrap_or(self.last_event);
+        self.throttle.pass(&events, dropped)
+    }
+}
+
+fn volume_status(
+    id: &VolumeId,
+    volume: &Volume,
+    function: Option<&wire::card::VolumeStatus>,
+) -> VolumeStatus {
+    let state = match function.map(|function| function.state) {
+        _ if volume.failed => VolumeState::Failed,
+        None => VolumeState::Failed,
+        Some(FunctionState::Waiting) => VolumeState::Waiting,
+        Some(FunctionState::Connected) => VolumeState::Connected,
+        Some(FunctionState::Enabled) => VolumeState::Enabled,
+        Some(FunctionState::ShutDown) => VolumeState::ShutDown,
+    };
+    VolumeStatus {
+        volume: id.clone(),
+        slot: volume.slot,
+        device_name: volume.device_name.clone(),
+        size: volume.size,
+        state,
+        reads: function.map_or(0, |function| function.reads),
+        writes: function.map_or(0, |function| function.writes),
+        errors: function.map_or(0, |function| function.errors),
+    }
+}
+
+fn json<T: host_api::Datum>(answer: &T) -> Result<Vec<u8>, Refusal> {
+    serde_json::to_vec(answer).map_err(|_| Refusal::of("host.failed"))
+}

@@ -1,0 +1,293 @@
+//! From a power-on to an open door. Everything that needs a path, a program or a connection happens here, in
+//! one thread; then the process confines itself; then it starts threads and reads input.
+
+use crate::{
+    Refusal,
+    board::Board,
+    boot::{self, Boot, KnownGood, Verdict, out_of_service},
+    card::{Card, Image},
+    chip::Chip,
+    door::{Door, router},
+    host::{Booted, Components, Host, Identity},
+    log::{Entry, Log, Writer},
+    peer::{Peer, Side},
+    storage::Storage,
+    watch,
+};
+use host_api::{MAX_BODY, OutOfService, Sha256};
+use ids::HostId;
+use sandbox::Policy;
+use service::{
+    Credentials, Limits, Service,
+    process::{Failure, Home},
+    server_config, stop_signal,
+};
+use std::{
+    fs::{self, DirBuilder, File},
+    io::{self, Read},
+    net::{SocketAddr, TcpListener},
+    os::unix::fs::DirBuilderExt,
+    path::{Path, PathBuf},
+    sync::{Arc, atomic::AtomicBool, atomic::Ordering},
+    time::{Duration, SystemTime},
+};
+use token::{Keys, Verifier};
+use tpm::Tpm;
+
+const SANDBOX: &str = include_str!("../../../sandbox/controller.toml");
+/// Threads that serve connections, and threads that act: fixed, so that nothing has to be asked of the system.
+const WORKERS: usize = 2;
+const ACTORS: usize = 32;
+/// Longest file that is read at start, the card's image aside, in bytes.
+const MAX_FILE: u64 = 64 * 1024;
+const MIB: u64 = 1024 * 1024;
+
+/// How a controller is started.
+#[derive(Debug, clap::Args)]
+pub struct Options {
+    /// State and TPM
+    #[command(flatten)]
+    pub home: Home,
+    /// The security chip's control socket
+    #[arg(long, value_name = "SOCKET")]
+    pub chip: PathBuf,
+    /// The main board's control socket
+    #[arg(long, value_name = "SOCKET")]
+    pub board: PathBuf,
+    /// Folder for the functions' sockets
+    #[arg(long, value_name = "DIR")]
+    pub functions: PathBuf,
+    /// Folder with the volumes' backing files
+    #[arg(long, value_name = "DIR")]
+    pub volumes: PathBuf,
+    /// The volume card's program
+    #[arg(long, value_name = "FILE")]
+    pub card: PathBuf,
+    /// Hashes of main-board firmware that may run: lines of `<SHA-256>  <name>`
+    #[arg(long, value_name = "FILE")]
+    pub known_good: PathBuf,
+    /// Public keys of the token service
+    #[arg(long, value_name = "FILE")]
+    pub token_keys: PathBuf,
+    /// This host's certificate chain (PEM)
+    #[arg(long, value_name = "FILE")]
+    pub certificate: PathBuf,
+    /// The host that this must be; without it, the one that the certificate names
+    #[arg(long, value_name = "ID")]
+    pub host: Option<HostId>,
+    /// Address to listen on; port 0 takes a free one
+    #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:0")]
+    pub listen: SocketAddr,
+    /// Where to write the address once connections are taken
+    #[arg(long, value_name = "FILE")]
+    pub address_file: Option<PathBuf>,
+    /// Most MiB in the host's log; when it is full, the host refuses everything
+    #[arg(long, value_name = "MIB", default_value_t = 64)]
+    pub log_capacity: u64,
+    /// Seconds that a guest has to switch itself off when its instance is stopped
+    #[arg(long, value_name = "SECONDS", default_value_t = 8)]
+    pub stop_grace: u64,
+}
+
+/// Boots the host and serves its door until SIGTERM or SIGINT.
+pub fn run(options: &Options) -> Result<(), Failure> {
+    let mut log = open_log(options)?;
+    note(&mut log, Entry::event("host.boots", ""))?;
+    let mut boot = Boot::new(options.home.tpm()?);
+    let started = start(options, &mut boot)?;
+    let (measurements, pcr) = boot.finish()?;
+    let Started { identity, tls, verifier, parts, known_good, firmware, objection } = started;
+    let event = match &objection {
+        None => Entry::event("host.in-service", ""),
+        Some(reason) => Entry::event("host.out-of-service", &format!("{}: {}", reason.code, reason.message)),
+    };
+    note(&mut log, event)?;
+    let listener = service::bind(options.listen, options.address_file.as_deref())?;
+    let paths =
+        [("volumes", options.volumes.canonicalize()?), ("functions", options.functions.canonicalize()?)];
+    let paths = paths.each_ref().map(|(name, path)| (*name, path.as_path()));
+    Policy::parse(SANDBOX)?.enter(&paths)?;
+    let log = Writer::start(log)?;
+    let booted = Booted { measurements, pcr: Some(pcr), firmware, out_of_service: objection };
+    let grace = Duration::from_secs(options.stop_grace);
+    let host = Arc::new(Host::new(identity, parts, known_good, booted, grace, log.clone(), unix_time));
+    let stop = Arc::new(AtomicBool::new(false));
+    let watching = watch::start(Arc::clone(&host), log.clone(), Arc::clone(&stop))?;
+    let door = Arc::new(Door::new(host, log.clone(), verifier, unix_time));
+    let served = serve(listener, tls, door);
+    stop.store(true, Ordering::Relaxed);
+    // The thread has nothing to give; if it panicked, the process ends here anyway.
+    let _ = watching.join();
+    log.append(Entry::event("host.stops", ""))?;
+    Ok(served?)
+}
+
+/// What a boot brings up.
+struct Started {
+    identity: Identity,
+    tls: rustls::ServerConfig,
+    verifier: Verifier,
+    parts: Components,
+    known_good: KnownGood,
+    firmware: Option<Sha256>,
+    objection: Option<OutOfService>,
+}
+
+/// Measures, verifies, and releases reset if nothing speaks against it.
+fn start(options: &Options, boot: &mut Boot<Tpm>) -> Result<Started, Failure> {
+    boot.measure("controller", &fs::read("/proc/self/exe")?)?;
+    let token_keys = read(&options.token_keys)?;
+    boot.measure("configuration", configuration(options, &token_keys).as_bytes())?;
+    let known_good = read(&options.known_good).unwrap_or_default();
+    boot.measure("known-good set", known_good.as_bytes())?;
+    let known_good = KnownGood::parse(&known_good);
+    let image = Image::read(&options.card).map_err(|error| format!("{}: {error}", options.card.display()))?;
+    boot.measure_digest("volume card", *image.digest())?;
+
+    let (identity, tls) = identify(options, boot.register())?;
+    let verifier = Verifier::new(read_keys(&token_keys)?, identity.host.clone());
+    let mut chip = Chip::new(connect(&options.chip));
+    // A controller that starts is a host that starts: whatever ran before is in reset from here on.
+    let held = chip.hold();
+    let verdict = boot::verify(&mut chip, known_good.as_ref().unwrap_or(&KnownGood::default()));
+    let firmware = match &verdict {
+        Verdict::Good(hash) | Verdict::Unknown(hash) => Some(hash.clone()),
+        Verdict::Unmeasured(_) => None,
+    };
+    if let Some(hash) = &firmware {
+        boot.measure_digest("main-board firmware", hash.to_digest())?;
+    }
+    let mut board = Board::new(connect(&options.board));
+    let card = Card::start(&image);
+    let objections = [
+        known_good
+            .is_none()
+            .then(|| {
+                out_of_service(
+                    "boot.known-good",
+                    "the known-good set is missing, empty or not readable: install it, then boot anew",
+                )
+            })
+            .flatten(),
+        verdict.objection(),
+        failed("boot.chip", "the security chip", held.as_ref().err()),
+        failed("boot.card", "the volume card", card.as_ref().err()),
+        failed("boot.board", "the main board", clear(&mut board).err().as_ref()),
+    ];
+    let mut objection = objections.into_iter().flatten().next();
+    if let (None, Some(hash)) = (&objection, &firmware) {
+        objection = failed("boot.chip", "the security chip", chip.release(hash).err().as_ref());
+    }
+    let card = card.unwrap_or_else(|_| Card::absent(Sha256::from_digest(image.digest())));
+    let storage = Storage::open(&options.volumes, &options.functions)?;
+    let parts = Components { chip, board, card, storage };
+    Ok(Started {
+        identity,
+        tls,
+        verifier,
+        parts,
+        known_good: known_good.unwrap_or_default(),
+        firmware,
+        objection,
+    })
+}
+
+/// Takes functions of an earlier controller's volumes out of the board.
+fn clear(board: &mut Board) -> Result<(), Refusal> {
+    let slots = board.status()?.slots;
+    slots.into_iter().try_for_each(|slot| board.unplug(slot))
+}
+
+fn failed(code: &str, what: &str, refusal: Option<&Refusal>) -> Option<OutOfService> {
+    refusal.and_then(|refusal| out_of_service(code, &format!("{what} failed at boot: {}", refusal.message)))
+}
+
+fn connect<S: Side>(path: &Path) -> Peer<S> {
+    match wire::connect(path)
+        .map_err(|error| error.to_string())
+        .and_then(|link| Peer::new(link).map_err(|refusal| refusal.to_string()))
+    {
+        Ok(peer) => peer,
+        Err(error) => {
+            tracing::error!(path = %path.display(), error, "a component cannot be reached");
+            Peer::absent()
+        }
+    }
+}
+
+/// The host's key out of the TPM, and the certificate that goes with it.
+fn identify(options: &Options, tpm: &mut Tpm) -> Result<(Identity, rustls::ServerConfig), Failure> {
+    let certificate = read(&options.certificate)?;
+    let key = service::load_key(&options.home.state, tpm)?;
+    let credentials = Credentials::new(&certificate, service::Key::from_seed(key.seed())?)?;
+    let ids::Identity::Host(host) = credentials.identity()? else {
+        return Err("the certificate is not a host's: ask the authority for one that names this host".into());
+    };
+    if options.host.as_ref().is_some_and(|wanted| *wanted != host) {
+        return Err(format!("the certificate is for {host}, another host: enrol this one").into());
+    }
+    let tls = server_config(&credentials, None)?;
+    Ok((Identity { host, certificate: certificate.parse()?, key }, tls))
+}
+
+/// One public key a line, in base64url without padding.
+fn read_keys(text: &str) -> Result<Keys, Failure> {
+    let keys: Result<Vec<_>, _> = text.split_whitespace().map(|key| key.to_owned().try_into()).collect();
+    let wrong = "the file of token keys: want one or two keys of the token service, a line each";
+    Keys::new(keys.map_err(|_| wrong)?).ok_or_else(|| wrong.into())
+}
+
+/// Everything that an operator can set and that changes what the host admits or records.
+fn configuration(options: &Options, token_keys: &str) -> String {
+    let Options { log_capacity, stop_grace, .. } = options;
+    format!("log-capacity={log_capacity}\nstop-grace={stop_grace}\ntoken-keys={token_keys}\n")
+}
+
+fn open_log(options: &Options) -> Result<Log, Failure> {
+    let folder = options.home.state.join("log");
+    DirBuilder::new().recursive(true).mode(0o700).create(&folder)?;
+    Ok(Log::open(&folder.join("host.log"), options.log_capacity.saturating_mul(MIB))?)
+}
+
+fn note(log: &mut Log, entry: Entry) -> Result<(), Failure> {
+    log.append(&[entry]).into_iter().try_for_each(|result| result.map(drop))?;
+    Ok(())
+}
+
+fn read(path: &Path) -> Result<String, Failure> {
+    let mut text = String::new();
+    let read = File::open(path).and_then(|file| file.take(MAX_FILE + 1).read_to_string(&mut text));
+    match read {
+        Ok(length) if length as u64 <= MAX_FILE => Ok(text),
+        Ok(_) => Err(format!("{}: longer than {MAX_FILE} bytes", path.display()).into()),
+        Err(error) => Err(format!("{}: {error}", path.display()).into()),
+    }
+}
+
+fn serve(listener: TcpListener, tls: rustls::ServerConfig, door: Arc<Door>) -> io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(WORKERS)
+        .max_blocking_threads(ACTORS)
+        .enable_all()
+        .build()?;
+    runtime.block_on(async {
+        let observer = Arc::clone(&door);
+        let service = Service {
+            router: router(door),
+            tls,
+            limits: Limits { body_size: MAX_BODY, ..Limits::default() },
+            observer: Arc::new(move |incident| {
+                if let Err(error) = observer.incident(&incident) {
+                    tracing::error!(%error, code = incident.code, "an incident is not in the log");
+                }
+            }),
+        };
+        let stop = stop_signal()?;
+        tracing::info!(address = %listener.local_addr()?, "serving");
+        service::serve(listener, service, stop).await
+    })
+}
+
+fn unix_time() -> u64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
