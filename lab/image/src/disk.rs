@@ -37,7 +37,7 @@ const FILES: [(&str, &str, u32, &str); 4] = [
     ("profile", "/etc/profile", 0o644, include_str!("../guest/profile")),
     ("power", "/etc/acpi/PWRF/00000080", 0o755, include_str!("../guest/power")),
 ];
-const FOLDERS: [&str; 15] = [
+const FOLDERS: [&str; 13] = [
     "/bin",
     "/dev",
     "/proc",
@@ -51,9 +51,9 @@ const FOLDERS: [&str; 15] = [
     "/etc/acpi",
     "/etc/acpi/PWRF",
     "/var",
-    "/var/log",
-    "/var/run",
 ];
+/// Logs and process ids go to memory: nothing on the root is open when it is made read-only at the end.
+const LINKS: [(&str, &str); 3] = [("/sbin", "bin"), ("/var/log", "/tmp"), ("/var/run", "/tmp")];
 /// Kernel modules for the power button.
 const MODULES: [&str; 2] = ["kernel/drivers/acpi/button.ko", "kernel/drivers/input/evdev.ko"];
 const LOADER: &str = include_str!("../guest/loader.conf");
@@ -63,7 +63,7 @@ const ENTRY: &str = include_str!("../guest/azote.conf");
 pub(crate) fn inputs(parts: &Parts) -> String {
     let ids = [DISK_ID, ESP_ID, ROOT_ID, ROOT_FS_ID, HASH_SEED, EPOCH];
     format!(
-        "{ESP:?} {ROOT:?} {DISK} {ids:?}\n{FILES:?}\n{FOLDERS:?}\n{MODULES:?}\n{LOADER}{ENTRY}\n{}",
+        "{ESP:?} {ROOT:?} {DISK} {ids:?}\n{FILES:?}\n{FOLDERS:?} {LINKS:?}\n{MODULES:?}\n{LOADER}{ENTRY}\n{}",
         parts.versions()
     )
 }
@@ -153,7 +153,7 @@ fn fill_root(parts: &Parts, work: &Path) -> Result<(), Error> {
 /// What debugfs is told, one command a line.
 fn root_script(parts: &Parts, work: &Path) -> Result<String, Error> {
     let mut script = FOLDERS.map(|folder| format!("mkdir {folder}\n")).concat();
-    script.push_str("symlink /sbin bin\n");
+    script.extend(LINKS.map(|(link, to)| format!("symlink {link} {to}\n")));
     let busybox = copy(&parts.busybox(), work, "busybox", 0o755)?;
     let _ = writeln!(script, "write {busybox} /bin/busybox");
     for (name, place, mode, text) in FILES {

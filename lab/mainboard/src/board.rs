@@ -91,6 +91,7 @@ impl Board {
                 match line {
                     Line::Release if self.power == Power::Running => Ok(()),
                     Line::Release => self.start(machine),
+                    Line::Hold if self.power == Power::Held => Ok(()),
                     Line::Hold => self.hold(machine),
                 }
             }

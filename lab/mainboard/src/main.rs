@@ -4,7 +4,7 @@
 use clap::Parser;
 use mainboard::Options;
 use rustix::{fs::Mode, process::umask};
-use std::{path::PathBuf, process::ExitCode};
+use std::{io::IsTerminal, path::PathBuf, process::ExitCode};
 use tracing_subscriber::EnvFilter;
 
 /// The lab's emulated main board: hardware's stand-in. QEMU, held in reset by the security chip.
@@ -36,7 +36,9 @@ struct Arguments {
 
 fn log() {
     let filter = EnvFilter::builder().with_default_directive(tracing::Level::INFO.into());
-    tracing_subscriber::fmt().with_writer(std::io::stderr).with_env_filter(filter.from_env_lossy()).init();
+    let colours = std::io::stderr().is_terminal();
+    let builder = tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(colours);
+    builder.with_env_filter(filter.from_env_lossy()).init();
 }
 
 fn main() -> ExitCode {
