@@ -176,7 +176,7 @@ impl<'a> Rack<'a> {
         swtpm
             .args(["socket", "--tpm2", "--tpmstate"])
             .arg(format!("dir={}", self.place.path(name).display()));
-        swtpm.arg("--server").arg(format!("type=unixio,path={}", socket.display()));
+        swtpm.arg("--server").arg(format!("type=unixio,path={},mode=0600", socket.display()));
         swtpm.args(["--flags", "not-need-init,startup-clear"]);
         Ok(self.unit(name).start(&mut swtpm, || socket.exists())?)
     }
@@ -237,8 +237,8 @@ impl<'a> Rack<'a> {
         let runtime = runtime()?;
         let keys = runtime.block_on(tokens::client::keys(&client))?;
         let path = self.place.path("host/token-keys");
-        let text = serde_json::to_vec(&keys).map_err(Failure::state)?;
-        service::write_atomic(&path, &text).doing(path.display())?;
+        let text: String = keys.list().iter().map(|key| format!("{}\n", String::from(*key))).collect();
+        service::write_atomic(&path, text.as_bytes()).doing(path.display())?;
         Ok(path)
     }
 
