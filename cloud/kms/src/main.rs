@@ -1,3 +1,68 @@
-//! azote-kms
+//! azote-kms: the key service.
 
-fn main() {}
+use clap::{Parser, Subcommand};
+use kms::{Kms, router};
+use sandbox::Policy;
+use seal::Secret;
+use service::{
+    process::{self, Door, Failure, Home},
+    seal_to, unseal_from,
+};
+use std::process::ExitCode;
+
+const SANDBOX: &str = include_str!("../../../sandbox/kms.toml");
+const ROOT_FILE: &str = "root.sealed";
+const STORE_FILE: &str = "kms.redb";
+
+/// Keeps customer keys, and opens volume keys for one host's card alone.
+#[derive(Parser)]
+#[command(version)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Make the identity key and the root key, seal them in the TPM, and print a certificate request
+    Enrol(Home),
+    /// Serve
+    Run {
+        #[command(flatten)]
+        home: Home,
+        #[command(flatten)]
+        door: Door,
+    },
+}
+
+fn main() -> ExitCode {
+    process::main(|Arguments { command }| match command {
+        Command::Enrol(home) => enrol(&home),
+        Command::Run { home, door } => run(&home, &door),
+    })
+}
+
+fn enrol(home: &Home) -> Result<(), Failure> {
+    let path = home.state.join(ROOT_FILE);
+    if !path.exists() {
+        if home.state.join(STORE_FILE).exists() {
+            return Err(format!("{} is gone, but keys are under it: restore it", path.display()).into());
+        }
+        let mut root = Secret::<32>::zeroed()?;
+        aws_lc_rs::rand::fill(root.expose_mut()).map_err(|_| "no random bytes")?;
+        seal_to(&path, &mut home.tpm()?, root.expose())?;
+    }
+    home.enrol()
+}
+
+fn run(home: &Home, door: &Door) -> Result<(), Failure> {
+    let mut root = Secret::<32>::zeroed()?;
+    let sealed = unseal_from(&home.state.join(ROOT_FILE), &mut home.tpm()?)?;
+    let bytes: &[u8; 32] = sealed.as_slice().try_into()?;
+    root.expose_mut().copy_from_slice(bytes);
+    drop(sealed);
+    let kms = Kms::open(&home.state.join(STORE_FILE), root, door.authority()?)?;
+    let opened = door.open(home.key()?)?;
+    Policy::parse(SANDBOX)?.enter(&[])?;
+    Ok(opened.serve(router(kms))?)
+}

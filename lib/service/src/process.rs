@@ -91,20 +91,24 @@ pub struct Door {
 
 /// A door that is open; nobody has been let in yet.
 pub struct Opened {
-    /// The authority's certificate (PEM).
-    pub ca: String,
     listener: TcpListener,
     tls: ServerConfig,
 }
 
 impl Door {
-    /// Listens for callers with certificates.
+    /// The authority's certificate (PEM).
+    pub fn authority(&self) -> Result<String, TlsError> {
+        read(&self.ca)
+    }
+
+    /// Listens for callers with certificates. The address file says that the service is there: open
+    /// everything else first.
     pub fn open(&self, key: Key) -> Result<Opened, Failure> {
-        let ca = read(&self.ca)?;
+        let ca = self.authority()?;
         let credentials = Credentials::new(&read(&self.certificate)?, key)?;
         let tls = server_config(&credentials, Some(&ca))?;
         let listener = bind(self.listen, self.address_file.as_deref())?;
-        Ok(Opened { ca, listener, tls })
+        Ok(Opened { listener, tls })
     }
 }
 

@@ -1,0 +1,220 @@
+//! Calls of the key service, typed. Names are those of AWS KMS where the meaning is.
+
+use crate::EncryptionContext;
+use base64::{Engine, engine::general_purpose::STANDARD};
+use ids::{GrantId, HostId, Identity, InstanceId, KeyId, VolumeId};
+use serde::{Deserialize, Serialize};
+use service::{CallError, Client};
+
+/// Length of a volume key in bytes.
+const VOLUME_KEY: u16 = 64;
+
+/// Bytes, base64 in text.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Bytes(pub Vec<u8>);
+
+impl TryFrom<String> for Bytes {
+    type Error = &'static str;
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        STANDARD.decode(text).map(Self).map_err(|_| "not base64")
+    }
+}
+
+impl From<Bytes> for String {
+    fn from(bytes: Bytes) -> String {
+        STANDARD.encode(bytes.0)
+    }
+}
+
+macro_rules! messages {
+    ($($(#[$doc:meta])* $name:ident { $($(#[$field_doc:meta])* $field:ident: $type:ty,)* })*) => {
+        $($(#[$doc])*
+        #[derive(Debug, Clone, Serialize, Deserialize)]
+        #[serde(rename_all = "PascalCase", deny_unknown_fields)]
+        pub struct $name { $($(#[$field_doc])* pub $field: $type,)* })*
+    };
+}
+
+messages! {
+    /// Makes a customer key that the caller, a tenant, owns.
+    CreateKey {}
+    /// Tells about a key of the caller's.
+    DescribeKey {
+        /// Which.
+        key_id: KeyId,
+    }
+    /// A customer key.
+    KeyDescription {
+        /// Its id.
+        key_id: KeyId,
+        /// Whose it is.
+        owner: Identity,
+        /// When it was made, Unix seconds.
+        created: u64,
+    }
+    /// Makes a data key under a key of the caller's, and gives its ciphertext alone.
+    GenerateDataKeyWithoutPlaintext {
+        /// Under which key.
+        key_id: KeyId,
+        /// How long, 1 to [`crate::MAX_DATA_KEY`]; a volume key has 64.
+        number_of_bytes: u16,
+        /// Without which the ciphertext shall not open.
+        encryption_context: EncryptionContext,
+    }
+    /// A data key's ciphertext.
+    DataKey {
+        /// Under which key.
+        key_id: KeyId,
+        /// Names its key; opens only here.
+        ciphertext_blob: Bytes,
+    }
+    /// Lets the control plane have data keys of the caller's key opened for one host.
+    CreateGrant {
+        /// Of which key.
+        key_id: KeyId,
+        /// For the cards of which host.
+        grantee_host: HostId,
+        /// What for.
+        operations: Vec<GrantOperation>,
+        /// Pairs that the encryption context must contain; `aws:ebs:id` among them.
+        constraint: EncryptionContext,
+        /// For which instance, if that is known.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        instance: Option<InstanceId>,
+    }
+    /// A grant.
+    Grant {
+        /// Its id, no secret.
+        grant_id: GrantId,
+        /// Whoever may ask for the operation shows this with it.
+        grant_token: String,
+    }
+    /// A grant that is no more.
+    GrantRetired {
+        /// Its id.
+        grant_id: GrantId,
+    }
+    /// Opens a volume key by a grant and seals it to a card of the grant's host.
+    DecryptForRecipient {
+        /// The volume key.
+        ciphertext_blob: Bytes,
+        /// As it was when the key was made; names the volume.
+        encryption_context: EncryptionContext,
+        /// From [`Grant`].
+        grant_token: String,
+        /// The card's (`token::CardKeyCertificate`).
+        card_key_certificate: Bytes,
+        /// The host's, PEM.
+        host_certificate: String,
+    }
+    /// A volume key that one card can open.
+    SealedKey {
+        /// Under which key it was.
+        key_id: KeyId,
+        /// For which host.
+        host: HostId,
+        /// As `seal::CardKey::open` takes it.
+        sealed_key: Bytes,
+    }
+}
+
+/// What a grant can be for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum GrantOperation {
+    /// [`DecryptForRecipient`].
+    Decrypt,
+}
+
+/// Ends a grant.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum RetireGrant {
+    /// By its key's owner.
+    #[serde(rename_all = "PascalCase")]
+    ById {
+        /// Of which key.
+        key_id: KeyId,
+        /// Which grant.
+        grant_id: GrantId,
+    },
+    /// By who holds its token.
+    #[serde(rename_all = "PascalCase")]
+    ByToken {
+        /// From [`Grant`].
+        grant_token: String,
+    },
+}
+
+pub(crate) const CREATE_KEY: &str = "/v1/CreateKey";
+pub(crate) const DESCRIBE_KEY: &str = "/v1/DescribeKey";
+pub(crate) const GENERATE_DATA_KEY: &str = "/v1/GenerateDataKeyWithoutPlaintext";
+pub(crate) const CREATE_GRANT: &str = "/v1/CreateGrant";
+pub(crate) const RETIRE_GRANT: &str = "/v1/RetireGrant";
+pub(crate) const DECRYPT: &str = "/v1/DecryptForRecipient";
+
+/// Makes a customer key; the caller, a tenant, owns it.
+pub async fn create_key(client: &Client) -> Result<KeyDescription, CallError> {
+    client.post(CREATE_KEY, &CreateKey {}).await
+}
+
+/// Tells about a key of the caller's.
+pub async fn describe_key(client: &Client, key: &KeyId) -> Result<KeyDescription, CallError> {
+    client.post(DESCRIBE_KEY, &DescribeKey { key_id: key.clone() }).await
+}
+
+/// Makes the key of a volume under a key of the caller's; gives its ciphertext.
+pub async fn generate_volume_key(
+    client: &Client,
+    key: &KeyId,
+    volume: &VolumeId,
+) -> Result<Vec<u8>, CallError> {
+    let request = GenerateDataKeyWithoutPlaintext {
+        key_id: key.clone(),
+        number_of_bytes: VOLUME_KEY,
+        encryption_context: EncryptionContext::of_volume(volume),
+    };
+    Ok(client.post::<_, DataKey>(GENERATE_DATA_KEY, &request).await?.ciphertext_blob.0)
+}
+
+/// Lets the key of one volume be opened for one host.
+pub async fn create_grant(
+    client: &Client,
+    key: &KeyId,
+    host: &HostId,
+    volume: &VolumeId,
+) -> Result<Grant, CallError> {
+    let request = CreateGrant {
+        key_id: key.clone(),
+        grantee_host: host.clone(),
+        operations: vec![GrantOperation::Decrypt],
+        constraint: EncryptionContext::of_volume(volume),
+        instance: None,
+    };
+    client.post(CREATE_GRANT, &request).await
+}
+
+/// Ends a grant of a key of the caller's.
+pub async fn retire_grant(client: &Client, key: &KeyId, grant: &GrantId) -> Result<(), CallError> {
+    let request = RetireGrant::ById { key_id: key.clone(), grant_id: grant.clone() };
+    client.post::<_, GrantRetired>(RETIRE_GRANT, &request).await.map(drop)
+}
+
+/// Has a volume key sealed to a card: for the control plane, with a grant's token.
+pub async fn decrypt_for(
+    client: &Client,
+    ciphertext: &[u8],
+    volume: &VolumeId,
+    grant_token: &str,
+    card_key_certificate: &[u8],
+    host_certificate: &str,
+) -> Result<Vec<u8>, CallError> {
+    let request = DecryptForRecipient {
+        ciphertext_blob: Bytes(ciphertext.to_vec()),
+        encryption_context: EncryptionContext::of_volume(volume),
+        grant_token: grant_token.to_owned(),
+        card_key_certificate: Bytes(card_key_certificate.to_vec()),
+        host_certificate: host_certificate.to_owned(),
+    };
+    Ok(client.post::<_, SealedKey>(DECRYPT, &request).await?.sealed_key.0)
+}

@@ -1,0 +1,179 @@
+//! The real program, a real software TPM, real connections, a real card key.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "helpers of tests")]
+
+#[path = "../../tokens/tests/house/mod.rs"]
+mod house;
+
+use house::{DAY, House, Running};
+use ids::{HostId, Identity, KeyId, VolumeId};
+use kms::client::{create_grant, create_key, decrypt_for, describe_key, generate_volume_key, retire_grant};
+use seal::{CardKey, Context, VolumeKey};
+use service::{CallError, Client, Key, unseal_from};
+use std::{fs, path::Path, time::UNIX_EPOCH};
+use token::CardKeyCertificate;
+use tpm::Tpm;
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_azote-kms");
+
+/// A card, its host's word for it, and the host's certificate.
+struct Card {
+    key: CardKey,
+    host: HostId,
+    certificate: Vec<u8>,
+    chain: String,
+}
+
+impl Card {
+    fn of(house: &House, host: u128) -> Self {
+        let (identity, key) = (Key::generate().unwrap(), CardKey::generate().unwrap());
+        let host = HostId::from_random(host);
+        let name = Identity::Host(host.clone());
+        let chain = house.ca.issue(&identity.request().unwrap(), &name, true, DAY).unwrap();
+        let now = UNIX_EPOCH.elapsed().unwrap().as_secs();
+        let certificate = CardKeyCertificate {
+            host: host.clone(),
+            public_key: *key.public(),
+            not_before: now,
+            not_after: now + 60,
+        };
+        Self { certificate: certificate.sign(identity.pair()).unwrap(), key, host, chain }
+    }
+
+    fn open(&self, sealed: &[u8], volume: &VolumeId) -> VolumeKey {
+        self.key.open(sealed, &Context { host: self.host.clone(), volume: volume.clone() }).unwrap()
+    }
+}
+
+/// Who takes part.
+struct Parties {
+    acme: Client,
+    evil: Client,
+    control_plane: Client,
+}
+
+fn parties(house: &House, kms: &Running) -> Parties {
+    let client = |name| house.client(kms, name);
+    Parties {
+        acme: client("azote:tenant/acme"),
+        evil: client("azote:tenant/evil"),
+        control_plane: client("azote:service/control-plane"),
+    }
+}
+
+#[track_caller]
+fn code<T>(answer: Result<T, CallError>) -> String {
+    answer.err().unwrap().code().to_owned()
+}
+
+#[tokio::test]
+async fn a_volume_key_reaches_the_granted_card_and_everything_survives_a_kill() {
+    let house = House::new();
+    let mut kms = house.start(PROGRAM, "kms", &[]);
+    let volume = VolumeId::from_random(1);
+    let card = Card::of(&house, 1);
+
+    let before = parties(&house, &kms);
+    let key = create_key(&before.acme).await.unwrap().key_id;
+    let blob = generate_volume_key(&before.acme, &key, &volume).await.unwrap();
+    let grant = create_grant(&before.acme, &key, &card.host, &volume).await.unwrap();
+    // Answered means durable.
+    kms.kill_and_restart();
+
+    let Parties { acme, control_plane, .. } = parties(&house, &kms);
+    assert_eq!(describe_key(&acme, &key).await.unwrap().owner.to_string(), "azote:tenant/acme");
+    let open = async || {
+        decrypt_for(&control_plane, &blob, &volume, &grant.grant_token, &card.certificate, &card.chain).await
+    };
+    let first = card.open(&open().await.unwrap(), &volume);
+    let second = card.open(&open().await.unwrap(), &volume);
+    assert_eq!(first.expose(), second.expose());
+    retire_grant(&acme, &key, &grant.grant_id).await.unwrap();
+    assert_eq!(code(open().await), "kms.grant");
+    kms.kill_and_restart();
+    assert_eq!(
+        code(create_grant(&parties(&house, &kms).evil, &key, &card.host, &volume).await),
+        "kms.denied"
+    );
+    let control_plane = parties(&house, &kms).control_plane;
+    let after =
+        decrypt_for(&control_plane, &blob, &volume, &grant.grant_token, &card.certificate, &card.chain).await;
+    assert_eq!(code(after), "kms.grant", "a retired grant stays retired");
+    assert_eq!(kms.stop(), Some(0), "{}", kms.log());
+
+    let mut tpm = Tpm::connect(&house.path("tpm.sock")).unwrap();
+    let root = unseal_from(&kms.state.join("root.sealed"), &mut tpm).unwrap();
+    let identity = unseal_from(&kms.state.join("identity.sealed"), &mut tpm).unwrap();
+    let (data, tweak) = first.expose().split_at(32);
+    let secret = grant.grant_token.rsplit('.').next().unwrap().as_bytes();
+    for secret in [&root[..], &identity[..], data, tweak, secret] {
+        assert_in_no_file(&kms.state, secret);
+        assert!(!contains(kms.log().as_bytes(), secret));
+    }
+    assert!(kms.log().contains(grant.grant_id.as_str()), "what was done is in the log");
+}
+
+fn assert_in_no_file(folder: &Path, secret: &[u8]) {
+    let files: Vec<_> = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    assert_eq!(files.len(), 3, "{files:?}");
+    for file in files {
+        let bytes = fs::read(&file).unwrap();
+        assert!(!contains(&bytes, secret), "{}", file.display());
+    }
+}
+
+fn contains(bytes: &[u8], secret: &[u8]) -> bool {
+    bytes.windows(secret.len()).any(|window| window == secret)
+}
+
+#[tokio::test]
+async fn every_refusal_has_its_code_and_is_logged() {
+    let house = House::new();
+    let kms = house.start(PROGRAM, "kms", &[]);
+    let Parties { acme, evil, control_plane } = parties(&house, &kms);
+    let volume = VolumeId::from_random(1);
+    let (card, other) = (Card::of(&house, 1), Card::of(&house, 2));
+    let key = create_key(&acme).await.unwrap().key_id;
+    let blob = generate_volume_key(&acme, &key, &volume).await.unwrap();
+    let token = create_grant(&acme, &key, &card.host, &volume).await.unwrap().grant_token;
+
+    let none = KeyId::from_random(9);
+    assert_eq!(code(describe_key(&acme, &none).await), "kms.not-found");
+    assert_eq!(code(create_key(&control_plane).await), "kms.denied");
+    assert_eq!(code(generate_volume_key(&evil, &key, &volume).await), "kms.denied");
+    let by_tenant = decrypt_for(&acme, &blob, &volume, &token, &card.certificate, &card.chain).await;
+    assert_eq!(code(by_tenant), "kms.denied");
+    let mut changed = blob.clone();
+    changed[60] ^= 1;
+    let open = async |blob: &[u8], volume: u128, token: &str, card: &Card| {
+        let volume = VolumeId::from_random(volume);
+        decrypt_for(&control_plane, blob, &volume, token, &card.certificate, &card.chain).await
+    };
+    assert_eq!(code(open(&changed, 1, &token, &card).await), "kms.ciphertext");
+    assert_eq!(code(open(&blob, 2, &token, &card).await), "kms.context");
+    assert_eq!(code(open(&blob, 1, "none", &card).await), "kms.grant");
+    assert_eq!(code(open(&blob, 1, &token, &other).await), "kms.recipient");
+    let request = kms::client::GenerateDataKeyWithoutPlaintext {
+        key_id: key,
+        number_of_bytes: 0,
+        encryption_context: kms::EncryptionContext::of_volume(&volume),
+    };
+    let malformed =
+        acme.post::<_, kms::client::DataKey>("/v1/GenerateDataKeyWithoutPlaintext", &request).await;
+    assert_eq!(code(malformed), "kms.malformed");
+    card.open(&open(&blob, 1, &token, &card).await.unwrap(), &volume);
+
+    let log = kms.log();
+    for code in ["not-found", "denied", "ciphertext", "context", "grant", "recipient", "malformed"] {
+        assert!(log.contains(&format!("\"code\":\"kms.{code}\"")), "{code}: {log}");
+    }
+}
+
+#[test]
+fn a_lost_root_key_is_not_replaced() {
+    let house = House::new();
+    let kms = house.start(PROGRAM, "kms", &[]);
+    fs::remove_file(kms.state.join("root.sealed")).unwrap();
+    let again = house.command(PROGRAM, "enrol", &kms.state).output().unwrap();
+    assert_eq!(again.status.code(), Some(1));
+    assert!(!kms.state.join("root.sealed").exists());
+}
