@@ -246,7 +246,9 @@ impl Server {
                     self.chip.hold();
                     self.tell_board(Line::Hold);
                 }
-                self.answer(&Reply::Fault(Fault::new("chip.board-failed", fault.to_string())));
+                // Bounded, so that the board cannot make a reply that is too long to send.
+                let what: String = fault.to_string().chars().take(200).collect();
+                self.answer(&Reply::Fault(Fault::new("chip.board-failed", what)));
             }
             (None, LineReply::Fault(fault)) => {
                 tracing::warn!(%fault, "the main board did not follow the line");

@@ -260,7 +260,7 @@ fn the_line_survives_controllers_and_boards() {
     let mut greeting = [0; 18];
     UnixStream::connect(chip.path("nbd.sock")).unwrap().read_exact(&mut greeting).unwrap();
     assert_eq!(&greeting, b"NBDMAGICIHAVEOPT\0\x03");
-    line.send(&LineReply::Fault(Fault::new("board.fault", "no")), &[]).unwrap();
+    line.send(&LineReply::Fault(Fault::new("board.fault", "\"".repeat(30_000))), &[]).unwrap();
     refused(controller.receive().unwrap().0, "chip.board-failed");
     assert_eq!(line.receive().unwrap().0, Line::Hold);
     assert!(held(&controller));
@@ -278,6 +278,21 @@ fn the_line_survives_controllers_and_boards() {
     assert!(!held(&chip.controller()), "a lost board and a lost controller change nothing");
     let line = chip.line();
     assert_eq!(line.receive().unwrap().0, Line::Release, "a board that comes back learns the state");
+}
+
+#[test]
+fn a_board_that_does_not_answer_is_held() {
+    let chip = Chip::start();
+    let line = chip.line();
+    assert_eq!(line.receive().unwrap().0, Line::Hold);
+    line.send(&LineReply::Done, &[]).unwrap();
+    let controller = chip.controller();
+    let asked = Instant::now();
+    refused(ask(&controller, &Request::ReleaseReset { code: hash(&image(1)) }), "chip.board-silent");
+    assert!(asked.elapsed() < Duration::from_secs(20));
+    assert!(held(&controller));
+    assert_eq!(line.receive().unwrap().0, Line::Release);
+    assert!(line.receive().is_err(), "the chip has hung up");
 }
 
 #[test]

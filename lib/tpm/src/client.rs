@@ -7,16 +7,17 @@ use crate::{
 use std::{fmt, io, path::Path, thread::sleep, time::Duration};
 use tpm2_protocol::{
     TpmError, TpmWriter,
-    basic::{TpmBuffer, TpmHandle, TpmUint16},
+    basic::{TpmBuffer, TpmHandle, TpmUint16, TpmUint32},
     data::{
-        Tpm2bAuth, Tpm2bDigest, Tpm2bNonce, Tpm2bPublic, TpmAlgId, TpmRh, TpmSt, TpmaSession,
+        Tpm2bAuth, Tpm2bDigest, Tpm2bNonce, Tpm2bPublic, TpmAlgId, TpmCap, TpmHt, TpmRh, TpmSt, TpmaSession,
         TpmlDigestValues, TpmlPcrSelection, TpmsAuthCommand, TpmsPcrSelect, TpmsPcrSelection, TpmtHa,
-        TpmtPublic, TpmuHa,
+        TpmtPublic, TpmuCapabilities, TpmuHa,
     },
     frame::{
         TpmCreatePrimaryCommand, TpmCreatePrimaryResponse, TpmFlushContextCommand, TpmFlushContextResponse,
-        TpmFrame, TpmGetRandomCommand, TpmGetRandomResponse, TpmPcrExtendCommand, TpmPcrExtendResponse,
-        TpmPcrReadCommand, TpmPcrReadResponse, TpmResponse, TpmUnmarshalBody, tpm_marshal_command,
+        TpmFrame, TpmGetCapabilityCommand, TpmGetCapabilityResponse, TpmGetRandomCommand,
+        TpmGetRandomResponse, TpmPcrExtendCommand, TpmPcrExtendResponse, TpmPcrReadCommand,
+        TpmPcrReadResponse, TpmResponse, TpmUnmarshalBody, tpm_marshal_command,
     },
 };
 use zeroize::Zeroizing;
@@ -84,9 +85,40 @@ impl fmt::Debug for Tpm {
 }
 
 impl Tpm {
-    /// Connects to a TPM: a Unix stream socket (swtpm) or a character device (`/dev/tpmrm0`).
+    /// Connects to a TPM: a Unix stream socket (swtpm) or a character device (`/dev/tpmrm0`). Waits up to 30
+    /// seconds for another client to leave. Flushes what earlier clients left loaded when they died: there is
+    /// no resource manager behind a socket, and behind the device there is nothing to see.
     pub fn connect(path: &Path) -> Result<Self, Error> {
-        Ok(Self { stream: Some(port::open(path)?) })
+        let mut tpm = Self { stream: Some(port::open(path)?) };
+        for kind in [TpmHt::Transient, TpmHt::HmacSession] {
+            for handle in tpm.loaded(kind)? {
+                tpm.flush(handle)?;
+            }
+        }
+        Ok(tpm)
+    }
+
+    /// The handles of one kind, which is their top byte (part 2, §7.2). `HmacSession` asks for every loaded session.
+    fn loaded(&mut self, kind: TpmHt) -> Result<Vec<TpmHandle>, Error> {
+        let property = (u32::from(kind.value()) << 24).into();
+        let command = TpmGetCapabilityCommand {
+            handles: [],
+            cap: TpmCap::Handles,
+            property,
+            property_count: TpmUint32::new(64),
+        };
+        let response: TpmGetCapabilityResponse = self.call(&command, &[])?;
+        match response.capability_data.data {
+            TpmuCapabilities::Handles(handles) => {
+                Ok(handles.iter().map(|handle| handle.value().into()).collect())
+            }
+            _ => Ok(Vec::new()),
+        }
+    }
+
+    fn flush(&mut self, flush_handle: TpmHandle) -> Result<(), Error> {
+        let command = TpmFlushContextCommand { handles: [], flush_handle };
+        self.call::<_, TpmFlushContextResponse>(&command, &[]).map(|_| ())
     }
 
     /// Takes any byte stream to a TPM that has been started up.
@@ -166,9 +198,8 @@ impl Tpm {
         with: impl FnOnce(&mut Self) -> Result<T, Error>,
     ) -> Result<T, Error> {
         let outcome = with(self);
-        let command = TpmFlushContextCommand { handles: [], flush_handle: handle };
-        let flushed = self.call::<_, TpmFlushContextResponse>(&command, &[]);
-        outcome.and_then(|value| flushed.map(|_| value))
+        let flushed = self.flush(handle);
+        outcome.and_then(|value| flushed.map(|()| value))
     }
 
     pub(crate) fn call<C: TpmFrame, R: TpmUnmarshalBody>(

@@ -4,7 +4,8 @@
 use aws_lc_rs::digest::{SHA256, digest};
 use parts::{Parts, Tool};
 use std::{
-    os::unix::fs::FileTypeExt,
+    io::{Read, Write},
+    os::unix::{fs::FileTypeExt, net::UnixStream},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
@@ -106,6 +107,29 @@ fn processes_take_turns_and_random_bytes_differ() {
     let second = swtpm.tpm().random(100).unwrap();
     assert_eq!((first.len(), second.len()), (100, 100));
     assert_ne!(first, second);
+}
+
+#[test]
+fn what_a_dead_client_left_loaded_is_flushed() {
+    let Some(swtpm) = Swtpm::start() else { return };
+    let mut tpm = swtpm.tpm();
+    let values = tpm.pcr_read(&[8]).unwrap();
+    let blob = tpm.seal(b"secret", Policy::Pcrs(&values)).unwrap();
+    drop(tpm);
+    let mut dead = UnixStream::connect(swtpm.socket()).unwrap();
+    // TPM2_StartAuthSession: no key, no bind, 16 bytes of nonce, no salt, policy, no cipher, SHA-256.
+    let start =
+        b"\x80\x01\0\0\0\x2b\0\0\x01\x76\x40\0\0\x07\x40\0\0\x07\0\x10nonce of 16 byte\0\0\x01\0\x10\0\x0b";
+    let mut codes = Vec::new();
+    for _ in 0..4 {
+        dead.write_all(start).unwrap();
+        let mut response = [0; 128];
+        assert!(dead.read(&mut response).unwrap() >= 10);
+        codes.push(response[8..10].to_vec());
+    }
+    assert_eq!((&codes[0][..], &codes[3][..]), (&[0, 0][..], &[9, 3][..]), "until the TPM has no more room");
+    drop(dead);
+    assert_eq!(**swtpm.tpm().unseal(&blob).unwrap(), *b"secret");
 }
 
 #[test]
