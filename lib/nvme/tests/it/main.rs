@@ -10,6 +10,8 @@
 
 mod admin;
 mod common;
+mod fuzz;
+mod hostile;
 mod io;
 mod queues;
 mod refusals;
