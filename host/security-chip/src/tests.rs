@@ -10,8 +10,16 @@ struct Model {
     /// What the board reads.
     served: u8,
     variables: u8,
-    /// The next write stops half-way.
-    failing: bool,
+    /// What becomes of the next write.
+    fault: Option<Fault>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Fault {
+    /// It stops half-way and says so.
+    Error,
+    /// It stops half-way and does not.
+    Silent,
 }
 
 const TORN: u8 = 3;
@@ -35,8 +43,8 @@ impl Flash for Model {
         digest_of(bytes[0])
     }
     fn program(&mut self, image: &[u8]) -> Result<(), ()> {
-        self.code = if self.failing { TORN } else { image[0] };
-        if core::mem::take(&mut self.failing) { Err(()) } else { Ok(()) }
+        self.code = if self.fault.is_some() { TORN } else { image[0] };
+        if self.fault.take() == Some(Fault::Error) { Err(()) } else { Ok(()) }
     }
     fn overlay(&mut self, _: u64, data: &[u8]) -> Result<(), ()> {
         self.variables = data[0];
@@ -63,19 +71,19 @@ enum Input {
     /// Someone changes the flash behind the chip's back.
     Tamper(u8),
     /// The next update will be torn.
-    Fail,
+    Fail(Fault),
     PowerCycle,
 }
 
 fn inputs() -> Vec<Input> {
-    let mut all = vec![Input::Hold, Input::Measure, Input::Fail, Input::PowerCycle];
+    let mut all = vec![Input::Hold, Input::Measure, Input::PowerCycle];
     for a in 0..3 {
         all.extend([Input::Release(a), Input::Tamper(a), Input::WriteCode(a), Input::WriteVariables(a)]);
         for (image, length) in [(0, 1), (1, 1), (2, 1), (a, 0), (a, 2)] {
             all.push(Input::Update { authorised: a, image, length });
         }
     }
-    all.push(Input::Release(TORN));
+    all.extend([Input::Release(TORN), Input::Fail(Fault::Error), Input::Fail(Fault::Silent)]);
     all
 }
 
@@ -94,8 +102,8 @@ fn step(chip: &mut Chip<Model>, input: Input) {
         Input::Update { authorised, image, length } => {
             let done = chip.update(digest_of(authorised), &vec![image; length]).is_ok();
             let allowed = reset == Reset::Held && authorised == image && length == 1;
-            assert_eq!(done, allowed && !before.failing);
-            let expected = match (allowed, before.failing) {
+            assert_eq!(done, allowed && before.fault.is_none());
+            let expected = match (allowed, before.fault.is_some()) {
                 (false, _) => before.code,
                 (true, false) => image,
                 (true, true) => TORN,
@@ -111,10 +119,10 @@ fn step(chip: &mut Chip<Model>, input: Input) {
             assert_eq!(chip.board_write(Region::Variables, 0, &[byte]).is_ok(), reset != Reset::Held);
         }
         Input::Tamper(byte) => chip.flash.code = byte,
-        Input::Fail => chip.flash.failing = true,
+        Input::Fail(fault) => chip.flash.fault = Some(fault),
         Input::PowerCycle => {
             let code = chip.flash.code;
-            *chip = Chip::new(Model { code, served: code, variables: 0, failing: false });
+            *chip = Chip::new(Model { code, served: code, variables: 0, fault: None });
         }
     }
     // Only these change the code in the flash, and only these let reset go or take it.
@@ -133,7 +141,7 @@ fn step(chip: &mut Chip<Model>, input: Input) {
 }
 
 fn power_on() -> Chip<Model> {
-    Chip::new(Model { code: 0, served: 0, variables: 0, failing: false })
+    Chip::new(Model { code: 0, served: 0, variables: 0, fault: None })
 }
 
 /// Not sampled: every state that any sequence of inputs can reach, and every input in each.

@@ -5,7 +5,7 @@ use aws_lc_rs::digest::{SHA256, digest};
 use parts::{Parts, Tool};
 use std::{
     io::{Read, Write},
-    os::unix::{fs::FileTypeExt, net::UnixStream},
+    os::unix::net::UnixStream,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
@@ -78,8 +78,8 @@ fn spawn(mut swtpm: Command, state: &Path) -> Child {
         .spawn()
         .unwrap();
     let deadline = Instant::now() + Duration::from_secs(10);
-    while !std::fs::metadata(&socket).is_ok_and(|found| found.file_type().is_socket()) {
-        assert!(Instant::now() < deadline, "swtpm did not make its socket");
+    while UnixStream::connect(&socket).is_err() {
+        assert!(Instant::now() < deadline, "swtpm does not listen");
         std::thread::sleep(Duration::from_millis(10));
     }
     process
