@@ -9,8 +9,8 @@ use wire::{
     chip::{Line, LineReply},
 };
 
-/// How long the board may take to follow the line: an emulated one starts a process first.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// How long the board may take to follow the line: an emulated one first gives its emulator 20 seconds.
+const PATIENCE: Duration = Duration::from_millis(if cfg!(test) { 300 } else { 25_000 });
 
 /// A connected main board. It answers every message, in order.
 #[derive(Debug)]

@@ -289,3 +289,34 @@ fn silent() -> Fault {
 fn accepted<L: AsFd>(link: Result<L, LinkError>) -> Option<L> {
     link.ok().filter(|link| ioctl_fionbio(link, true).is_ok())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::flash::sha256;
+
+    #[test]
+    fn a_board_that_does_not_answer_is_held() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        std::fs::write(path("code"), [1; 512]).unwrap();
+        std::fs::write(path("variables"), [2; 512]).unwrap();
+        let files = FlashFiles::open(&path("code"), &path("variables")).unwrap();
+        let listen = |name| Listener::bind(&path(name)).unwrap();
+        let flash = UnixListener::bind(path("nbd")).unwrap();
+        let server = Server::new(files, flash, listen("control"), listen("line")).unwrap();
+        std::thread::spawn(|| server.run());
+
+        let line: Link<LineReply, Line> = wire::connect(&path("line")).unwrap();
+        assert_eq!(line.receive().unwrap().0, Line::Hold);
+        line.send(&LineReply::Done, &[]).unwrap();
+        let controller: Link<Request, Reply> = wire::connect(&path("control")).unwrap();
+        let code = sha256(&[1; 512]).iter().map(|byte| format!("{byte:02x}")).collect();
+        let reply = controller.call(&Request::ReleaseReset { code }, &[]).unwrap();
+        assert!(matches!(reply, Reply::Fault(fault) if fault.code == "chip.board-silent"));
+        assert_eq!(line.receive().unwrap().0, Line::Release);
+        assert!(line.receive().is_err(), "the chip has hung up");
+        let status = controller.call(&Request::Status, &[]).unwrap();
+        assert!(matches!(status, Reply::Status { reset_held: true, .. }));
+    }
+}

@@ -281,21 +281,6 @@ fn the_line_survives_controllers_and_boards() {
 }
 
 #[test]
-fn a_board_that_does_not_answer_is_held() {
-    let chip = Chip::start();
-    let line = chip.line();
-    assert_eq!(line.receive().unwrap().0, Line::Hold);
-    line.send(&LineReply::Done, &[]).unwrap();
-    let controller = chip.controller();
-    let asked = Instant::now();
-    refused(ask(&controller, &Request::ReleaseReset { code: hash(&image(1)) }), "chip.board-silent");
-    assert!(asked.elapsed() < Duration::from_secs(20));
-    assert!(held(&controller));
-    assert_eq!(line.receive().unwrap().0, Line::Release);
-    assert!(line.receive().is_err(), "the chip has hung up");
-}
-
-#[test]
 fn what_is_no_request_is_refused_and_the_chip_goes_on() {
     let chip = Chip::start();
     let link: Link<serde_json::Value, Reply> = Link::new(chip.controller().into());
