@@ -177,3 +177,28 @@ fn a_lost_root_key_is_not_replaced() {
     assert_eq!(again.status.code(), Some(1));
     assert!(!kms.state.join("root.sealed").exists());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_callers_at_once_are_all_served() {
+    let house = House::new();
+    let mut kms = house.start(PROGRAM, "kms", &[]);
+    let Parties { acme, .. } = parties(&house, &kms);
+    let key = create_key(&acme).await.unwrap().key_id;
+    let callers: Vec<_> = (0..24)
+        .map(|n| {
+            // Each with connections of its own.
+            let (acme, key) = (house.client(&kms, "azote:tenant/acme"), key.clone());
+            tokio::spawn(async move {
+                for round in 0..20 {
+                    let volume = VolumeId::from_random(n * 100 + round);
+                    generate_volume_key(&acme, &key, &volume).await.unwrap();
+                    create_grant(&acme, &key, &HostId::from_random(n), &volume).await.unwrap();
+                }
+            })
+        })
+        .collect();
+    for caller in callers {
+        caller.await.unwrap();
+    }
+    assert_eq!(kms.stop(), Some(0), "{}", kms.log());
+}
