@@ -151,17 +151,23 @@ impl Kms {
         if !opens(caller) {
             return Err(KmsError::Denied);
         }
-        let DecryptForRecipient { ciphertext_blob: Bytes(blob), encryption_context: context, .. } = &request;
-        let key_id = blob::key_of(blob).ok_or(KmsError::Ciphertext)?;
-        let (granted, _, grant) = self.granted(&request.grant_token)?;
+        let DecryptForRecipient {
+            ciphertext_blob: Bytes(blob),
+            encryption_context: context,
+            grant_token,
+            card_key_certificate: Bytes(card),
+            host_certificate,
+        } = request;
+        let key_id = blob::key_of(&blob).ok_or(KmsError::Ciphertext)?;
+        let (granted, _, grant) = self.granted(&grant_token)?;
         if granted != key_id || !grant.operations.contains(&GrantOperation::Decrypt) {
             return Err(KmsError::Grant);
         }
         let volume =
             context.volume().filter(|_| context.satisfies(&grant.constraint)).ok_or(KmsError::Context)?;
-        let card = self.recipient(&grant.host, &request, now)?;
-        let volume_key = self.open_volume_key(&key_id, context, blob)?;
         let host = grant.host;
+        let card = self.recipient(&host, &host_certificate, &card, now)?;
+        let volume_key = self.open_volume_key(&key_id, &context, &blob)?;
         let sealed = seal::seal(&card, &Context { host: host.clone(), volume }, &volume_key)?;
         Ok(SealedKey { key_id, host, sealed_key: Bytes(sealed) })
     }
@@ -178,17 +184,10 @@ impl Kms {
     }
 
     /// The card's public key, if `host` has certified it and is itself certified.
-    fn recipient(
-        &self,
-        host: &HostId,
-        request: &DecryptForRecipient,
-        now: u64,
-    ) -> Result<[u8; 32], KmsError> {
-        let certified = service::certified_by(&self.ca, &request.host_certificate, now);
-        let certified = certified.map_err(|_| KmsError::Recipient)?;
+    fn recipient(&self, host: &HostId, chain: &str, card: &[u8], now: u64) -> Result<[u8; 32], KmsError> {
+        let certified = service::certified_by(&self.ca, chain, now).map_err(|_| KmsError::Recipient)?;
         let identity = PublicKey(certified.public_key);
-        let card = CardKeyCertificate::verify(&request.card_key_certificate.0, &identity, now);
-        let card = card.map_err(|_| KmsError::Recipient)?;
+        let card = CardKeyCertificate::verify(card, &identity, now).map_err(|_| KmsError::Recipient)?;
         if certified.identity == Identity::Host(host.clone()) && card.host == *host {
             Ok(card.public_key)
         } else {

@@ -28,16 +28,15 @@ impl Issuer {
         Self { name, key, rights }
     }
 
-    /// Decides, and signs at `now` (Unix seconds).
+    /// Decides, and signs at `now` (Unix seconds) under a new random `id`.
     pub fn issue(
         &self,
         caller: &Identity,
         request: &TokenRequest,
+        id: [u8; 16],
         now: u64,
     ) -> Result<(Claims, String), Refusal> {
         let lifetime = self.rights.decide(caller, request)?;
-        let mut id = [0; 16];
-        aws_lc_rs::rand::fill(&mut id).map_err(|_| Refusal::Malformed)?;
         let claims = Claims {
             issuer: self.name.clone(),
             subject: caller.clone(),
@@ -66,8 +65,10 @@ async fn issue(
     Json(request): Json<TokenRequest>,
 ) -> Result<Json<TokenAnswer>, Error> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_err(Error::internal)?.as_secs();
+    let mut id = [0; 16];
+    aws_lc_rs::rand::fill(&mut id).map_err(Error::internal)?;
     let TokenRequest { apis, resources, audience, .. } = &request;
-    match issuer.issue(&caller, &request, now) {
+    match issuer.issue(&caller, &request, id, now) {
         Ok((claims, token)) => {
             let id = claims.id_text();
             tracing::info!(%caller, ?apis, ?resources, %audience, expires = claims.expires, id, "signed");

@@ -60,6 +60,10 @@ fn limits() -> Limits {
 impl House {
     /// A service `azote:service/kms` that wants certificates.
     async fn open(limits: Limits) -> Self {
+        Self::open_to(limits, true).await
+    }
+
+    async fn open_to(limits: Limits, certified_only: bool) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let ca = Ca::create(dir.path()).unwrap();
         let router = Router::new()
@@ -82,7 +86,7 @@ impl House {
         let told = incidents.clone();
         let service = Service {
             router,
-            tls: server_config(&me, Some(ca.certificate())).unwrap(),
+            tls: server_config(&me, certified_only.then(|| ca.certificate())).unwrap(),
             limits,
             observer: Arc::new(move |incident| told.lock().unwrap().push(incident)),
         };
@@ -180,6 +184,16 @@ async fn strangers_are_turned_away_in_the_handshake_and_told() {
         sleep(Duration::from_millis(10)).await;
     }
     assert_eq!(house.codes(), ["tls.handshake"; 4]);
+}
+
+#[tokio::test]
+async fn a_door_for_everybody_knows_nobody() {
+    let house = House::open_to(limits(), false).await;
+    let nobody = house.client("azote:service/kms", None);
+    assert_eq!(code(nobody.post::<_, Value>("/v1/refuse", &()).await), "test.refused");
+    assert_eq!(code(nobody.post::<_, Value>("/v1/who", &1).await), "peer.missing");
+    let acme = house.acme().post::<_, Value>("/v1/who", &1).await;
+    assert_eq!(code(acme), "peer.missing", "a certificate that was not asked for is not looked at");
 }
 
 #[tokio::test]
