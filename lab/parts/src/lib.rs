@@ -75,7 +75,7 @@ pub enum Error {
     Architecture,
     /// No apt.
     #[error(
-        "{0} is not on the PATH: the lab fetches its parts through apt, so run it on Debian or Ubuntu, or in a Debian container"
+        "{0} is not on the PATH: the lab fetches its parts through apt, so run it on Debian or in a Debian container"
     )]
     NoApt(&'static str),
     /// The machine's apt is not set up for Debian.
