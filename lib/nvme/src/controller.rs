@@ -246,7 +246,7 @@ impl Controller {
                     self.fatal = true;
                 }
             }
-            Owner::Shutdown | Owner::Orphan | Owner::Free => {}
+            Owner::Shutdown | Owner::Free => {}
         }
         if self.life == Life::Draining && self.slots.in_flight() == 0 {
             self.drained();
@@ -262,6 +262,7 @@ impl Controller {
         slot: &Slot,
         status: Status,
     ) {
+        // Without its queue it is a request of before a reset: there are no new queues until all of those have ended.
         let Some(queue) = self.queues.sq(sq) else { return };
         queue.in_flight = queue.in_flight.saturating_sub(1);
         let deletion = queue.deletion.filter(|_| queue.in_flight == 0);
@@ -296,13 +297,12 @@ impl Controller {
         self.post(memory, sq, cid, status.with_more(), 0);
     }
 
-    /// Drops queues and settings. Requests in flight are cut off from their commands.
+    /// Drops queues and settings. Requests in flight lose their commands with the queues.
     pub(crate) fn disable(&mut self) {
         if self.life == Life::Removed {
             return;
         }
         self.queues.clear();
-        self.slots.orphan();
         self.events.clear();
         self.doomed.clear();
         self.shadow = None;

@@ -3,7 +3,7 @@
 use crate::prp;
 use crate::spec::command::{DEALLOCATE, DatasetRange, FUA};
 use crate::spec::{ALL_NAMESPACES, IoOpcode, Status, SubmissionEntry};
-use crate::{Controller, MAX_TRANSFER, Memory, Operation};
+use crate::{Controller, Memory, Operation};
 use zerocopy::{FromZeros, IntoBytes};
 
 /// The only namespace.
@@ -65,9 +65,6 @@ impl Controller {
     ) -> Result<bool, Status> {
         let blocks = u64::from(entry.cdw12.get() & 0xffff) + 1;
         let length = blocks << self.request.block_shift;
-        if length > MAX_TRANSFER {
-            return Err(Status::INVALID_FIELD);
-        }
         self.range(entry, operation)?;
         prp::walk(memory, entry.prp1.get(), entry.prp2.get(), length, &mut self.request.spans)?;
         Ok(true)

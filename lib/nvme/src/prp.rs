@@ -93,3 +93,72 @@ pub(crate) fn gather<M: Memory>(memory: &M, spans: &Spans, mut data: &mut [u8]) 
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{MAX_SPANS, Ram, Span};
+
+    const LIST: u64 = 8 * PAGE;
+    const CHAINED: u64 = 9 * PAGE;
+
+    /// Data of `pages` pages by a list whose first entry has `room` entries to the end of its page.
+    fn walk_list(pages: u64, room: u64, chain: u64) -> Result<Vec<Span>, Status> {
+        let ram = Ram::new(16 * PAGE as usize);
+        let start = LIST + PAGE - room * 8;
+        let mut place = start;
+        for page in 1..pages {
+            if place == LIST + PAGE - 8 && page + 1 < pages {
+                ram.write(place, &chain.to_le_bytes()).unwrap();
+                place = CHAINED;
+            }
+            ram.write(place, &((1000 + 2 * page) * PAGE).to_le_bytes()).unwrap();
+            place += 8;
+        }
+        let mut spans = Spans::new();
+        walk(&ram, 500 * PAGE + 16, start, pages * PAGE - 16, &mut spans)?;
+        Ok(spans.as_slice().to_vec())
+    }
+
+    #[test]
+    fn lists_end_or_chain_exactly_at_the_end_of_their_page() {
+        for pages in 3..=64u64 {
+            for room in [1, 2, pages - 2, pages - 1, pages, 512] {
+                let spans = walk_list(pages, room, CHAINED).unwrap();
+                let expected =
+                    (1..pages).map(|page| Span { address: (1000 + 2 * page) * PAGE, length: 4096 });
+                assert_eq!(spans[0], Span { address: 500 * PAGE + 16, length: 4080 });
+                assert_eq!(spans[1..], expected.collect::<Vec<_>>(), "{pages} pages, room for {room}");
+                if room < pages - 1 {
+                    assert_eq!(walk_list(pages, room, CHAINED + 8), Err(Status::PRP_OFFSET_INVALID));
+                    assert_eq!(walk_list(pages, room, 1 << 40), Err(Status::DATA_TRANSFER_ERROR));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn offsets_lengths_and_joins() {
+        let ram = Ram::new(4 * PAGE as usize);
+        let mut spans = Spans::new();
+        let mut walk = |prp1, prp2, length| {
+            walk(&ram, prp1, prp2, length, &mut spans).map(|()| spans.as_slice().to_vec())
+        };
+        assert_eq!(walk(0x1004, 0, 4092), Ok(vec![Span { address: 0x1004, length: 4092 }]));
+        assert_eq!(walk(0x1004, 0x2000, 4096), Ok(vec![Span { address: 0x1004, length: 4096 }]), "joined");
+        assert_eq!(walk(0x1004, 0x5000, 4096).unwrap()[1], Span { address: 0x5000, length: 4 });
+        let last = u64::MAX - 4095;
+        assert_eq!(walk(last, 0, 8192).unwrap().len(), 2, "addresses do not wrap round");
+        for (prp1, prp2, length) in
+            [(0x1002, 0, 512), (0x1000, 0x2004, 8192), (0x1000, 0x2004, 8196), (0x1004, 0x2004, 4096)]
+        {
+            assert_eq!(
+                walk(prp1, prp2, length),
+                Err(Status::PRP_OFFSET_INVALID),
+                "{prp1:#x} {prp2:#x} {length}"
+            );
+        }
+        assert_eq!(walk(0x1000, 0x2000, MAX_TRANSFER + 4), Err(Status::INVALID_FIELD));
+        assert_eq!(MAX_SPANS as u64, MAX_TRANSFER / PAGE + 1);
+    }
+}

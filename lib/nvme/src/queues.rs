@@ -269,3 +269,45 @@ impl Queues {
         true
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn queues_made_and_removed_leave_nothing_behind() {
+        let mut queues = Queues::new(2);
+        for _ in 0..3 {
+            queues.insert_cq(2, CompletionQueue::new(0, 4, None));
+            queues.insert_sq(1, SubmissionQueue::new(0, 4, 2));
+            assert_eq!((queues.active.clone(), queues.cq(2).map(|cq| cq.users)), (vec![1], Some(1)));
+            queues.remove_sq(1);
+            assert_eq!((queues.active.len(), queues.cq(2).map(|cq| cq.users)), (0, Some(0)));
+            queues.remove_cq(2);
+        }
+        assert!(!queues.has_io_queues());
+    }
+
+    #[test]
+    fn heads_and_tails_stay_on_the_ring() {
+        let ram = crate::Ram::new(4096);
+        let mut cq = CompletionQueue::new(0, 8, None);
+        for _ in 0..5 {
+            cq.reserved += 1;
+            cq.post(&ram, Completion::default()).unwrap();
+        }
+        assert!(!cq.set_head(6) && cq.set_head(5) && cq.set_head(5));
+        for _ in 0..6 {
+            cq.reserved += 1;
+            cq.post(&ram, Completion::default()).unwrap();
+        }
+        // Entries 5, 6, 7, 0, 1 and 2 are taken.
+        for wrong in [4, 8, 9, 0x1_0000, 0x1_0006, u32::MAX] {
+            assert!(!cq.set_head(wrong), "{wrong}");
+        }
+        assert!(cq.set_head(0) && cq.set_head(3) && !cq.set_head(4));
+        let mut sq = SubmissionQueue::new(0, 8, 0);
+        assert!(sq.set_tail(7) && !sq.set_tail(8) && !sq.set_tail(0x1_0000));
+        assert_eq!((sq.tail, sq.waiting()), (7, 7));
+    }
+}

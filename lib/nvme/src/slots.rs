@@ -14,8 +14,6 @@ pub(crate) enum Owner {
         /// Its identifier.
         cid: u16,
     },
-    /// A command of before a reset: its completion is dropped.
-    Orphan,
     /// The flush at the end of a shutdown.
     Shutdown,
 }
@@ -75,12 +73,5 @@ impl Slots {
             _ => false,
         };
         (0u16..).zip(&self.list).filter(|(_, slot)| belongs(slot)).map(|(index, _)| Tag(index)).collect()
-    }
-
-    /// Cuts every request off from its queue.
-    pub(crate) fn orphan(&mut self) {
-        for slot in self.list.iter_mut().filter(|slot| slot.owner != Owner::Free) {
-            slot.owner = Owner::Orphan;
-        }
     }
 }

@@ -3,7 +3,7 @@
 use crate::common::*;
 use nvme::driver::{Bar, admin_entry};
 use nvme::spec::log::{ErrorEntry, Health, VolumeStatistics, id};
-use nvme::spec::{AdminOpcode, Feature, Status};
+use nvme::spec::{AdminOpcode, Feature, Status, SubmissionEntry};
 use nvme::{Operation, Ram};
 use zerocopy::{FromBytes, FromZeros, IntoBytes};
 
@@ -93,10 +93,13 @@ fn volume_statistics_count_what_happened() {
     let mut driver = start(&board, &ram, &options());
     let buffer = driver.allocate(64 * 1024).unwrap();
     board.borrow_mut().pace = Pace::Hold;
-    // Two writes and a read that take 100 µs, 3 ms, and 40 µs; then one write in flight and one that fails.
-    for (operation, blocks, nanoseconds) in
-        [(Operation::Write, 8, 100_000), (Operation::Write, 1, 3_000_000), (Operation::Read, 16, 40_000)]
-    {
+    // Writes of 100 µs and 3 ms, reads of 40 µs and 100 s; then a read in flight and a write that fails.
+    for (operation, blocks, nanoseconds) in [
+        (Operation::Write, 8, 100_000),
+        (Operation::Write, 1, 3_000_000),
+        (Operation::Read, 16, 40_000),
+        (Operation::Read, 1, 100_000_000_000),
+    ] {
         driver.submit(0, &transfer(operation, 0, blocks, buffer)).unwrap();
         driver.ring(0).unwrap();
         driver.bar().wait();
@@ -119,14 +122,15 @@ fn volume_statistics_count_what_happened() {
     assert_eq!(bytes[4096..], [0; 4]);
     let page = VolumeStatistics::read_from_bytes(&bytes[..4096]).unwrap();
     assert_eq!(bytes[..4], 0x3c23_b510u32.to_le_bytes());
-    assert_eq!((page.read_operations.get(), page.write_operations.get()), (1, 2));
-    assert_eq!((page.read_bytes.get(), page.write_bytes.get()), (8192, 4608));
-    assert_eq!((page.read_time.get(), page.write_time.get()), (40, 3100));
+    assert_eq!((page.read_operations.get(), page.write_operations.get()), (2, 2));
+    assert_eq!((page.read_bytes.get(), page.write_bytes.get()), (8704, 4608));
+    assert_eq!((page.read_time.get(), page.write_time.get()), (100_000_040, 3100));
     assert_eq!(page.queue_length.get(), 1);
     assert_eq!(page.volume_iops_exceeded.get() + page.instance_throughput_exceeded.get(), 0);
-    for (histogram, expected) in
-        [(&page.read_latency, vec![(32, 64)]), (&page.write_latency, vec![(64, 128), (2048, 4096)])]
-    {
+    for (histogram, expected) in [
+        (&page.read_latency, vec![(32, 64), (1 << 22, u64::MAX)]),
+        (&page.write_latency, vec![(64, 128), (2048, 4096)]),
+    ] {
         let bins = &histogram.bin[..histogram.bins.get() as usize];
         assert!(bins.windows(2).all(|pair| pair[0].upper == pair[1].lower), "bins without gaps");
         assert_eq!((bins[0].lower.get(), bins[bins.len() - 1].upper.get()), (0, u64::MAX));
@@ -140,7 +144,7 @@ fn volume_statistics_count_what_happened() {
     driver.log_page(id::VOLUME_STATISTICS, 1, 8, &mut piece).unwrap();
     assert_eq!(piece, bytes[8..24]);
     let health: Health = page_of_health(&mut driver);
-    assert_eq!((health.host_reads.get(), health.host_writes.get()), (1, 2));
+    assert_eq!((health.host_reads.get(), health.host_writes.get()), (2, 2));
     assert_eq!((health.data_units_read.get(), health.data_units_written.get()), (1, 1));
     assert_eq!(health.media_errors.get(), 1);
     assert_eq!((health.critical_warning, health.available_spare), (0, 100));
@@ -150,7 +154,7 @@ fn volume_statistics_count_what_happened() {
     };
     let mut driver = nvme::driver::Driver::start(port, memory, 0x1000..RAM as u64, &options()).unwrap();
     let after: VolumeStatistics = self::page(&mut driver, id::VOLUME_STATISTICS);
-    assert_eq!((after.read_operations.get(), after.write_operations.get()), (2, 2));
+    assert_eq!((after.read_operations.get(), after.write_operations.get()), (3, 2));
     assert_eq!(after.queue_length.get(), 0);
 }
 
@@ -314,6 +318,49 @@ fn abort_of_a_command_that_was_not_fetched() {
 }
 
 #[test]
+fn an_abort_does_not_outlive_the_queue() {
+    for reset in [false, true] {
+        let (ram, board) = (Ram::new(RAM), Board::new(nvme::Config { max_in_flight: 1, ..config() }));
+        let mut driver = start(&board, &ram, &options());
+        let buffer = driver.allocate(4096).unwrap();
+        board.borrow_mut().pace = Pace::Hold;
+        let cids =
+            [0, 1].map(|lba| driver.submit(0, &transfer(Operation::Write, lba, 1, buffer)).unwrap().unwrap());
+        driver.ring(0).unwrap();
+        driver.bar().wait();
+        assert_eq!(abort(&mut driver, 1, cids[1]), Ok(0));
+        board.borrow_mut().pace = Pace::Oldest;
+        if reset {
+            board.borrow_mut().finish(&ram, 0);
+            let (port, memory) = driver.stop().unwrap();
+            driver = nvme::driver::Driver::start(port, memory, 0x1000..RAM as u64, &options()).unwrap();
+        } else {
+            board.borrow_mut().disk.cancels = true;
+            driver.admin(entry(0, 0, 1, 0, 0)).unwrap();
+            let rings = driver.allocate(4096).unwrap();
+            let create = SubmissionEntry { prp1: rings.into(), ..entry(1, 0, 63 << 16 | 1, 1 << 16 | 1, 0) };
+            driver.admin(create).unwrap();
+            let mut flush = entry(0, 1, 0, 0, 0);
+            flush.cid.set(cids[1]);
+            nvme::Memory::write(&ram, rings, flush.as_bytes()).unwrap();
+            let failed = board.borrow().controller.counters().failed;
+            driver.write32(0x1008, 1).unwrap();
+            driver.bar().wait();
+            assert_eq!(board.borrow().controller.counters().failed, failed);
+            continue;
+        }
+        // Every identifier once: none is aborted.
+        for lba in 0..63 {
+            driver.submit(0, &transfer(Operation::Write, lba, 1, buffer)).unwrap().unwrap();
+        }
+        driver.ring(0).unwrap();
+        for _ in 0..63 {
+            assert_eq!(wait(&mut driver, 0).status, Status::SUCCESS);
+        }
+    }
+}
+
+#[test]
 fn abort_of_an_event_request() {
     let (ram, board) = (Ram::new(RAM), Board::new(config()));
     let mut driver = start(&board, &ram, &options());
@@ -323,4 +370,11 @@ fn abort_of_an_event_request() {
     assert_eq!(abort(&mut driver, 0, cid), Ok(0));
     let done = driver.event().unwrap().unwrap();
     assert_eq!((done.cid, done.status.code()), (cid, Status::ABORTED.code()));
+    // Neither requests that come and go nor aborts that find nothing use up the completion queue.
+    for _ in 0..100 {
+        let cid = driver.submit_admin(admin_entry(AdminOpcode::AsynchronousEventRequest)).unwrap();
+        assert_eq!(abort(&mut driver, 0, cid + 1), Ok(1));
+        assert_eq!(abort(&mut driver, 0, cid), Ok(0));
+        assert_eq!(driver.event().unwrap().unwrap().cid, cid);
+    }
 }

@@ -97,14 +97,14 @@ impl Input<'_> {
         // Mostly small numbers: one byte of four, and where it stands.
         match self.byte() {
             value @ 0..=0xdf => u32::from(value),
-            shift @ 0xe0..=0xef => u32::from(self.byte()) << (shift & 15) * 2,
+            shift @ 0xe0..=0xef => u32::from(self.byte()) << ((shift & 15) * 2),
             _ => u32::from_le_bytes([self.byte(), self.byte(), self.byte(), self.byte()]),
         }
     }
     fn address(&mut self) -> u64 {
         let (page, offset) = (self.byte(), self.byte());
         let wild = if page == 0xff { 0xffff_ffff_fff0_0000 } else { 0 };
-        wild | u64::from(page) % (PAGES - 7) * PAGE + DATA
+        wild | (u64::from(page) % (PAGES - 7) * PAGE + DATA)
             | u64::from(offset) << 4 & 0xff8
             | u64::from(offset & 3)
     }
@@ -379,8 +379,7 @@ impl Host {
 
     /// The controller copied the doorbells that it had seen; those that this side had written must be the same.
     fn refresh_shadow(&mut self) {
-        for queue in 1..ENTRIES.len() {
-            let pair = &self.pairs[queue];
+        for (queue, pair) in self.pairs.iter().enumerate().skip(1) {
             let place = SHADOW + queue as u64 * 8;
             let _ = self.guest.ram.store_u32(place, u32::from(pair.tail));
             let head = (pair.freed % u64::from(ENTRIES[queue])) as u32;
@@ -403,7 +402,7 @@ impl Host {
             let pair = &mut self.pairs[queue];
             let size = u64::from(ENTRIES[queue]);
             assert_eq!(address, (queue as u64 * 2 + 1) * PAGE + pair.posted % size * 16);
-            assert_eq!(entry.phase(), pair.posted / size % 2 == 0);
+            assert_eq!(entry.phase(), (pair.posted / size).is_multiple_of(2));
             assert_eq!(usize::from(entry.sq_id.get()), queue);
             assert!(pair.commands.remove(&entry.cid.get()), "completed twice, or never submitted");
             pair.posted += 1;

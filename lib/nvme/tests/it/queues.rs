@@ -4,7 +4,7 @@ use crate::common::*;
 use nvme::driver::{Bar, Driver, Options, admin_entry};
 use nvme::spec::registers::{CC, CSTS, CSTS_FATAL, CSTS_READY};
 use nvme::spec::{AdminOpcode, Completion, Status, SubmissionEntry};
-use nvme::{Config, Memory, Operation, Ram};
+use nvme::{Config, Effect, Memory, Operation, Ram};
 use zerocopy::IntoBytes;
 
 const SMALL: u16 = 8;
@@ -32,6 +32,9 @@ fn completions_wait_for_room_and_none_is_lost() {
             assert!(ended.iter().all(|done| done.status == Status::SUCCESS));
             ended.len()
         };
+        driver.flush().unwrap();
+        let effect = board.borrow_mut().controller.write(0x100c, &1u32.to_le_bytes());
+        assert_eq!(effect, Effect::None, "room where there was some is no news");
         fill(&mut driver);
         assert_eq!(reap(&mut driver), 7);
         // The driver has reaped but not told, and submits as much again: for several laps.
@@ -39,6 +42,9 @@ fn completions_wait_for_room_and_none_is_lost() {
             fill(&mut driver);
             assert_eq!(reap(&mut driver), 0, "the completion queue is full: nothing may be posted");
             assert_eq!(board.borrow().controller.counters().writes, round * 7, "nor fetched");
+            let head = (1 + round as u32 * 7) % u32::from(SMALL);
+            let effect = board.borrow_mut().controller.write(0x100c, &head.to_le_bytes());
+            assert_eq!(effect, Effect::Poll, "room in a full queue lets work go on");
             driver.acknowledge(0).unwrap();
             driver.bar().wait();
             assert_eq!(reap(&mut driver), 7);
@@ -244,6 +250,7 @@ fn a_completion_without_a_place_is_fatal() {
     // It serves nobody any more, until it is reset.
     driver.submit(0, &transfer(Operation::Flush, 0, 0, 0)).unwrap();
     driver.ring(0).unwrap();
+    assert!(board.borrow_mut().controller.arm(&&ram), "nor has it work to do");
     driver.bar().wait();
     assert_eq!(driver.reap(0).unwrap(), None);
     let (port, memory) = driver.stop().unwrap();
@@ -276,13 +283,31 @@ fn interrupts_fire_once_a_batch_and_only_where_enabled() {
     drop(now);
     let (port, memory) = driver.stop().unwrap();
     let mut driver = Driver::start(port, memory, 0x1000..RAM as u64, &options()).unwrap();
-    driver.flush().unwrap();
-    assert_eq!(board.borrow().fired.iter().max(), Some(&0), "without IEN only the admin queue interrupts");
+    for delete in [entry(0, 0, 1, 0, 0), entry(4, 0, 1, 0, 0)] {
+        driver.admin(delete).unwrap();
+    }
+    let rings = driver.allocate(2 * 4096).unwrap();
+    driver
+        .admin(SubmissionEntry { prp1: rings.into(), ..entry(5, 0, 63 << 16 | 1, 2 << 16 | 1, 0) })
+        .unwrap();
+    let create = SubmissionEntry { prp1: (rings + 4096).into(), ..entry(1, 0, 63 << 16 | 1, 1 << 16 | 1, 0) };
+    driver.admin(create).unwrap();
+    board.borrow_mut().fired.clear();
+    driver.write32(0x1008, 1).unwrap();
+    driver.bar().wait();
+    assert_eq!(
+        board.borrow().controller.counters().failed,
+        1,
+        "an entry of zeroes is a flush of no namespace"
+    );
+    assert_eq!(board.borrow().fired, [], "without IEN nothing fires");
     // What was pending before a reset is forgotten.
-    driver.submit(0, &transfer(Operation::Flush, 0, 0, 0)).unwrap();
+    driver.submit_admin(entry(0x0a, 0, 1, 0, 0)).unwrap();
     let mut board = board.borrow_mut();
-    board.controller.reset();
-    assert_eq!(board.controller.take_interrupts().count(), 0);
+    let Board { controller, disk, .. } = &mut *board;
+    controller.poll(&&ram, disk, 1, 0);
+    controller.reset();
+    assert_eq!(controller.take_interrupts().count(), 0);
 }
 
 #[test]
@@ -310,5 +335,25 @@ fn a_completion_tells_queue_head_and_phase() {
             ((index + 1) % 4, Status::SUCCESS)
         );
         driver.write32(0x1000 + 20, (index + 1) % 3).unwrap();
+    }
+}
+
+#[test]
+fn a_completion_tells_how_far_its_queue_was_fetched() {
+    let (ram, board) = (Ram::new(RAM), Board::new(config()));
+    let mut driver = start(&board, &ram, &options());
+    let before = driver.allocate(4096).unwrap();
+    // The pages before: PRP lists of the queue (8 pages), then its completion queue.
+    let cq = before - 8 * 4096 - 4096;
+    for _ in 0..3 {
+        let (pair, memory, _) = driver.queue(0).unwrap();
+        pair.submit_entry(memory, entry(0xff, 1, 0, 0, 0)).unwrap();
+    }
+    driver.ring(0).unwrap();
+    driver.bar().wait();
+    for index in 0..3u16 {
+        let mut completion = Completion::default();
+        ram.read(cq + u64::from(index) * 16, completion.as_mut_bytes()).unwrap();
+        assert_eq!((completion.sq_head.get(), completion.sq_id.get()), (index + 1, 1));
     }
 }

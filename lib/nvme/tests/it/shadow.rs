@@ -2,6 +2,7 @@
 
 use crate::common::*;
 use nvme::driver::{Bar, Options};
+use nvme::spec::SubmissionEntry;
 use nvme::spec::log::id;
 use nvme::{Memory, Operation, Ram};
 
@@ -16,6 +17,9 @@ fn a_busy_controller_needs_one_ring_a_lap() {
     let before = board.borrow().register_writes;
     for lba in 0..160 {
         driver.write(lba, &pattern(lba, BLOCK)).unwrap();
+        if lba == 14 {
+            assert_eq!(board.borrow().register_writes, before, "none in the first lap");
+        }
     }
     let rings = board.borrow().register_writes - before;
     // 160 commands are ten laps of the submission queue and of the completion queue.
@@ -152,4 +156,34 @@ fn without_shadow_doorbells_arm_tells_of_waiting_work() {
         board.borrow_mut().finish(&ram, 0);
     }
     assert!(!board.borrow_mut().controller.arm(&&ram));
+}
+
+#[test]
+fn doorbells_are_copied_when_shadowing_begins_and_when_queues_are_made() {
+    let (ram, board) = (Ram::new(RAM), Board::new(config()));
+    let mut driver = start(&board, &ram, &options());
+    for lba in 0..5 {
+        driver.write(lba, &pattern(lba, BLOCK)).unwrap();
+    }
+    let pages = driver.allocate(4 * 4096).unwrap();
+    ram.write(pages, &[0xaa; 64]).unwrap();
+    let config =
+        SubmissionEntry { prp1: pages.into(), prp2: (pages + 4096).into(), ..entry(0x7c, 0, 0, 0, 0) };
+    driver.admin(config).unwrap();
+    let queue_1 = |ram: &Ram| [8, 12].map(|offset| ram.load_u32(pages + offset).unwrap());
+    assert_eq!(queue_1(&ram), [5, 5]);
+    assert_eq!(
+        [0, 4, 16].map(|offset| ram.load_u32(pages + offset).unwrap()),
+        [0xaaaa_aaaa; 3],
+        "others untouched"
+    );
+    for delete in [entry(0, 0, 1, 0, 0), entry(4, 0, 1, 0, 0)] {
+        driver.admin(delete).unwrap();
+    }
+    let rings = pages + 2 * 4096;
+    driver.admin(SubmissionEntry { prp1: rings.into(), ..entry(5, 0, 15 << 16 | 1, 1, 0) }).unwrap();
+    assert_eq!(queue_1(&ram), [5, 0]);
+    let create = SubmissionEntry { prp1: (rings + 4096).into(), ..entry(1, 0, 15 << 16 | 1, 1 << 16 | 1, 0) };
+    driver.admin(create).unwrap();
+    assert_eq!(queue_1(&ram), [0, 0]);
 }

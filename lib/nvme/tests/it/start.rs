@@ -229,6 +229,20 @@ fn without_a_cache_shutdown_needs_no_flush_and_abrupt_is_as_good() {
 }
 
 #[test]
+fn a_shutdown_before_enable_does_not_outlast_it() {
+    let (ram, board) = (Ram::new(RAM), Board::new(config()));
+    let mut driver = start(&board, &ram, &options());
+    driver.write32(CC, 1 << 14).unwrap();
+    driver.bar().wait();
+    assert_eq!(driver.read32(CSTS).unwrap(), CSTS_SHUTDOWN_COMPLETE);
+    driver.write32(CC, CC_ENTRY_SIZES | CC_ENABLE).unwrap();
+    assert_eq!(driver.read32(CSTS).unwrap(), CSTS_READY);
+    let (port, memory) = driver.into_parts();
+    let mut driver = nvme::driver::Driver::start(port, memory, 0x1000..RAM as u64, &options()).unwrap();
+    driver.flush().unwrap();
+}
+
+#[test]
 fn a_removed_function_reads_as_ones_and_touches_nothing() {
     let (ram, board) = (Ram::new(RAM), Board::new(config()));
     let mut driver = start(&board, &ram, &options());
