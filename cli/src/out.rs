@@ -54,7 +54,9 @@ impl Out {
 
     /// Says why the command failed.
     pub(crate) fn failure(self, error: &crate::failure::Failure) {
-        if self.json {
+        if matches!(error, crate::failure::Failure::Promise) && self.json {
+            // The report has said it: one document is one document.
+        } else if self.json {
             let value = serde_json::json!({"error": {"code": error.code(), "message": error.to_string()}});
             println!("{}", serde_json::to_string_pretty(&value).unwrap_or_default());
         } else {

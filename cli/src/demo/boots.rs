@@ -58,12 +58,11 @@ pub(super) fn boots(stage: &mut Stage<'_>, image: &Path) -> Result<Scene, Failur
         kernel.contains("Debian") && kernel.contains("cloud"),
         &kernel,
     );
-    let (status, mounted) = console.run("grep ' / ' /proc/mounts", COMMAND)?;
-    stage.report.promise(
-        "its root is on the encrypted volume",
-        status == 0 && mounted.contains("/dev/nvme0n1"),
-        &mounted,
-    );
+    // The kernel calls what it mounts first /dev/root: compare device numbers.
+    let find = "for d in /sys/class/block/nvme0n1*; do [ $(mountpoint -d /) = $(cat $d/dev) ] && echo /dev/${d##*/}; done; \
+                grep ' / ' /proc/mounts";
+    let (_, mounted) = console.run(find, COMMAND)?;
+    stage.report.promise("its root is on the encrypted volume", mounted.contains("/dev/nvme0n1"), &mounted);
     let (_, seen) =
         console.run("cat /sys/block/nvme0n1/device/model /sys/block/nvme0n1/device/serial", COMMAND)?;
     let expected = seen.contains("Amazon Elastic Block Store") && seen.contains(&root.id.serial());

@@ -129,7 +129,7 @@ pub(super) fn refused(stage: &mut Stage<'_>, scene: &Scene, volume: &Volume) -> 
     let said = code(scene.cloud.seal_to(volume, &here.host, &other).map(drop));
     stage.report.promise(
         "another host's card asks with this host's grant: KMS refuses",
-        said.contains("kms.grant"),
+        said.contains("kms.recipient"),
         said,
     );
     let stolen = scene.cloud.seal_to(volume, &other.host, &other)?;

@@ -8,7 +8,15 @@ use nvme::driver::{Bar, Driver, Error as DriverError, Options};
 use nvme::{Memory, MemoryFault};
 use rustix::io::Errno;
 use std::{io, os::fd::AsFd};
-use vfio_user::{Client, ClientError, pci::BAR0};
+use vfio_user::{
+    Client, ClientError,
+    pci::{BAR0, CONFIG},
+};
+
+/// The command register in configuration space, and its bits for memory space and bus master (PCI Local Bus 3.0
+/// §6.2.2): without the second a function reaches no memory.
+const COMMAND: u64 = 4;
+const MEMORY_AND_MASTER: u16 = 0b110;
 
 /// Why a function could not be taken into use.
 #[derive(Debug, thiserror::Error)]
@@ -71,8 +79,9 @@ pub fn start(mut client: Client, bytes: u64, options: &Options) -> Result<Functi
     Ok(Driver::start(Function(client), memory, 0..bytes, options)?)
 }
 
-/// Shares `bytes` of new memory with the card, at bus address 0.
+/// Shares `bytes` of new memory with the card, at bus address 0, and lets it reach memory.
 pub fn share(client: &mut Client, bytes: u64) -> Result<Shared, ConnectError> {
+    client.write(CONFIG, COMMAND, &MEMORY_AND_MASTER.to_le_bytes())?;
     let file = memfd(bytes)?;
     let map = DmaMap { iova: 0, len: bytes, offset: 0, readable: true, writable: true };
     client.dma_map(map, Some(file.as_fd()))?;
