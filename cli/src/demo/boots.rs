@@ -58,11 +58,14 @@ pub(super) fn boots(stage: &mut Stage<'_>, image: &Path) -> Result<Scene, Failur
         kernel.contains("Debian") && kernel.contains("cloud"),
         &kernel,
     );
-    // The kernel calls what it mounts first /dev/root: compare device numbers.
-    let find = "for d in /sys/class/block/nvme0n1*; do [ $(mountpoint -d /) = $(cat $d/dev) ] && echo /dev/${d##*/}; done; \
-                grep ' / ' /proc/mounts";
+    // The kernel calls what it mounts first /dev/root: look the device number up.
+    let find = "readlink /sys/dev/block/$(grep ' / / ' /proc/self/mountinfo | cut -d' ' -f3); grep ' / ' /proc/mounts";
     let (_, mounted) = console.run(find, COMMAND)?;
-    stage.report.promise("its root is on the encrypted volume", mounted.contains("/dev/nvme0n1"), &mounted);
+    stage.report.promise(
+        "its root is on the encrypted volume",
+        mounted.contains("nvme0n1/nvme0n1p"),
+        &mounted,
+    );
     let (_, seen) =
         console.run("cat /sys/block/nvme0n1/device/model /sys/block/nvme0n1/device/serial", COMMAND)?;
     let expected = seen.contains("Amazon Elastic Block Store") && seen.contains(&root.id.serial());
