@@ -153,7 +153,9 @@ mod tests {
             out.write_all(b"{\"QMP\": {\"version\": {}, \"capabilities\": []}}\r\n").unwrap();
             for line in BufReader::new(theirs).lines() {
                 let Some(text) = answer(serde_json::from_str(&line.unwrap()).unwrap()) else { break };
-                out.write_all(text.as_bytes()).unwrap();
+                if out.write_all(text.as_bytes()).is_err() {
+                    break;
+                }
             }
         });
         ours
