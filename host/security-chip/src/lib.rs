@@ -9,7 +9,7 @@
 //!   reset is held.
 //! - Reset is let go only by [`Chip::release`] that names the hash which the code region has at that moment, and
 //!   while it is let go the board reads exactly those bytes.
-//! - What the board wrote to its variables is gone at the next hold.
+//! - What the board wrote to its variables is gone at the next hold, and at its next start.
 #![no_std]
 #![forbid(unsafe_code)]
 
@@ -48,7 +48,7 @@ pub enum Reset {
 pub enum Decision {
     /// Nothing changes; the attempt is recorded.
     Refuse,
-    /// Into the copy that the next hold drops.
+    /// Into the copy that the next hold or start of the board drops.
     Overlay,
 }
 
@@ -185,6 +185,11 @@ impl<F: Flash> Chip<F> {
             self.reset = Reset::Held;
             self.record.push(Event::ResetHeld);
         }
+    }
+
+    /// The board has let go of its flash: it is off, or starts again, and starts from the bytes of the flash.
+    pub fn board_stopped(&mut self) {
+        self.flash.drop_overlay();
     }
 
     /// The controller authorises one image by its digest; writes it and reads it back.

@@ -82,6 +82,9 @@ impl Server {
                         {
                             // Those after it move up, and have their turn in the next round.
                             self.clients.remove(index);
+                            if self.clients.is_empty() {
+                                self.chip.board_stopped();
+                            }
                             break;
                         }
                     }

@@ -60,6 +60,8 @@ impl Flash for Model {
 enum Input {
     Release(u8),
     Hold,
+    /// QEMU ends, or the guest has reset itself and a new one starts.
+    BoardStops,
     Measure,
     Update {
         authorised: u8,
@@ -76,7 +78,7 @@ enum Input {
 }
 
 fn inputs() -> Vec<Input> {
-    let mut all = vec![Input::Hold, Input::Measure, Input::PowerCycle];
+    let mut all = vec![Input::Hold, Input::BoardStops, Input::Measure, Input::PowerCycle];
     for a in 0..3 {
         all.extend([Input::Release(a), Input::Tamper(a), Input::WriteCode(a), Input::WriteVariables(a)]);
         for (image, length) in [(0, 1), (1, 1), (2, 1), (a, 0), (a, 2)] {
@@ -98,6 +100,10 @@ fn step(chip: &mut Chip<Model>, input: Input) {
             assert_eq!(released, digest_of(named) == runs, "released only what is there");
         }
         Input::Hold => chip.hold(),
+        Input::BoardStops => {
+            chip.board_stopped();
+            assert_eq!(chip.flash.variables, 0, "a start begins with the flash's own variables");
+        }
         Input::Measure => assert_eq!(chip.measure(), Ok(digest_of(before.code))),
         Input::Update { authorised, image, length } => {
             let done = chip.update(digest_of(authorised), &vec![image; length]).is_ok();

@@ -61,9 +61,15 @@ impl Chip {
         })
     }
 
-    fn qemu_io(&self, export: &str, command: &str) -> Option<String> {
+    /// Runs commands, separated by `;`, on one connection.
+    fn qemu_io(&self, export: &str, commands: &str) -> Option<String> {
         let url = format!("nbd+unix:///{export}?socket={}", self.path("nbd.sock").display());
-        let Ok(output) = Command::new("qemu-io").args(["-f", "raw", "-c", command, &url]).output() else {
+        let Ok(output) = Command::new("qemu-io")
+            .args(["-f", "raw"])
+            .args(commands.split(';').flat_map(|command| ["-c", command]))
+            .arg(&url)
+            .output()
+        else {
             println!("skipped: qemu-io not found");
             return None;
         };
@@ -202,11 +208,18 @@ fn the_board_reads_code_writes_none_and_loses_variables_at_a_hold() {
     assert_eq!(refused, [Event { seq: first + 1, what }]);
     assert_eq!(fs::read(chip.path("code")).unwrap(), image(1));
 
+    let both = write("variables", "write -P 0x77 512 512;read -P 0x77 512 512");
+    assert!(both.contains("wrote 512/512") && !both.contains("verification failed"), "{both}");
+    // With its connections gone the board has stopped; it starts from the flash's own bytes.
+    assert!(!write("variables", "read -P 0x55 512 512").contains("verification failed"));
+    let keep = chip.path("nbd.sock");
+    let board_runs = UnixStream::connect(keep).unwrap();
     assert!(write("variables", "write -P 0x77 512 512").contains("wrote 512/512"));
     assert!(!write("variables", "read -P 0x77 512 512").contains("verification failed"));
     done(&ask(&controller, &Request::HoldReset));
     assert!(!write("variables", "read -P 0x55 512 512").contains("verification failed"));
     assert!(write("variables", "read -P 0x77 512 512").contains("verification failed"));
+    drop(board_runs);
     assert_eq!(fs::read(chip.path("variables")).unwrap(), vec![0x55; VARIABLES_LENGTH]);
 }
 

@@ -41,7 +41,7 @@ pub enum Request {
 pub enum Region {
     /// Firmware code. The main board never writes it.
     Code,
-    /// The firmware's variables. The main board writes to a copy that every reset drops.
+    /// The firmware's variables. The main board writes to a copy that each of its starts drops.
     Variables,
 }
 
