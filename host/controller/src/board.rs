@@ -45,9 +45,12 @@ impl Board {
         self.done(&Request::Plug { slot, socket: socket.to_owned() })
     }
 
-    /// Takes the function out of `slot`.
+    /// Takes the function out of `slot`, if there is one.
     pub fn unplug(&mut self, slot: Slot) -> Result<(), Refusal> {
-        self.done(&Request::Unplug { slot })
+        match self.status()?.slots.contains(&slot) {
+            true => self.done(&Request::Unplug { slot }),
+            false => Ok(()),
+        }
     }
 
     /// Presses the power button.

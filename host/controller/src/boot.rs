@@ -3,7 +3,8 @@
 //! [`Boot::measurements`] gives yields the register's value.
 
 use crate::{Refusal, chip::Chip};
-use host_api::{Code, Label, LogRecord, Measured, OutOfService, Sentence, Sha256};
+use aws_lc_rs::digest::{SHA256, digest};
+use host_api::{Code, Label, Measured, OutOfService, Sentence, Sha256};
 use tpm::Tpm;
 
 /// The register that the controller measures into: the first after those of platform firmware (TCG PC
@@ -11,6 +12,13 @@ use tpm::Tpm;
 pub const PCR: u8 = 8;
 /// Longest known-good file in bytes.
 pub const MAX_KNOWN_GOOD: u64 = 64 * 1024;
+
+/// SHA-256 of `bytes`.
+pub fn sha256(bytes: &[u8]) -> [u8; 32] {
+    let mut hash = [0; 32];
+    hash.copy_from_slice(digest(&SHA256, bytes).as_ref());
+    hash
+}
 
 /// A measuring register.
 pub trait Register {
@@ -69,7 +77,7 @@ impl<R: Register> Boot<R> {
 
     /// Measures bytes that will be used.
     pub fn measure(&mut self, what: &str, bytes: &[u8]) -> Result<(), tpm::Error> {
-        self.measure_digest(what, LogRecord::hash_of(bytes))
+        self.measure_digest(what, sha256(bytes))
     }
 
     /// Measures something by its SHA-256.

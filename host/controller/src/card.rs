@@ -2,6 +2,7 @@
 
 use crate::{
     Refusal,
+    boot::sha256,
     peer::{CardSide, Peer, unexpected},
 };
 use host_api::{CardCertificate, CardStatus, Sha256};
@@ -54,7 +55,7 @@ impl Image {
         memory.write_all(&bytes)?;
         let all = SealFlags::WRITE | SealFlags::GROW | SealFlags::SHRINK | SealFlags::SEAL;
         fcntl_add_seals(&memory, all)?;
-        Ok(Self { digest: host_api::LogRecord::hash_of(&bytes), memory: memory.into() })
+        Ok(Self { digest: sha256(&bytes), memory: memory.into() })
     }
 
     /// SHA-256 of exactly the bytes that [`Image::start`] runs.

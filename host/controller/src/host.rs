@@ -65,6 +65,8 @@ struct Inner {
     state: State,
     throttle: Throttle,
     last_event: u64,
+    /// How often the board had started before the instance did.
+    boots: u64,
 }
 
 /// The host.
@@ -88,8 +90,14 @@ impl Host {
         log: Writer,
         clock: fn() -> u64,
     ) -> Self {
-        let inner =
-            Inner { parts, booted, state: State::default(), throttle: Throttle::default(), last_event: 0 };
+        let inner = Inner {
+            parts,
+            booted,
+            state: State::default(),
+            throttle: Throttle::default(),
+            last_event: 0,
+            boots: 0,
+        };
         Self { identity, known_good, stop_grace, log, clock, inner: Mutex::new(inner) }
     }
 
@@ -101,10 +109,10 @@ impl Host {
     /// Refuses acts while the host is out of service. Reads go on.
     pub fn admits(&self, request: &Request) -> Result<(), Refusal> {
         let reads = matches!(request, Request::ReadStatus(_) | Request::ReadLog(_));
-        match &self.lock().booted.out_of_service {
-            Some(_) if !reads => Err(Refusal::of("host.out-of-service")),
-            _ => Ok(()),
+        if reads || self.lock().booted.out_of_service.is_none() {
+            return Ok(());
         }
+        Err(Refusal::of("host.out-of-service"))
     }
 
     /// Does what an admitted and logged request asks; gives the JSON text of the answer.
@@ -189,7 +197,7 @@ impl Host {
             }
         }
         if inner.state.guest_runs()
-            && inner.parts.board.status().is_ok_and(|board| board.power == Power::Off)
+            && inner.parts.board.status().is_ok_and(|b| b.power == Power::Off && b.boots > inner.boots)
             && inner.state.powered_off()
         {
             entries.push(Entry::event("instance.off", "the guest switched itself off"));
@@ -253,6 +261,7 @@ impl Inner {
             return Err(Refusal::of("host.out-of-service"));
         };
         self.booted.firmware = Some(hash.clone());
+        self.boots = self.parts.board.status()?.boots;
         self.parts.chip.release(hash)?;
         Ok(self.state.started(request.instance.clone(), request.root.clone()).into())
     }

@@ -9,8 +9,8 @@ use rustix::{
 use std::{os::fd::BorrowedFd, time::Duration};
 use wire::{Link, board, card, chip};
 
-/// Longest time for one answer.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// Longest time for one answer: an emulated main board takes up to 45 s for one step.
+const PATIENCE: Duration = Duration::from_secs(50);
 
 /// One side of a private socket: what is sent, what comes back, and who is there.
 pub trait Side {
@@ -54,7 +54,7 @@ macro_rules! sides {
 
 sides! {
     /// The volume card.
-    CardSide, card, "card.gone", "card.fault", &["volume.", "key."];
+    CardSide, card, "card.gone", "card.fault", &["volume.", "key.", "card.full"];
     /// The security chip.
     ChipSide, chip, "chip.gone", "chip.fault", &["chip."];
     /// The main board.

@@ -29,7 +29,8 @@ use std::{
     os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
     sync::{Arc, atomic::AtomicBool, atomic::Ordering},
-    time::{Duration, SystemTime},
+    thread::sleep,
+    time::{Duration, Instant, SystemTime},
 };
 use token::{Keys, Verifier};
 use tpm::Tpm;
@@ -40,6 +41,9 @@ const WORKERS: usize = 2;
 const ACTORS: usize = 32;
 /// Longest file that is read at start, the card's image aside, in bytes.
 const MAX_FILE: u64 = 64 * 1024;
+/// How long a main board that was powered together with the controller may take to reach the reset line.
+const BOARD_WAIT: Duration = Duration::from_secs(10);
+const BOARD_LOOK: Duration = Duration::from_millis(50);
 const MIB: u64 = 1024 * 1024;
 
 /// How a controller is started.
@@ -176,7 +180,7 @@ fn start(options: &Options, boot: &mut Boot<Tpm>) -> Result<Started, Failure> {
     ];
     let mut objection = objections.into_iter().flatten().next();
     if let (None, Some(hash)) = (&objection, &firmware) {
-        objection = failed("boot.chip", "the security chip", chip.release(hash).err().as_ref());
+        objection = failed("boot.chip", "the security chip", release(&mut chip, hash).err().as_ref());
     }
     let card = card.unwrap_or_else(|_| Card::absent(Sha256::from_digest(image.digest())));
     let storage = Storage::open(&options.volumes, &options.functions)?;
@@ -190,6 +194,17 @@ fn start(options: &Options, boot: &mut Boot<Tpm>) -> Result<Started, Failure> {
         firmware,
         objection,
     })
+}
+
+/// Releases reset, and waits for a main board that is still connecting to the reset line.
+fn release(chip: &mut Chip, hash: &Sha256) -> Result<(), Refusal> {
+    let end = Instant::now() + BOARD_WAIT;
+    loop {
+        match chip.release(hash) {
+            Err(Refusal { code: "chip.board-silent", .. }) if Instant::now() < end => sleep(BOARD_LOOK),
+            other => return other,
+        }
+    }
 }
 
 /// Takes functions of an earlier controller's volumes out of the board.

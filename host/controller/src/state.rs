@@ -63,7 +63,7 @@ impl State {
     pub fn may_attach(&self, volume: &VolumeId, slot: Slot) -> Result<(), Refusal> {
         self.settled()?;
         if self.volumes.contains_key(volume) {
-            Err(Refusal::of("volume.attached"))
+            Err(Refusal::of("volume.exists"))
         } else if self.volumes.values().any(|other| other.slot == slot) {
             Err(Refusal::of("slot.taken"))
         } else {

@@ -40,11 +40,13 @@ pub const CODES: &[RefusalCode] = codes! {
         "instance.unknown" "this instance was not started on this host"
     }
     409 {
-        "volume.attached" "this volume is already attached to this host: detach it first"
+        "volume.exists" "this volume is already attached to this host: detach it first"
         "volume.busy" "the guest still uses this volume: let it go there first, or force"
         "volume.root" "this is the root volume of a started instance: stop the instance first"
         "volume.storage-in-use" "the storage of this volume is in use by another process on this host"
         "slot.taken" "another volume is in this slot: choose a free one"
+        "slot.spent" "a guest had a function in this slot: it is free again when the instance has been stopped"
+        "card.full" "the volume card shows as many volumes as it can: detach one"
         "instance.exists" "an instance is started on this host: stop it first"
         "instance.no-root" "the root volume is not attached: attach it first"
         "instance.changing" "the instance is being started or stopped: wait, then look at the status"
@@ -53,6 +55,7 @@ pub const CODES: &[RefusalCode] = codes! {
     500 {
         "internal" "the host failed: look at its status, then try again"
         "host.failed" "the host could not do it: look at its status, then try again"
+        "volume.io" "the storage of this volume cannot be used: look at its file or device on the host"
         "card.fault" "the volume card failed: look at the host's status"
         "chip.fault" "the security chip failed: look at the host's status"
         "board.fault" "the main board failed: look at the host's status"
@@ -62,6 +65,8 @@ pub const CODES: &[RefusalCode] = codes! {
         "host.out-of-service" "the host took itself out of service: its status says why"
         "card.gone" "the volume card is gone: power-cycle the host"
         "chip.gone" "the security chip is gone: power-cycle the host"
+        "chip.board-silent" "the main board does not answer on the reset line: see that it is connected"
+        "chip.board-failed" "the main board could not follow the reset line: look at the host's status"
         "board.gone" "the main board is gone: power-cycle the host"
     }
     504 {

@@ -321,7 +321,7 @@ async fn acts_that_the_state_does_not_allow_have_their_codes() {
     assert_eq!(client.refused(attach(9, 1)).await, "volume.no-storage");
     assert_eq!(client.refused(AttachVolume { size: 4096, ..attach(1, 1) }).await, "volume.size");
     client.call(attach(1, 1)).await.unwrap();
-    assert_eq!(client.refused(attach(1, 2)).await, "volume.attached");
+    assert_eq!(client.refused(attach(1, 2)).await, "volume.exists");
     assert_eq!(client.refused(attach(2, 1)).await, "slot.taken");
     assert_eq!(client.refused(detach(2, false)).await, "volume.unknown");
     assert_eq!(client.refused(start(1, 2)).await, "instance.no-root");
@@ -426,6 +426,24 @@ async fn a_card_that_dies_takes_its_volumes_along_and_they_can_be_detached() {
     assert_eq!(client.refused(attach(1, 1)).await, "card.gone");
     let card = client.call(ReadStatus {}).await.unwrap().card.unwrap();
     assert!(card.certificate.is_none());
+}
+
+#[tokio::test]
+async fn a_guest_that_switches_itself_off_is_noticed_and_may_start_again() {
+    let rig = Rig::new();
+    let client = Client::new(&rig);
+    rig.make_storage(&volume(1));
+    rig.board.set_power(wire::board::Power::Off, 3);
+    client.call(attach(1, 1)).await.unwrap();
+    client.call(start(1, 1)).await.unwrap();
+    assert!(rig.host.look().is_empty(), "an end from before the start was taken for this guest's");
+    rig.board.set_power(wire::board::Power::Off, 4);
+    let codes: Vec<_> =
+        rig.host.look().into_iter().filter_map(|entry| entry.code).map(String::from).collect();
+    assert_eq!(codes, ["instance.off"]);
+    assert_eq!(client.call(ReadStatus {}).await.unwrap().instance.unwrap().state, InstanceState::Off);
+    assert_eq!(client.refused(start(2, 1)).await, "instance.exists");
+    client.call(start(1, 1)).await.unwrap();
 }
 
 #[tokio::test]

@@ -98,7 +98,7 @@ fn the_codes_say_what_is_wrong() {
     let mut state = State::default();
     play(&mut state, &Step::Attach(1, 1, false)).unwrap();
     let code = |state: &mut State, step| play(state, &step).unwrap_err().code;
-    assert_eq!(code(&mut state, Step::Attach(1, 2, false)), "volume.attached");
+    assert_eq!(code(&mut state, Step::Attach(1, 2, false)), "volume.exists");
     assert_eq!(code(&mut state, Step::Attach(2, 1, false)), "slot.taken");
     assert_eq!(code(&mut state, Step::Detach(2, false)), "volume.unknown");
     assert_eq!(code(&mut state, Step::Start(1, 2)), "instance.no-root");

@@ -58,6 +58,8 @@ struct Memory {
     held: bool,
     events: Vec<chip::Event>,
     volumes: Vec<VolumeId>,
+    slots: Vec<Slot>,
+    power: Option<(board::Power, u64)>,
 }
 
 /// A component's far end.
@@ -87,6 +89,10 @@ impl Part {
 
     pub(super) fn set_firmware(&self, hash: [u8; 32]) {
         self.0.lock().unwrap().firmware = hash;
+    }
+
+    pub(super) fn set_power(&self, power: board::Power, boots: u64) {
+        self.0.lock().unwrap().power = Some((power, boots));
     }
 
     pub(super) fn guest_writes_flash(&self) {
@@ -183,17 +189,24 @@ fn chip_answers(memory: &mut Memory, request: chip::Request) -> (&'static str, c
     }
 }
 
-fn board_answers(_: &mut Memory, request: board::Request) -> (&'static str, board::Reply) {
+fn board_answers(memory: &mut Memory, request: board::Request) -> (&'static str, board::Reply) {
     match request {
         board::Request::Status => {
-            let (power, accelerator) = (board::Power::Running, "tcg".to_owned());
-            ("status", board::Reply::Status(board::Status { power, slots: vec![], accelerator, boots: 1 }))
+            let (power, boots) = memory.power.unwrap_or((board::Power::Running, 1));
+            let (slots, accelerator) = (memory.slots.clone(), "tcg".to_owned());
+            ("status", board::Reply::Status(board::Status { power, slots, accelerator, boots }))
         }
-        board::Request::Plug { socket, .. } => {
+        board::Request::Plug { slot, socket } => {
             std::os::unix::net::UnixStream::connect(&socket).unwrap();
+            if memory.next_fault.is_none() {
+                memory.slots.push(slot);
+            }
             ("plug", board::Reply::Done)
         }
-        board::Request::Unplug { .. } => ("unplug", board::Reply::Done),
+        board::Request::Unplug { slot } => {
+            memory.slots.retain(|known| *known != slot);
+            ("unplug", board::Reply::Done)
+        }
         board::Request::PowerButton => ("power-button", board::Reply::Done),
     }
 }

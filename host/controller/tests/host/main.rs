@@ -1,0 +1,224 @@
+//! The controller's process among the real ones: boot, refusals, the volume card, the chip's events, the
+//! sandbox, and a power cut.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "helpers of tests")]
+
+mod rack;
+
+use host_api::{
+    AttachVolume, DetachVolume, InstanceState, RecordKind, SealedKey, Sha256, StartInstance, StopInstance,
+    VolumeState,
+};
+use ids::{Identity, InstanceId, Slot, VolumeId};
+use rack::{FIRMWARE, Rack, now};
+use seal::{CardKey, Context, VolumeKey, seal};
+use std::{
+    fs,
+    io::{Read, Write},
+    net::TcpStream,
+    os::unix::net::UnixStream,
+    time::Duration,
+};
+use wire::chip::Line;
+
+const SIZE: u64 = 1 << 20;
+
+fn attach(rack: &Rack, volume: &VolumeId, slot: u8, card: &[u8]) -> AttachVolume {
+    let path = rack.dir.path().join(format!("volumes/{volume}.img"));
+    fs::File::create(path).unwrap().set_len(SIZE).unwrap();
+    let context = Context { host: rack.host.clone(), volume: volume.clone() };
+    let sealed = seal(card, &context, &VolumeKey::generate().unwrap()).unwrap();
+    AttachVolume {
+        volume: volume.clone(),
+        device_name: "/dev/sdf".parse().unwrap(),
+        size: SIZE,
+        slot: Slot::try_from(slot).unwrap(),
+        sealed_key: SealedKey::from_bytes(&sealed).unwrap(),
+    }
+}
+
+/// The card's public key, as one who trusts only the environment's authority learns it.
+async fn card_key(rack: &Rack) -> [u8; 32] {
+    let status = rack.status().await;
+    let host = service::certified_by(rack.ca.certificate(), status.certificate.as_str(), now()).unwrap();
+    assert_eq!(host.identity, Identity::Host(rack.host.clone()));
+    let certificate = status.card.unwrap().certificate.unwrap().to_bytes();
+    let host_key = token::PublicKey(host.public_key);
+    let certified = token::CardKeyCertificate::verify(&certificate, &host_key, now()).unwrap();
+    assert_eq!(certified.host, rack.host);
+    certified.public_key
+}
+
+/// Writes to the firmware as a main board can: over NBD.
+fn write_flash(rack: &Rack) -> u32 {
+    let mut nbd = UnixStream::connect(rack.dir.path().join("nbd")).unwrap();
+    let mut greeting = [0; 18];
+    nbd.read_exact(&mut greeting).unwrap();
+    let mut hello = 3u32.to_be_bytes().to_vec();
+    hello.extend([&b"IHAVEOPT"[..], &1u32.to_be_bytes(), &4u32.to_be_bytes(), b"code"].concat());
+    nbd.write_all(&hello).unwrap();
+    let mut export = [0; 10];
+    nbd.read_exact(&mut export).unwrap();
+    assert_eq!(u64::from_be_bytes(export[..8].try_into().unwrap()), FIRMWARE as u64);
+    let mut write =
+        [&0x2560_9513u32.to_be_bytes()[..], &[0, 0, 0, 1], &[9; 8], &4096u64.to_be_bytes()].concat();
+    write.extend([&512u32.to_be_bytes()[..], &[0xee; 512]].concat());
+    nbd.write_all(&write).unwrap();
+    let mut reply = [0; 16];
+    nbd.read_exact(&mut reply).unwrap();
+    u32::from_be_bytes(reply[4..8].try_into().unwrap())
+}
+
+#[tokio::test]
+async fn a_host_boots_serves_and_records() {
+    let rack = Rack::start(None);
+    let status = rack.status().await;
+    assert!(status.in_service, "{:?}", status.out_of_service);
+    assert!(!status.chip.unwrap().reset_held);
+    assert_eq!(rack.lines().last(), Some(&Line::Release));
+    let what: Vec<_> = status.measurements.iter().map(|measured| measured.what.as_str()).collect();
+    assert_eq!(what, ["controller", "configuration", "known-good set", "volume card", "main-board firmware"]);
+    let own = fs::read(env!("CARGO_BIN_EXE_azote-controller")).unwrap();
+    assert_eq!(status.measurements[0].sha256, Sha256::from_digest(&controller::boot::sha256(&own)));
+    let list: Vec<_> = status
+        .measurements
+        .iter()
+        .map(|measured| tpm::Measurement {
+            pcr: u8::try_from(measured.pcr).unwrap(),
+            digest: measured.sha256.to_digest(),
+            description: measured.what.to_string(),
+        })
+        .collect();
+    let mut tpm = tpm::Tpm::connect(&rack.dir.path().join("tpm.sock")).unwrap();
+    let replayed = tpm::replay(&list).unwrap();
+    assert_eq!(tpm.pcr_read(&replayed.keys().copied().collect::<Vec<_>>()).unwrap(), replayed);
+    assert_eq!(status.pcr.unwrap().to_digest(), *replayed.values().next().unwrap());
+
+    assert_eq!(rack.without_token().await, "token.missing");
+    TcpStream::connect(rack.address()).unwrap().write_all(b"GET /v1/status HTTP/1.1\r\n\r\n").unwrap();
+    assert_eq!(write_flash(&rack), 1, "EPERM");
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    let log = rack.log().await;
+    for (kind, code) in [
+        (RecordKind::Event, "host.in-service"),
+        (RecordKind::Refusal, "token.missing"),
+        (RecordKind::Refusal, "tls.handshake"),
+        (RecordKind::Event, "chip.write-refused"),
+    ] {
+        let found =
+            log.iter().filter(|r| r.kind == kind && r.code.as_ref().is_some_and(|c| c.as_str() == code));
+        assert_eq!(found.count(), 1, "{code}");
+    }
+}
+
+#[tokio::test]
+async fn the_real_card_opens_only_what_was_sealed_to_it() {
+    let rack = Rack::start(None);
+    let card = card_key(&rack).await;
+    let (root, data) = (VolumeId::from_random(1), VolumeId::from_random(2));
+    let other = CardKey::generate().unwrap();
+    assert_eq!(rack.refused(attach(&rack, &root, 1, other.public())).await, "key.sealed");
+    let swapped = AttachVolume { volume: root.clone(), ..attach(&rack, &data, 1, &card) };
+    assert_eq!(rack.refused(swapped).await, "key.sealed");
+    let function = rack.dir.path().join(format!("functions/{root}.sock"));
+    assert!(!function.exists(), "a refused attach left its socket");
+
+    rack.call(attach(&rack, &root, 1, &card)).await.unwrap();
+    assert_eq!(rack.lines().last(), Some(&Line::Hold), "a function was plugged under running firmware");
+    UnixStream::connect(&function).unwrap();
+    let instance = InstanceId::from_random(3);
+    let started = rack.call(StartInstance { instance: instance.clone(), root: root.clone() }).await.unwrap();
+    assert_eq!(started.state, InstanceState::Running);
+    assert_eq!(rack.lines().last(), Some(&Line::Release));
+    rack.call(attach(&rack, &data, 2, &card)).await.unwrap();
+    let states: Vec<_> = rack.status().await.volumes.into_iter().map(|volume| volume.state).collect();
+    assert!(
+        states.iter().all(|state| [VolumeState::Waiting, VolumeState::Connected].contains(state)),
+        "{states:?}"
+    );
+    rack.call(DetachVolume { volume: data, force: false }).await.unwrap();
+    assert_eq!(rack.refused(DetachVolume { volume: root.clone(), force: true }).await, "volume.root");
+    rack.call(StopInstance { instance, force: false }).await.unwrap();
+    assert_eq!(rack.lines().last(), Some(&Line::Hold));
+    rack.call(DetachVolume { volume: root, force: false }).await.unwrap();
+    assert!(!function.exists() && rack.board.lock().unwrap().slots.is_empty());
+}
+
+#[tokio::test]
+async fn firmware_that_is_not_known_good_stays_in_reset() {
+    let wrong = format!("{}  another\n", "0".repeat(64));
+    for (known_good, code) in [(wrong.as_str(), "boot.firmware"), ("", "boot.known-good")] {
+        let rack = Rack::start(Some(known_good));
+        let status = rack.status().await;
+        let reason = status.out_of_service.unwrap();
+        assert_eq!(reason.code.as_str(), code);
+        assert!(!status.in_service && status.chip.as_ref().unwrap().reset_held);
+        if code == "boot.firmware" {
+            assert!(reason.message.as_str().contains(status.chip.unwrap().firmware.as_str()));
+        }
+        assert!(!rack.lines().contains(&Line::Release));
+        let start = StartInstance { instance: InstanceId::from_random(1), root: VolumeId::from_random(1) };
+        assert_eq!(rack.refused(start).await, "host.out-of-service");
+        assert!(!rack.lines().contains(&Line::Release));
+    }
+}
+
+#[tokio::test]
+async fn a_power_cut_resets_the_host_and_its_log_goes_on() {
+    let mut rack = Rack::start(None);
+    let card = card_key(&rack).await;
+    let root = VolumeId::from_random(1);
+    rack.call(attach(&rack, &root, 1, &card)).await.unwrap();
+    let before = rack.log().await.len();
+    rack.power_cycle();
+    let status = rack.status().await;
+    assert!(status.in_service && status.volumes.is_empty());
+    assert!(rack.board.lock().unwrap().slots.is_empty(), "a function of the dead card is still plugged");
+    assert_ne!(card_key(&rack).await, card, "a card key outlived its card");
+    assert!(rack.log().await.len() > before);
+    rack.call(attach(&rack, &root, 1, &card_key(&rack).await)).await.unwrap();
+
+    let log = rack.dir.path().join("state/log/host.log");
+    let mut bytes = fs::read(&log).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::write(&log, bytes).unwrap();
+    let refused = rack.try_controller();
+    assert_eq!(refused.status.code(), Some(1));
+    let said = String::from_utf8(refused.stderr).unwrap();
+    assert!(said.contains("the host's log is broken at record"), "{said}");
+}
+
+/// The numbers of the controller and of the processes that it started, each with its `status`.
+fn processes(rack: &Rack) -> Vec<(u32, String)> {
+    let controller = rack.controller.0.id();
+    let all = fs::read_dir("/proc").unwrap().flatten();
+    let all = all.filter_map(|entry| fs::read_to_string(entry.path().join("status")).ok());
+    let ours = |status: &String| [field(status, "Pid"), field(status, "PPid")].contains(&Some(controller));
+    all.filter(ours).map(|status| (field(&status, "Pid").unwrap(), status)).collect()
+}
+
+fn field(status: &str, name: &str) -> Option<u32> {
+    status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')?.trim().parse().ok())
+}
+
+#[tokio::test]
+async fn the_controller_and_its_card_are_confined_and_end_together() {
+    let mut rack = Rack::start(None);
+    rack.status().await;
+    let processes = processes(&rack);
+    assert_eq!(processes.len(), 2, "the controller and one card");
+    for (_, status) in &processes {
+        assert_eq!((field(status, "Seccomp"), field(status, "NoNewPrivs")), (Some(2), Some(1)), "{status}");
+    }
+    rustix::process::kill_process(
+        rustix::process::Pid::from_child(&rack.controller.0),
+        rustix::process::Signal::TERM,
+    )
+    .unwrap();
+    assert_eq!(rack.controller.0.wait().unwrap().code(), Some(0));
+    for (pid, _) in processes {
+        assert!(!std::path::Path::new(&format!("/proc/{pid}")).exists(), "{pid} is still there");
+    }
+    let log = fs::read_to_string(rack.dir.path().join("state/log/host.log")).unwrap();
+    assert!(log.lines().last().unwrap().contains("host.stops"));
+}
