@@ -104,7 +104,7 @@ mod tests {
 
     /// Data of `pages` pages by a list whose first entry has `room` entries to the end of its page.
     fn walk_list(pages: u64, room: u64, chain: u64) -> Result<Vec<Span>, Status> {
-        let ram = Ram::new(16 * PAGE as usize);
+        let ram = Ram::new(0x10000);
         let start = LIST + PAGE - room * 8;
         let mut place = start;
         for page in 1..pages {
@@ -139,7 +139,7 @@ mod tests {
 
     #[test]
     fn offsets_lengths_and_joins() {
-        let ram = Ram::new(4 * PAGE as usize);
+        let ram = Ram::new(0x4000);
         let mut spans = Spans::new();
         let mut walk = |prp1, prp2, length| {
             walk(&ram, prp1, prp2, length, &mut spans).map(|()| spans.as_slice().to_vec())

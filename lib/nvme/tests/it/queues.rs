@@ -244,13 +244,16 @@ fn a_completion_without_a_place_is_fatal() {
     driver.admin(SubmissionEntry { prp1: (1 << 40).into(), ..entry(5, 0, 15 << 16 | 2, 1, 0) }).unwrap();
     driver.admin(SubmissionEntry { prp1: sq.into(), ..entry(1, 0, 15 << 16 | 2, 2 << 16 | 1, 0) }).unwrap();
     ram.write(sq, entry(0, 1, 0, 0, 0).as_bytes()).unwrap();
+    board.borrow_mut().pace = Pace::Hold;
     driver.write32(0x1000 + 2 * 8, 1).unwrap();
     driver.bar().wait();
-    assert_eq!(driver.read32(CSTS).unwrap(), CSTS_READY | CSTS_FATAL);
-    // It serves nobody any more, until it is reset.
     driver.submit(0, &transfer(Operation::Flush, 0, 0, 0)).unwrap();
     driver.ring(0).unwrap();
-    assert!(board.borrow_mut().controller.arm(&&ram), "nor has it work to do");
+    board.borrow_mut().finish(&ram, 0);
+    assert_eq!(driver.read32(CSTS).unwrap(), CSTS_READY | CSTS_FATAL);
+    // It serves nobody any more, until it is reset, and has no work to do.
+    assert!(board.borrow_mut().controller.arm(&&ram));
+    board.borrow_mut().pace = Pace::Oldest;
     driver.bar().wait();
     assert_eq!(driver.reap(0).unwrap(), None);
     let (port, memory) = driver.stop().unwrap();
