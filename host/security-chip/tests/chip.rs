@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "helpers of tests")]
 
 use aws_lc_rs::digest::{SHA256, digest};
+use parts::{Parts, Tool};
 use rustix::fs::{MemfdFlags, memfd_create};
 use std::{
     fs::{self, File},
@@ -64,7 +65,7 @@ impl Chip {
     /// Runs commands, separated by `;`, on one connection.
     fn qemu_io(&self, export: &str, commands: &str) -> Option<String> {
         let url = format!("nbd+unix:///{export}?socket={}", self.path("nbd.sock").display());
-        let Ok(output) = Command::new("qemu-io")
+        let Ok(output) = tool(Tool::QemuIo)
             .args(["-f", "raw"])
             .args(commands.split(';').flat_map(|command| ["-c", command]))
             .arg(&url)
@@ -81,6 +82,12 @@ impl Chip {
         self.process.wait().unwrap();
         self.process = launch(&self.folder);
     }
+}
+
+/// An independent NBD client: the lab's, or the machine's if the lab's parts have not been fetched.
+fn tool(tool: Tool) -> Command {
+    let on_path = if matches!(tool, Tool::QemuIo) { "qemu-io" } else { "qemu-img" };
+    Parts::locate(&parts::default_dir()).map_or_else(|_| Command::new(on_path), |parts| parts.command(tool))
 }
 
 impl Drop for Chip {
@@ -185,7 +192,7 @@ fn the_board_reads_code_writes_none_and_loses_variables_at_a_hold() {
     let controller = chip.controller();
     let _board = chip.board(3);
     let read_back = chip.path("read-back");
-    let copy = Command::new("qemu-img")
+    let copy = tool(Tool::QemuImg)
         .args(["convert", "-f", "raw", "-O", "raw"])
         .arg(format!("nbd+unix:///code?socket={}", chip.path("nbd.sock").display()))
         .arg(&read_back)

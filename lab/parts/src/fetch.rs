@@ -16,8 +16,17 @@ use std::{
 const TOOLS: [&str; 2] = ["trixie", "trixie-backports"];
 /// Where the guest's kernel comes from.
 const KERNEL: (&str, &str) = ("linux-image-cloud-amd64", "bookworm");
-const PACKAGES: [&str; 8] =
-    ["ovmf", "swtpm", "busybox-static", "systemd-boot-efi", "mtools", "dosfstools", "e2fsprogs", "fdisk"];
+const PACKAGES: [&str; 9] = [
+    "ovmf",
+    "swtpm",
+    "busybox-static",
+    "systemd-boot-efi",
+    "mtools",
+    "dosfstools",
+    "e2fsprogs",
+    "fdisk",
+    "qemu-utils",
+];
 const QEMU: &str = "qemu-system-x86";
 /// Raised when the layout of the parts' folder changes.
 const LAYOUT: u32 = 1;

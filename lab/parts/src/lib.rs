@@ -33,6 +33,10 @@ pub fn default_dir() -> PathBuf {
 pub enum Tool {
     /// `qemu-system-x86_64`, 10.1 or newer, with `vfio-user-pci`; finds its own data files.
     Qemu,
+    /// `qemu-img`, an NBD client of others' making.
+    QemuImg,
+    /// `qemu-io`, likewise.
+    QemuIo,
     /// The software TPM.
     Swtpm,
     /// Writes partition tables.
@@ -148,6 +152,8 @@ impl Parts {
                 }
                 command
             }
+            (Tool::QemuImg, _) => self.fetched("usr/bin/qemu-img"),
+            (Tool::QemuIo, _) => self.fetched("usr/bin/qemu-io"),
             (Tool::Swtpm, _) => self.fetched("usr/bin/swtpm"),
             (Tool::Sfdisk, _) => self.fetched("usr/sbin/sfdisk"),
             (Tool::MkfsFat, _) => self.fetched("usr/sbin/mkfs.fat"),
