@@ -44,6 +44,8 @@ const MAX_FILE: u64 = 64 * 1024;
 /// How long a main board that was powered together with the controller may take to reach the reset line.
 const BOARD_WAIT: Duration = Duration::from_secs(10);
 const BOARD_LOOK: Duration = Duration::from_millis(50);
+const NO_KNOWN_GOOD: &str =
+    "the known-good set is missing, empty or not readable: install it, then boot anew";
 const MIB: u64 = 1024 * 1024;
 
 /// How a controller is started.
@@ -100,7 +102,11 @@ pub fn run(options: &Options) -> Result<(), Failure> {
     let mut boot = Boot::new(options.home.tpm()?);
     let started = start(options, &mut boot)?;
     let (measurements, pcr) = boot.finish()?;
-    let Started { identity, tls, verifier, parts, known_good, firmware, objection } = started;
+    let Started { identity, tls, verifier, mut parts, known_good, firmware, mut objection } = started;
+    if let (None, Some(hash)) = (&objection, &firmware) {
+        note(&mut log, Entry::event("host.releases-reset", &format!("firmware {hash}")))?;
+        objection = failed("boot.chip", "the security chip", release(&mut parts.chip, hash).err().as_ref());
+    }
     let event = match &objection {
         None => Entry::event("host.in-service", ""),
         Some(reason) => Entry::event("host.out-of-service", &format!("{}: {}", reason.code, reason.message)),
@@ -137,7 +143,7 @@ struct Started {
     objection: Option<OutOfService>,
 }
 
-/// Measures, verifies, and releases reset if nothing speaks against it.
+/// Holds reset, measures and verifies; tells what speaks against releasing reset.
 fn start(options: &Options, boot: &mut Boot<Tpm>) -> Result<Started, Failure> {
     boot.measure("controller", &fs::read("/proc/self/exe")?)?;
     let token_keys = read(&options.token_keys)?;
@@ -164,24 +170,16 @@ fn start(options: &Options, boot: &mut Boot<Tpm>) -> Result<Started, Failure> {
     let mut board = Board::new(connect(&options.board));
     let card = Card::start(&image);
     let objections = [
-        known_good
-            .is_none()
-            .then(|| {
-                out_of_service(
-                    "boot.known-good",
-                    "the known-good set is missing, empty or not readable: install it, then boot anew",
-                )
-            })
-            .flatten(),
+        match &known_good {
+            Some(_) => None,
+            None => out_of_service("boot.known-good", NO_KNOWN_GOOD),
+        },
         verdict.objection(),
         failed("boot.chip", "the security chip", held.as_ref().err()),
         failed("boot.card", "the volume card", card.as_ref().err()),
         failed("boot.board", "the main board", clear(&mut board).err().as_ref()),
     ];
-    let mut objection = objections.into_iter().flatten().next();
-    if let (None, Some(hash)) = (&objection, &firmware) {
-        objection = failed("boot.chip", "the security chip", release(&mut chip, hash).err().as_ref());
-    }
+    let objection = objections.into_iter().flatten().next();
     let card = card.unwrap_or_else(|_| Card::absent(Sha256::from_digest(image.digest())));
     let storage = Storage::open(&options.volumes, &options.functions)?;
     let parts = Components { chip, board, card, storage };

@@ -99,6 +99,7 @@ async fn a_host_boots_serves_and_records() {
     tokio::time::sleep(Duration::from_millis(1500)).await;
     let log = rack.log().await;
     for (kind, code) in [
+        (RecordKind::Event, "host.releases-reset"),
         (RecordKind::Event, "host.in-service"),
         (RecordKind::Refusal, "token.missing"),
         (RecordKind::Refusal, "tls.handshake"),
