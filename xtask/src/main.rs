@@ -50,8 +50,12 @@ enum Task {
         #[command(subcommand)]
         what: bench::Bench,
     },
-    /// Formatting, lints, dependencies, frozen API documents, secrets of the tree's shape.
-    Check,
+    /// Formatting, lints, licences and sources of dependencies.
+    Check {
+        /// Also look for known vulnerabilities, with a database that is fetched from outside the registries.
+        #[arg(long)]
+        advisories: bool,
+    },
     /// Everything that CI runs: tests, then checks.
     Ci,
     /// Get what the lab is built from (QEMU, firmware, kernel, software TPM) into target/lab.
@@ -64,8 +68,8 @@ fn main() -> ExitCode {
         Task::Test { fuzz_seconds, args } => run::test(fuzz_seconds, &args),
         Task::Fuzz { target, seconds } => fuzz::run(target.as_deref(), seconds),
         Task::Bench { what } => bench::run(&what),
-        Task::Check => check::run(),
-        Task::Ci => run::test(10, &[]).and_then(|()| check::run()),
+        Task::Check { advisories } => check::run(advisories),
+        Task::Ci => run::test(10, &[]).and_then(|()| check::run(false)),
         Task::Parts => run::parts(),
     };
     match done {
