@@ -1,4 +1,4 @@
-use crate::{MAX_TOKEN, PublicKey, cose};
+use crate::{MAX_LIFETIME, MAX_TOKEN, PublicKey, cose};
 use aws_lc_rs::signature::Ed25519KeyPair;
 use ciborium::Value;
 use ids::HostId;
@@ -29,7 +29,7 @@ pub enum CardKeyRefused {
     /// Not signed by this host identity key.
     #[error("the card key is not certified by this host identity")]
     Signature,
-    /// Out of its time.
+    /// Out of its time, or for longer than [`MAX_LIFETIME`].
     #[error("the card key certificate is not valid now: read a new one from the host")]
     Time,
 }
@@ -50,7 +50,8 @@ impl CardKeyCertificate {
         }
         let certificate =
             Self::decode(&message.payload.unwrap_or_default()).ok_or(CardKeyRefused::Malformed)?;
-        if (certificate.not_before..=certificate.not_after).contains(&now) {
+        let lifetime = certificate.not_after.saturating_sub(certificate.not_before);
+        if lifetime <= MAX_LIFETIME && (certificate.not_before..=certificate.not_after).contains(&now) {
             Ok(certificate)
         } else {
             Err(CardKeyRefused::Time)

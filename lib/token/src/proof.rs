@@ -90,26 +90,36 @@ fn read_id(payload: &[u8]) -> Option<ProofId> {
 pub struct ReplaySet {
     seen: HashMap<[u8; 16], u64>,
     capacity: usize,
-    started: u64,
+    /// A proof issued before this may have been seen and forgotten.
+    floor: u64,
     swept: u64,
 }
 
 impl ReplaySet {
     /// An empty set for at most `capacity` proofs. What was proved before `started` (Unix seconds) is
-    /// refused as stale, because an earlier process may have seen it.
+    /// refused as stale, because an earlier process may have seen it: that one took proofs up to
+    /// [`PROOF_AHEAD`] seconds ahead of its last moment.
     pub fn new(capacity: usize, started: u64) -> Self {
-        Self { seen: HashMap::new(), capacity, started, swept: started }
+        Self { seen: HashMap::new(), capacity, floor: started, swept: started }
     }
 
     /// Takes a checked proof, once.
     pub fn accept(&mut self, proof: &ProofId, now: u64) -> Result<(), Refusal> {
-        if proof.issued < self.started {
+        if proof.issued < self.floor {
             return Err(Refusal::ProofStale);
         }
-        // Once per second at most, so that a full set costs a flood no more than one pass a second.
-        if now > self.swept && (self.seen.len() >= self.capacity || now - self.swept >= PROOF_AGE) {
-            self.seen.retain(|_, issued| now.saturating_sub(*issued) <= PROOF_AGE);
-            self.swept = now;
+        // Once per second at most, so that a full set costs a flood no more than one pass a second; and when the
+        // clock was set back.
+        let full = self.seen.len() >= self.capacity;
+        if now < self.swept || (now > self.swept && (full || now - self.swept >= PROOF_AGE)) {
+            let mut floor = self.floor;
+            self.seen.retain(|_, issued| {
+                let fresh = now.saturating_sub(*issued) <= PROOF_AGE;
+                // What is forgotten stays refused, even if the clock is set back and it looks fresh again.
+                floor = if fresh { floor } else { floor.max(issued.saturating_add(1)) };
+                fresh
+            });
+            (self.floor, self.swept) = (floor, now);
         }
         if self.seen.contains_key(&proof.id) {
             return Err(Refusal::ProofReplayed);

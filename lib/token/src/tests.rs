@@ -225,6 +225,19 @@ fn a_full_replay_set_refuses_new_proofs_and_forgets_no_fresh_one() {
 }
 
 #[test]
+fn a_clock_that_is_set_forward_and_back_revives_no_proof() {
+    let id = |n: u8, issued| ProofId { id: [n; 16], issued };
+    let mut set = ReplaySet::new(10, NOW);
+    set.accept(&id(1, NOW), NOW).unwrap();
+    let later = NOW + 10_000;
+    set.accept(&id(2, later), later).unwrap();
+    assert!(set.accept(&id(1, NOW), NOW + 1).is_err());
+    set.accept(&id(3, NOW + 1), NOW + 1).unwrap();
+    assert_eq!(set.accept(&id(3, NOW + 1), NOW + 2), Err(Refusal::ProofReplayed));
+    assert_eq!(set.accept(&id(2, later), later), Err(Refusal::ProofReplayed));
+}
+
+#[test]
 fn card_keys_are_certified_by_one_host_for_a_time() {
     let certificate = CardKeyCertificate {
         host: HostId::from_random(1),
@@ -235,10 +248,15 @@ fn card_keys_are_certified_by_one_host_for_a_time() {
     let bytes = certificate.sign(&HOLDER).unwrap();
     let verify =
         |bytes: &[u8], key: &Ed25519KeyPair, now| CardKeyCertificate::verify(bytes, &PublicKey::of(key), now);
-    assert_eq!(verify(&bytes, &HOLDER, NOW + 10), Ok(certificate));
+    assert_eq!(verify(&bytes, &HOLDER, NOW + 10), Ok(certificate.clone()));
     assert_eq!(verify(&bytes, &HOLDER, NOW - 1), Err(CardKeyRefused::Time));
     assert_eq!(verify(&bytes, &HOLDER, NOW + 11), Err(CardKeyRefused::Time));
     assert_eq!(verify(&bytes, &SERVICE, NOW), Err(CardKeyRefused::Signature));
+    for (not_after, taken) in [(NOW + MAX_LIFETIME, true), (NOW + MAX_LIFETIME + 1, false), (u64::MAX, false)]
+    {
+        let long = CardKeyCertificate { not_after, ..certificate.clone() }.sign(&HOLDER).unwrap();
+        assert_eq!(verify(&long, &HOLDER, NOW).is_ok(), taken);
+    }
     assert_eq!(verify(&[], &HOLDER, NOW), Err(CardKeyRefused::Malformed));
     // A proof by the same key is no certificate, nor the other way round.
     let token = claims().sign(&SERVICE).unwrap();
