@@ -2,40 +2,66 @@
 
 use crate::{
     SandboxError,
-    policy::{Comparison, Operator, Policy, Width},
+    policy::{Comparison, Failure, Operator, Policy, Width},
 };
+use rustix::io::Errno;
 use seccompiler::{BpfProgram, TargetArch};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 
 const NAME: &str = "process";
 
-/// Compiles the policy's calls. seccompiler's JSON front end knows the numbers of the names.
-pub(crate) fn compile(policy: &Policy) -> Result<BpfProgram, SandboxError> {
+/// Compiles the policy's calls, the filter that kills last. The kernel takes the strictest of all filters'
+/// answers. seccompiler's JSON front end knows the numbers of the names.
+pub(crate) fn compile(policy: &Policy) -> Result<Vec<BpfProgram>, SandboxError> {
     let wrong = |reason: String| SandboxError::Policy(reason);
-    let arch = TargetArch::try_from(std::env::consts::ARCH).map_err(|error| wrong(error.to_string()))?;
-    let (mut free, mut conditional) = (BTreeSet::new(), BTreeSet::new());
-    let mut rules = Vec::new();
+    let (mut free, mut conditional, mut failing) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
+    let (mut rules, mut programs) = (Vec::new(), Vec::new());
     for call in &policy.syscalls {
         for name in &call.names {
-            if call.args.is_empty() {
-                free.insert(name);
-                rules.push(json!({ "syscall": name }));
+            let args = call.args.iter().map(condition).collect::<Result<Vec<_>, _>>()?;
+            let named = match (call.fails, args.is_empty()) {
+                (None, true) => &mut free,
+                (None, false) => &mut conditional,
+                (Some(_), _) => &mut failing,
+            };
+            named.insert(name);
+            let rule = if args.is_empty() {
+                json!({ "syscall": name })
             } else {
-                conditional.insert(name);
-                let args = call.args.iter().map(condition).collect::<Result<Vec<_>, _>>()?;
-                rules.push(json!({ "syscall": name, "args": args }));
+                json!({ "syscall": name, "args": args })
+            };
+            if let Some(failure) = call.fails {
+                let errno = json!({ "errno": number(failure) });
+                programs.push(program(&json!("allow"), &errno, std::slice::from_ref(&rule))?);
             }
+            rules.push(rule);
         }
     }
-    if let Some(name) = free.intersection(&conditional).next() {
-        return Err(wrong(format!("{name} is named both with and without conditions")));
+    let both = free.intersection(&conditional).chain(free.intersection(&failing));
+    if let Some(name) = both.chain(conditional.intersection(&failing)).next() {
+        return Err(wrong(format!("{name} is named in ways that exclude each other")));
     }
-    let filter =
-        json!({ NAME: { "mismatch_action": "kill_process", "match_action": "allow", "filter": rules } });
+    programs.push(program(&json!("kill_process"), &json!("allow"), &rules)?);
+    Ok(programs)
+}
+
+fn program(mismatch: &Value, matching: &Value, rules: &[Value]) -> Result<BpfProgram, SandboxError> {
+    let wrong = |reason: String| SandboxError::Policy(reason);
+    let arch = TargetArch::try_from(std::env::consts::ARCH).map_err(|error| wrong(error.to_string()))?;
+    let filter = json!({ NAME: { "mismatch_action": mismatch, "match_action": matching, "filter": rules } });
     let mut programs = seccompiler::compile_from_json(filter.to_string().as_bytes(), arch)
         .map_err(|error| wrong(error.to_string()))?;
     programs.remove(NAME).ok_or_else(|| wrong("no filter".to_owned()))
+}
+
+fn number(failure: Failure) -> i32 {
+    let errno = match failure {
+        Failure::Eacces => Errno::ACCESS,
+        Failure::Enoent => Errno::NOENT,
+        Failure::Enosys => Errno::NOSYS,
+    };
+    errno.raw_os_error()
 }
 
 fn condition(comparison: &Comparison) -> Result<Value, SandboxError> {

@@ -26,12 +26,17 @@
 //! names = ["mmap"]
 //! args = [{ index = 2, op = "masked-eq", mask = 0x4, value = 0 }]   # all must hold
 //! why = "memory, never executable"
+//!
+//! [[syscall]]                      # not made: it fails with EACCES, ENOENT or ENOSYS, and the process goes on
+//! names = ["clone3"]
+//! fails = "ENOSYS"
+//! why = "the C library then uses clone, whose flags a filter can see"
 //! ```
 //!
 //! `op` is one of `eq ne lt le gt ge masked-eq`; values are 64 bits wide unless `width = 32`. Abstract Unix
 //! sockets and signals to processes outside are denied wherever Landlock can (ABI 6). Landlock does not
-//! govern connecting to a Unix socket at a path: leave `connect` out of the calls, or name its folder only
-//! to those who may. Filters are inherited: start children before entering, or name what they need.
+//! govern connecting to a Unix socket at a path, nor what sending to an address does (a datagram; a TCP connection
+//! by fast open): leave `connect` out of the calls, and let `sendto` name no address (argument 4 is 0). Filters are inherited: start children before entering, or name what they need.
 #![forbid(unsafe_code)]
 
 mod filter;
@@ -39,7 +44,8 @@ mod paths;
 mod policy;
 
 pub use policy::{
-    Access, Comparison, File, Landlock, Operator, Policy, Process, Socket, SocketKind, Syscall, Width,
+    Access, Comparison, Failure, File, Landlock, Operator, Policy, Process, Socket, SocketKind, Syscall,
+    Width,
 };
 
 use rustix::{
@@ -84,24 +90,31 @@ fn system(step: &'static str) -> impl Fn(rustix::io::Errno) -> SandboxError {
     move |reason| SandboxError::System { step, reason: reason.to_string() }
 }
 
+/// Keeps what this process holds out of core dumps and out of other processes' reach. [`Policy::enter`] does it
+/// too: call this first in `main` where keys are read before that.
+pub fn undumpable() -> Result<(), SandboxError> {
+    let none = Rlimit { current: Some(0), maximum: Some(0) };
+    setrlimit(Resource::Core, none).map_err(system("no core dumps"))?;
+    set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(system("not dumpable"))
+}
+
 impl Policy {
     /// Confines this process for good. `variables` fills the `{names}` in paths. Call it in `main`, before
     /// any thread is started and before any input is read.
     pub fn enter(&self, variables: &[(&str, &std::path::Path)]) -> Result<(), SandboxError> {
-        let threads = std::fs::read_dir("/proc/self/task").map(Iterator::count).unwrap_or(1);
-        if threads > 1 {
-            return Err(SandboxError::Threads(threads));
+        let tasks = "/proc/self/task";
+        let threads = std::fs::read_dir(tasks).map(Iterator::count);
+        match threads.map_err(|e| SandboxError::Path { path: tasks.to_owned(), reason: e.to_string() })? {
+            1 => {}
+            threads => return Err(SandboxError::Threads(threads)),
         }
-        let program = filter::compile(self)?;
-        let none = Rlimit { current: Some(0), maximum: Some(0) };
-        setrlimit(Resource::Core, none).map_err(system("no core dumps"))?;
-        set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(system("not dumpable"))?;
+        let programs = filter::compile(self)?;
+        undumpable()?;
         set_no_new_privs(true).map_err(system("no new privileges"))?;
         let landlock = paths::restrict(self, variables)?;
         tracing::debug!(process = self.process.name, ?landlock, "confined");
-        seccompiler::apply_filter_all_threads(&program).map_err(|error| SandboxError::System {
-            step: "the system-call filter",
-            reason: error.to_string(),
+        programs.iter().try_for_each(|p| seccompiler::apply_filter_all_threads(p)).map_err(|error| {
+            SandboxError::System { step: "the system-call filter", reason: error.to_string() }
         })
     }
 }

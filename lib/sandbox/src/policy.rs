@@ -97,8 +97,20 @@ pub struct Syscall {
     /// Conditions on the arguments, all of which must hold.
     #[serde(default)]
     pub args: Vec<Comparison>,
+    /// The call fails with this instead of being made: for what a library tries and can do without.
+    pub fails: Option<Failure>,
     /// The reason.
     pub why: String,
+}
+
+/// How a call fails that is not made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "UPPERCASE")]
+#[allow(missing_docs)]
+pub enum Failure {
+    Eacces,
+    Enoent,
+    Enosys,
 }
 
 /// A condition on one argument of a system call.
@@ -172,6 +184,65 @@ impl Policy {
 mod tests {
     use super::*;
 
+    /// What no process of this system may be able to do once it is confined, whatever its file says.
+    #[test]
+    fn no_sandbox_file_lets_its_process_out() {
+        const NEVER: &[&str] = &[
+            "bpf",
+            "chroot",
+            "connect",
+            "execve",
+            "execveat",
+            "fork",
+            "io_uring_setup",
+            "kill",
+            "mount",
+            "open",
+            "pidfd_getfd",
+            "pidfd_open",
+            "process_vm_readv",
+            "process_vm_writev",
+            "ptrace",
+            "setns",
+            "tgkill",
+            "tkill",
+            "unshare",
+            "userfaultfd",
+            "vfork",
+        ];
+        let condition = |call: &Syscall, index, op, mask, value| {
+            call.args.iter().any(|a| (a.index, a.op, a.mask, a.value) == (index, op, mask, value))
+        };
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../sandbox");
+        let mut files = 0;
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            let policy = Policy::parse(&std::fs::read_to_string(&path).unwrap()).unwrap();
+            files += 1;
+            for call in policy.syscalls.iter().filter(|call| call.fails.is_none()) {
+                for name in &call.names {
+                    let confined = match name.as_str() {
+                        // With an address these connect, by TCP fast open, or send a datagram anywhere.
+                        "sendto" => condition(call, 4, Operator::Eq, None, 0),
+                        // Datagram sockets need no connect to send to a path.
+                        "socket" | "socketpair" => {
+                            condition(call, 0, Operator::Eq, None, 1)
+                                && condition(call, 1, Operator::MaskedEq, Some(0xf), 1)
+                        }
+                        // Its flags are out of a filter's sight: it can fork, and make namespaces.
+                        "clone3" => false,
+                        "clone" => call.args.iter().any(|a| a.index == 0 && a.op == Operator::Eq),
+                        "mmap" | "mprotect" => condition(call, 2, Operator::MaskedEq, Some(4), 0),
+                        "ioctl" | "fcntl" | "prctl" | "setsockopt" => !call.args.is_empty(),
+                        name => !NEVER.contains(&name),
+                    };
+                    assert!(confined, "{}: {name}", path.display());
+                }
+            }
+        }
+        assert!(files >= 5);
+    }
+
     const HEAD: &str = "[process]\nname = \"p\"\n[[syscall]]\nnames = [\"read\"]\nwhy = \"io\"\n";
 
     #[test]
@@ -197,6 +268,8 @@ mod tests {
             "[[syscall]]\nnames = [\"write\"]\nwhy = \"x\"\nargs = [{ index = 1, op = \"masked-eq\", value = 1 }]\n",
             "[[syscall]]\nnames = [\"write\"]\nwhy = \"x\"\nargs = [{ index = 1, op = \"eq\", value = 1, width = 8 }]\n",
             "[[syscall]]\nnames = [\"read\"]\nwhy = \"x\"\nargs = [{ index = 1, op = \"eq\", value = 1 }]\n",
+            "[[syscall]]\nnames = [\"read\"]\nwhy = \"x\"\nfails = \"EACCES\"\n",
+            "[[syscall]]\nnames = [\"write\"]\nwhy = \"x\"\nfails = \"EIO\"\n",
             "[[file]]\npath = \"/\"\naccess = \"all\"\nwhy = \"x\"\n",
             "[[pipe]]\nwhy = \"x\"\n",
         ] {

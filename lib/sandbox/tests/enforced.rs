@@ -43,6 +43,16 @@ names = ["read", "write", "close", "openat", "exit_group", "brk", "munmap", "sig
 why = "the test"
 
 [[syscall]]
+names = ["sendto"]
+args = [{ index = 4, op = "eq", value = 0 }]
+why = "the test"
+
+[[syscall]]
+names = ["symlink"]
+fails = "EACCES"
+why = "the test"
+
+[[syscall]]
 names = ["mmap"]
 args = [{ index = 2, op = "masked-eq", mask = 4, value = 0 }]
 why = "memory, never executable"
@@ -68,6 +78,21 @@ fn attempt(what: &str, folder: &Path) -> bool {
         "connect-elsewhere" => TcpStream::connect(("127.0.0.1", port("port"))).is_ok(),
         "connect-named" => !TcpStream::connect("127.0.0.1:9")
             .is_err_and(|error| error.kind() == std::io::ErrorKind::PermissionDenied),
+        "connect-by-sending" => {
+            use rustix::net::{AddressFamily, SendFlags, SocketType, ipproto, sendto, socket};
+            const MSG_FASTOPEN: u32 = 0x2000_0000;
+            let fd = socket(AddressFamily::INET, SocketType::STREAM, Some(ipproto::TCP)).unwrap();
+            let to: std::net::SocketAddr = ([127, 0, 0, 1], port("port")).into();
+            let sent = sendto(&fd, b"out", SendFlags::from_bits_retain(MSG_FASTOPEN), &to).is_ok();
+            // Closing asks for more calls, which would be what kills.
+            std::mem::forget(fd);
+            sent
+        }
+        "link" => {
+            let error = std::os::unix::fs::symlink("x", folder.join("write/link")).unwrap_err();
+            assert_eq!(error.kind(), std::io::ErrorKind::PermissionDenied);
+            false
+        }
         "signal" => {
             let parent = rustix::process::getppid().unwrap();
             rustix::process::test_kill_process(parent).is_ok()
@@ -117,14 +142,15 @@ fn what_is_named_works() {
 }
 
 fn paths_ports_and_signals_that_are_not_named_are_denied() {
-    for what in ["write-to-readable", "read-elsewhere", "own-memory", "listen", "connect-elsewhere", "signal"]
+    for what in
+        ["write-to-readable", "read-elsewhere", "own-memory", "listen", "connect-elsewhere", "signal", "link"]
     {
         assert_eq!(confined(what).code(), Some(DENIED), "{what}");
     }
 }
 
 fn calls_and_arguments_that_are_not_named_kill_the_process() {
-    for what in ["execute", "watch-process", "rename", "thread", "executable-memory"] {
+    for what in ["execute", "watch-process", "connect-by-sending", "rename", "thread", "executable-memory"] {
         assert_eq!(confined(what).signal(), Some(SIGSYS), "{what}");
     }
 }
