@@ -1,26 +1,34 @@
 //! The command line.
 
 use crate::place::Place;
-use clap::{Args as ClapArgs, Parser, Subcommand};
-use ids::{HostId, InstanceId, KeyId, VolumeId};
+use clap::{Args as ClapArgs, Parser, Subcommand, ValueHint};
+use host_api::{Api, DeviceName, Resource};
+use ids::{HostId, InstanceId, KeyId, Slot, VolumeId};
 use std::{path::PathBuf, time::Duration};
 
 /// Runs a host on which nobody who operates it can look inside other people's machines.
 ///
-/// Start with `azote demo`, which does everything once and shows it. Or go step by step: `azote up`, `azote
-/// key create`, `azote volume create --image FILE`, `azote volume attach VOLUME`, `azote instance start VOLUME`,
-/// `azote console`, `azote log`, `azote down`.
+/// `azote demo` does everything once and shows it.
 #[derive(Parser)]
 #[command(
     name = "azote",
     version,
     arg_required_else_help = true,
     after_help = "\
-Exit codes: 0 done, 1 refused or failed (the code and what to do are printed), 2 wrong usage."
+Step by step:
+  azote up                                  start a host and its control plane
+  azote volume create --image root.img      make an encrypted volume from a raw disk image
+  azote volume attach vol-…                 attach it
+  azote instance start vol-…                start the instance from it
+  azote console                             its serial console; Ctrl-] leaves
+  azote status; azote log                   what the host is, and what it was asked
+  azote down                                stop everything; volumes, keys and log stay
+
+Exit codes: 0 done, 1 refused or failed (what to do and a stable code are printed), 2 wrong usage."
 )]
 pub(crate) struct Args {
     /// Folder of this installation.
-    #[arg(long, env = "AZOTE_STATE", default_value_os_t = Place::default_folder(), global = true)]
+    #[arg(long, env = "AZOTE_STATE", default_value_os_t = Place::default_folder(), global = true, value_hint = ValueHint::DirPath)]
     pub(crate) state: PathBuf,
     /// Print one JSON document for programs; progress is left out.
     #[arg(long, global = true)]
@@ -56,9 +64,13 @@ pub(crate) enum Verb {
     Instance(Instance),
     /// The instance's serial console; Ctrl-] leaves it.
     Console,
-    /// Ask the token service for a bearer token and print it with its proof-of-possession key left out.
+    /// Ask the token service for a bearer token, bound to the control plane's identity key, and print it.
+    #[command(after_help = "Example: azote token --api DetachVolume --resource volume/vol-… --lifetime 60")]
     Token(Token),
     /// Completions for a shell, on standard output.
+    #[command(
+        after_help = "Example: azote completions bash > ~/.local/share/bash-completion/completions/azote"
+    )]
     Completions {
         /// Which shell.
         shell: clap_complete::Shell,
@@ -93,21 +105,28 @@ pub(crate) enum Key {
 #[derive(Subcommand)]
 pub(crate) enum Volume {
     /// Make an encrypted volume; prints its id.
+    #[command(
+        after_help = "Examples:\n  azote volume create --image root.img\n  azote volume create --size 2GiB --key key-…"
+    )]
     Create(Create),
     /// The volumes of this installation.
     List,
-    /// Attach a volume to the host: as a boot volume before the instance starts, hot-plugged while it runs.
+    /// Attach a volume to the host: before the instance starts, or hot-plugged while it runs.
+    #[command(after_help = "Example: azote volume attach vol-… --device /dev/sdg")]
     Attach {
         /// The volume.
         volume: VolumeId,
         /// The device name that the guest is told.
         #[arg(long, default_value = "/dev/sdf")]
-        device: String,
+        device: DeviceName,
         /// The slot of the main board; the lowest free one without it.
-        #[arg(long)]
-        slot: Option<u8>,
+        #[arg(long, value_parser = slot)]
+        slot: Option<Slot>,
     },
     /// Detach a volume; the guest must have let go of it, or say --force.
+    #[command(
+        after_help = "In the guest, as root: echo 1 > /sys/block/nvme1n1/device/device/remove\nThen:               azote volume detach vol-…"
+    )]
     Detach {
         /// The volume.
         volume: VolumeId,
@@ -118,16 +137,22 @@ pub(crate) enum Volume {
 }
 
 #[derive(ClapArgs)]
-#[group(required = true, multiple = false, id = "source", args = ["image", "size"])]
 pub(crate) struct Create {
     /// The customer key; a new one is made without it.
     #[arg(long)]
     pub(crate) key: Option<KeyId>,
-    /// Fill the volume from a raw disk image.
-    #[arg(long)]
+    #[command(flatten)]
+    pub(crate) source: Source,
+}
+
+#[derive(ClapArgs)]
+#[group(required = true, multiple = false)]
+pub(crate) struct Source {
+    /// Fill the volume from a raw disk image: a file or a block device.
+    #[arg(long, value_hint = ValueHint::FilePath)]
     pub(crate) image: Option<PathBuf>,
-    /// Size of an empty volume in MiB.
-    #[arg(long)]
+    /// Size of an empty volume: a number with KiB, MiB, GiB or TiB; MiB without.
+    #[arg(long, value_parser = size)]
     pub(crate) size: Option<u64>,
 }
 
@@ -151,11 +176,11 @@ pub(crate) enum Instance {
 #[derive(ClapArgs)]
 pub(crate) struct Token {
     /// An API that the token shall name; repeat for more.
-    #[arg(long = "api", required = true)]
-    pub(crate) apis: Vec<String>,
+    #[arg(long = "api", value_name = "API", required = true, value_parser = api)]
+    pub(crate) apis: Vec<Api>,
     /// A resource that it shall name (`volume/vol-…`); repeat for more.
-    #[arg(long = "resource", required = true)]
-    pub(crate) resources: Vec<String>,
+    #[arg(long = "resource", value_name = "RESOURCE", required = true)]
+    pub(crate) resources: Vec<Resource>,
     /// The host it is for; this installation's without it.
     #[arg(long)]
     pub(crate) audience: Option<HostId>,
@@ -164,8 +189,40 @@ pub(crate) struct Token {
     pub(crate) lifetime: Duration,
 }
 
-fn seconds(text: &str) -> Result<Duration, std::num::ParseIntError> {
-    text.parse().map(Duration::from_secs)
+fn seconds(text: &str) -> Result<Duration, String> {
+    text.parse().map(Duration::from_secs).map_err(|_| "want a whole number of seconds".to_owned())
+}
+
+fn api(text: &str) -> Result<Api, String> {
+    let names: Vec<&str> = Api::ALL.iter().map(|api| api.as_str()).collect();
+    text.parse().map_err(|_| format!("want one of {}", names.join(", ")))
+}
+
+fn slot(text: &str) -> Result<Slot, String> {
+    let number: Option<u8> = text.parse().ok();
+    number
+        .and_then(|number| Slot::try_from(number).ok())
+        .ok_or_else(|| format!("the board has slots 1 to {}", ids::SLOTS))
+}
+
+/// Bytes of a volume.
+fn size(text: &str) -> Result<u64, String> {
+    let digits = text.trim_end_matches(|c: char| !c.is_ascii_digit());
+    let shift = match text.get(digits.len()..).unwrap_or_default().trim() {
+        "KiB" => 10,
+        "" | "MiB" => 20,
+        "GiB" => 30,
+        "TiB" => 40,
+        _ => return Err("want a number with KiB, MiB, GiB or TiB".to_owned()),
+    };
+    let number: u64 = digits.parse().map_err(|_| "want a number, such as 512 or 2GiB".to_owned())?;
+    number
+        .checked_mul(1 << shift)
+        .filter(|bytes| *bytes > 0 && *bytes <= volumes::MAX_SIZE && bytes.is_multiple_of(volumes::UNIT))
+        .ok_or_else(|| {
+            let (least, most) = (volumes::UNIT >> 10, volumes::MAX_SIZE >> 40);
+            format!("a volume has a multiple of {least} KiB, at most {most} TiB")
+        })
 }
 
 #[cfg(test)]
@@ -186,5 +243,29 @@ mod tests {
         assert!(!parse(&["--image", "a", "--size", "1"]));
         assert!(parse(&["--image", "a"]));
         assert!(parse(&["--size", "64"]));
+        assert!(parse(&["--size", "64", "--key", "key-0123456789abcdef0"]), "a key goes with either");
+    }
+
+    #[test]
+    fn sizes_have_units_and_bounds() {
+        let good =
+            [("1", 1 << 20), ("4KiB", 4096), ("3 MiB", 3 << 20), ("2GiB", 2 << 30), ("64TiB", 64 << 40)];
+        for (text, bytes) in good {
+            assert_eq!(size(text), Ok(bytes), "{text}");
+        }
+        for text in [
+            "",
+            "0",
+            "-1",
+            "1.5",
+            "x",
+            "5KiB",
+            "65TiB",
+            "1GB",
+            "99999999999999999999",
+            "18014398509481985KiB",
+        ] {
+            assert!(size(text).is_err(), "{text}");
+        }
     }
 }

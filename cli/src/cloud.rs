@@ -3,20 +3,22 @@
 
 use crate::{
     failure::{Doing, Failure},
+    interrupt,
     place::Place,
     up::{self, Installation},
 };
-use host_api::{Api, LogRecord, Resource};
+use host_api::{Api, DeviceName, LogRecord, Resource};
 use ids::{HostId, Identity, InstanceId, KeyId, Slot, VolumeId};
 use seal::CardKey;
 use service::{CallError, Client, Credentials};
 use std::{
-    fs::{self, File},
+    cell::RefCell,
+    fs,
     path::Path,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 use token::{CardKeyCertificate, PublicKey};
-use volumes::{Store, Volume};
+use volumes::{Draft, Store, Volume};
 
 /// Life of a token that one call uses.
 const CALL_LIFE: Duration = Duration::from_secs(60);
@@ -42,6 +44,15 @@ pub(crate) struct Cloud {
     importer: Credentials,
     importer_chain: String,
     door: Client,
+    attempts: RefCell<Vec<Attempt>>,
+}
+
+/// A call that was made at the host's door, and the code with which it failed, if it did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Attempt {
+    pub(crate) api: Api,
+    pub(crate) resources: Vec<Resource>,
+    pub(crate) code: Option<String>,
 }
 
 /// Someone with an identity, and their connections to the services.
@@ -91,7 +102,13 @@ impl Cloud {
             importer_chain: certificates(&importer_chain.doing("importer")?),
             door: client("controller", &identity, None)?,
             installation,
+            attempts: RefCell::default(),
         })
+    }
+
+    /// Every call that this made at the host's door, in order.
+    pub(crate) fn attempts(&self) -> Vec<Attempt> {
+        self.attempts.borrow().clone()
     }
 
     fn actor(&self, who: Who) -> &Actor {
@@ -133,11 +150,19 @@ impl Cloud {
         if let Some(proof) = &proof {
             headers.extend([(token::TOKEN_HEADER, bearer.as_str()), (token::PROOF_HEADER, proof)]);
         }
-        self.runtime.block_on(self.door.call(method, &http.target, http.body.clone(), &headers))
+        let answer = self.runtime.block_on(self.door.call(method, &http.target, http.body.clone(), &headers));
+        let request: host_api::Request = call.clone().into();
+        self.attempts.borrow_mut().push(Attempt {
+            api: C::API,
+            resources: request.resources(&self.installation.host),
+            code: answer.as_ref().err().map(|error| error.code().to_owned()),
+        });
+        answer
     }
 
     /// Makes a call with a token for exactly this call.
     pub(crate) fn call<C: host_api::Call>(&self, who: Who, call: &C) -> Result<C::Answer, Failure> {
+        interrupt::check()?;
         let request: host_api::Request = call.clone().into();
         let resources = request.resources(&self.installation.host);
         let ask = Ask { apis: vec![C::API], resources, audience: None, lifetime: CALL_LIFE };
@@ -173,9 +198,13 @@ impl Cloud {
 
     /// Makes an encrypted volume without content.
     pub(crate) fn create_volume(&self, key: &KeyId, size: u64) -> Result<Volume, Failure> {
+        Ok(self.draft(key, size)?.keep()?)
+    }
+
+    fn draft(&self, key: &KeyId, size: u64) -> Result<Draft<'_>, Failure> {
         let id = VolumeId::from_random(up::random()?);
         let wrapped = self.runtime.block_on(kms::client::generate_volume_key(&self.tenant.kms, key, &id))?;
-        Ok(self.store.create(id, size, key.clone(), wrapped)?)
+        Ok(self.store.draft(id, size, key.clone(), wrapped)?)
     }
 
     /// The key hop: a grant by the tenant for one host, then KMS seals the volume key to that host's card.
@@ -236,35 +265,54 @@ impl Cloud {
         Ok((key, recipient))
     }
 
-    /// Makes a volume and writes an image into it, through a card of its own.
+    /// Makes a volume and writes an image into it, through a card of its own. A volume whose image is not
+    /// whole is not kept.
     pub(crate) fn import(
         &self,
         key: &KeyId,
         image: &Path,
         at: &mut dyn FnMut(u64, u64),
     ) -> Result<Volume, Failure> {
-        let length = fs::metadata(image).doing(image.display())?.len();
-        let volume = self.create_volume(key, length.next_multiple_of(volumes::UNIT))?;
+        let image = volumes::Image::open(image)?;
+        let draft = self.draft(key, image.length().next_multiple_of(volumes::UNIT))?;
         let mut importer = volumes::Importer::start(&crate::rack::program("azote-volume-card")?)?;
         let card = self.certify(importer.public_key())?;
-        let sealed = self.seal_to(&volume, &card.host, &card)?;
-        let data =
-            File::options().read(true).write(true).open(self.store.data(&volume.id)).doing("volume")?;
-        let image = File::open(image).doing(image.display())?;
-        importer.write(&card.host, &volume, data, sealed, image, at)?;
-        Ok(volume)
+        let sealed = self.seal_to(draft.volume(), &card.host, &card)?;
+        importer.write(&card.host, &draft, sealed, image, at)?;
+        Ok(draft.keep()?)
     }
 
     /// Attaches a volume, with its key sealed to the host's card.
     pub(crate) fn attach(
         &self,
         volume: &Volume,
-        device: &str,
+        device: &DeviceName,
         slot: Slot,
     ) -> Result<host_api::VolumeStatus, Failure> {
         let card = self.card()?;
         let sealed = self.seal_to(volume, &card.host, &card)?;
         self.call(Who::ControlPlane, &attach_call(volume, device, slot, &sealed)?)
+    }
+
+    /// Attaches a volume to the lowest slot that takes it.
+    pub(crate) fn attach_anywhere(
+        &self,
+        volume: &Volume,
+        device: &DeviceName,
+    ) -> Result<host_api::VolumeStatus, Failure> {
+        let taken: Vec<Slot> = self.status()?.volumes.iter().map(|volume| volume.slot).collect();
+        let free =
+            (1..=ids::SLOTS).filter_map(|n| Slot::try_from(n).ok()).filter(|slot| !taken.contains(slot));
+        let message = "every slot is taken: detach a volume first".to_owned();
+        let mut result = Err(Failure::Advice("slot.taken", message));
+        for slot in free {
+            result = self.attach(volume, device, slot);
+            // A slot that a guest had a function in stays empty until the instance is stopped: only the board knows.
+            if !matches!(&result, Err(error) if error.code() == "slot.spent") {
+                break;
+            }
+        }
+        result
     }
 
     /// Detaches a volume.
@@ -298,13 +346,13 @@ pub(crate) struct Ask {
 /// The request that attaches a volume.
 pub(crate) fn attach_call(
     volume: &Volume,
-    device: &str,
+    device: &DeviceName,
     slot: Slot,
     sealed: &[u8],
 ) -> Result<host_api::AttachVolume, Failure> {
     Ok(host_api::AttachVolume {
         volume: volume.id.clone(),
-        device_name: device.parse().map_err(Failure::state)?,
+        device_name: device.clone(),
         size: volume.size,
         slot,
         sealed_key: host_api::SealedKey::from_bytes(sealed).map_err(Failure::state)?,

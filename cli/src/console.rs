@@ -1,5 +1,6 @@
 //! The instance's serial console, for people and for the demo, which types into it as a tenant would.
 
+use crate::{interrupt, out::Out};
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     termios::{OptionalActions, isatty, tcgetattr, tcsetattr},
@@ -22,9 +23,38 @@ pub(crate) enum ConsoleError {
     /// Nothing came in time.
     #[error("the guest did not print {wanted:?} within {seconds} s; it printed last:\n{tail}")]
     Silent { wanted: String, seconds: u64, tail: String },
+    /// There is none.
+    #[error("no console: nothing is up here; `azote up` first")]
+    None,
+    /// The main board is gone.
+    #[error("the main board closed the console: `azote status` tells more")]
+    Closed,
+    /// Somebody wants it all to end.
+    #[error("interrupted")]
+    Interrupted,
     /// The socket failed.
     #[error("console: {0}")]
     Io(#[from] io::Error),
+}
+
+impl ConsoleError {
+    /// The stable code.
+    pub(crate) fn code(&self) -> &'static str {
+        match self {
+            Self::Silent { .. } => "guest.silent",
+            Self::None => "host.not-up",
+            Self::Closed => "console.closed",
+            Self::Interrupted => "interrupted",
+            Self::Io(_) => "console.failed",
+        }
+    }
+}
+
+fn connect(path: &Path) -> Result<UnixStream, ConsoleError> {
+    UnixStream::connect(path).map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => ConsoleError::None,
+        _ => error.into(),
+    })
 }
 
 /// A conversation with the guest's shell.
@@ -37,9 +67,8 @@ pub(crate) struct Console {
 
 impl Console {
     /// Connects to the main board's console socket.
-    pub(crate) fn connect(path: &Path) -> io::Result<Self> {
-        let stream = UnixStream::connect(path)?;
-        Ok(Self { stream, seen: Vec::new(), at: 0 })
+    pub(crate) fn connect(path: &Path) -> Result<Self, ConsoleError> {
+        Ok(Self { stream: connect(path)?, seen: Vec::new(), at: 0 })
     }
 
     /// Waits for a text and gives what came before it; `tick` is called now and then.
@@ -56,6 +85,9 @@ impl Console {
                 let before = String::from_utf8_lossy(&self.seen[self.at..self.at + found]).into_owned();
                 self.at += found + wanted.len();
                 return Ok(before);
+            }
+            if interrupt::asked() {
+                return Err(ConsoleError::Interrupted);
             }
             if Instant::now() > deadline {
                 let tail =
@@ -75,7 +107,7 @@ impl Console {
     fn read_more(&mut self) -> Result<(), ConsoleError> {
         let mut bytes = [0; 4096];
         match self.stream.read(&mut bytes) {
-            Ok(0) => return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()),
+            Ok(0) => return Err(ConsoleError::Closed),
             Ok(count) => self.seen.extend_from_slice(&bytes[..count]),
             Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {}
             Err(error) => return Err(error.into()),
@@ -104,45 +136,50 @@ fn find(text: &[u8], wanted: &[u8]) -> Option<usize> {
 }
 
 /// Joins this terminal to the console until Ctrl-] or the end of either side.
-pub(crate) fn join(path: &Path) -> io::Result<()> {
-    let mut stream = UnixStream::connect(path)?;
+pub(crate) fn join(out: Out, path: &Path) -> Result<(), ConsoleError> {
+    let mut stream = connect(path)?;
     let (input, mut output) = (io::stdin(), io::stdout());
-    let terminal = isatty(&input);
-    let before = if terminal { Some(tcgetattr(&input)?) } else { None };
-    if let Some(before) = &before {
-        let mut raw = before.clone();
-        raw.make_raw();
-        tcsetattr(&input, OptionalActions::Now, &raw)?;
+    if !isatty(&input) {
+        return pump(&mut stream, &mut output);
     }
+    out.remark("the instance's console; Ctrl-] leaves it");
+    let before = tcgetattr(&input).map_err(io::Error::from)?;
+    let mut raw = before.clone();
+    raw.make_raw();
+    tcsetattr(&input, OptionalActions::Now, &raw).map_err(io::Error::from)?;
     let joined = pump(&mut stream, &mut output);
-    if let Some(before) = &before {
-        tcsetattr(&input, OptionalActions::Now, before)?;
-    }
+    tcsetattr(&input, OptionalActions::Now, &before).map_err(io::Error::from)?;
+    out.remark("\nleft the console; the instance goes on");
     joined
 }
 
-fn pump(stream: &mut UnixStream, output: &mut dyn Write) -> io::Result<()> {
+fn pump(stream: &mut UnixStream, output: &mut dyn Write) -> Result<(), ConsoleError> {
     let input = io::stdin();
     let mut bytes = [0; 4096];
     loop {
         let mut waiting = [PollFd::new(&input, PollFlags::IN), PollFd::new(stream, PollFlags::IN)];
-        poll(&mut waiting, None::<&Timespec>)?;
+        match poll(&mut waiting, None::<&Timespec>) {
+            Err(rustix::io::Errno::INTR) => continue,
+            polled => polled.map_err(io::Error::from)?,
+        };
         let (typed, printed) = (!waiting[0].revents().is_empty(), !waiting[1].revents().is_empty());
         if printed {
             let count = stream.read(&mut bytes)?;
             if count == 0 {
-                return Ok(());
+                return Err(ConsoleError::Closed);
             }
-            output.write_all(&bytes[..count])?;
-            output.flush()?;
+            match output.write_all(&bytes[..count]).and_then(|()| output.flush()) {
+                Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(()),
+                written => written?,
+            }
         }
         if typed {
-            let count = rustix::io::read(&input, &mut bytes)?;
-            let keys = &bytes[..count];
-            if keys.is_empty() || keys.contains(&LEAVE) {
+            let count = rustix::io::read(&input, &mut bytes).map_err(io::Error::from)?;
+            let keys = bytes[..count].split(|key| *key == LEAVE).next().unwrap_or_default();
+            stream.write_all(keys)?;
+            if keys.len() < count || count == 0 {
                 return Ok(());
             }
-            stream.write_all(keys)?;
         }
     }
 }

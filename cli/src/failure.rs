@@ -1,11 +1,14 @@
 //! Why a command failed.
 
+use service::CallError;
+use std::io::ErrorKind;
+
 /// One failure, with the stable code of whoever refused.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Failure {
     /// A service or the host refused, or could not be reached.
     #[error(transparent)]
-    Call(#[from] service::CallError),
+    Call(#[from] CallError),
     /// A volume could not be made or found.
     #[error(transparent)]
     Volume(#[from] volumes::StoreError),
@@ -24,15 +27,23 @@ pub(crate) enum Failure {
     /// The guest did not do as asked.
     #[error(transparent)]
     Console(#[from] crate::console::ConsoleError),
+    /// What was asked does not fit what is there; the first is the stable code.
+    #[error("{1}")]
+    Advice(&'static str, String),
     /// The state folder does not hold what it should.
     #[error("{0}")]
     State(String),
     /// The system refused.
-    #[error("{0}: {1}")]
+    #[error("{0}: {1}{hint}", hint = hint(.1.kind()))]
     Io(String, #[source] std::io::Error),
     /// At least one promise of the demo did not hold.
-    #[error("not every promise held; see above")]
+    #[error(
+        "not every promise held: see ✘ above; `azote demo --keep` leaves the host and its logs to look at"
+    )]
     Promise,
+    /// Ctrl-C.
+    #[error("interrupted")]
+    Interrupted,
 }
 
 impl Failure {
@@ -42,13 +53,23 @@ impl Failure {
             Self::Call(error) => error.code(),
             Self::Volume(error) => error.code(),
             Self::Import(error) => error.code(),
-            Self::Rack(_) => "rack.failed",
+            Self::Rack(error) => error.code(),
             Self::Parts(_) => "lab.parts",
             Self::Image(_) => "lab.image",
-            Self::Console(_) => "guest.silent",
+            Self::Console(error) => error.code(),
+            Self::Advice(code, _) => code,
             Self::State(_) => "state.invalid",
             Self::Io(..) => "io.failed",
             Self::Promise => "demo.promise-broken",
+            Self::Interrupted => "interrupted",
+        }
+    }
+
+    /// What happened and what to do, without the code.
+    pub(crate) fn message(&self) -> String {
+        match self {
+            Self::Call(CallError::Refused { message, .. }) => message.clone(),
+            other => other.to_string(),
         }
     }
 
@@ -56,6 +77,20 @@ impl Failure {
     #[expect(clippy::needless_pass_by_value, reason = "handed to `map_err` by name")]
     pub(crate) fn state(why: impl ToString) -> Self {
         Self::State(why.to_string())
+    }
+}
+
+/// What to do about a refusal of the system.
+fn hint(kind: ErrorKind) -> &'static str {
+    match kind {
+        ErrorKind::NotFound => ": give a path that exists",
+        ErrorKind::PermissionDenied => {
+            ": this user may not; become its owner, or give a --state folder of your own"
+        }
+        ErrorKind::ReadOnlyFilesystem => ": give a --state folder on a file system that can be written",
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => ": free some space, then try again",
+        ErrorKind::NotADirectory => ": a file is where a folder should be; give another --state",
+        _ => "",
     }
 }
 

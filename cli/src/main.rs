@@ -8,6 +8,7 @@ mod cloud;
 mod console;
 mod demo;
 mod failure;
+mod interrupt;
 mod out;
 mod place;
 mod rack;
@@ -15,19 +16,25 @@ mod up;
 mod verbs;
 
 use args::{Args, Verb};
-use clap::{CommandFactory, Parser, parser::ValueSource};
-use failure::{Doing, Failure};
+use clap::{CommandFactory, FromArgMatches, error::ErrorKind, parser::ValueSource};
+use failure::Failure;
 use out::Out;
 use place::Place;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    let matches = Args::command().get_matches();
-    let given = !matches!(matches.value_source("state"), None | Some(ValueSource::DefaultValue));
-    let args = Args::parse();
+    let parsed = Args::command().try_get_matches().and_then(|matches| {
+        let given = !matches!(matches.value_source("state"), None | Some(ValueSource::DefaultValue));
+        Ok((Args::from_arg_matches(&matches)?, given))
+    });
+    let (args, given) = match parsed {
+        Ok(parsed) => parsed,
+        Err(error) => return usage(&error),
+    };
     let out = Out::new(args.json);
     match dispatch(out, &args, given) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(()) if out::complete() => ExitCode::SUCCESS,
+        Ok(()) => ExitCode::FAILURE,
         Err(error) => {
             out.failure(&error);
             ExitCode::FAILURE
@@ -35,19 +42,36 @@ fn main() -> ExitCode {
     }
 }
 
+/// Wrong usage, or a request for help.
+fn usage(error: &clap::Error) -> ExitCode {
+    let asked = matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
+    if !asked && std::env::args_os().any(|word| word == "--json") {
+        let text = error.to_string();
+        let document = out::failure_document("usage", text.trim().trim_start_matches("error: "));
+        Out::new(true).result("", &document);
+    } else {
+        // A reader that has gone (`| head`) is content.
+        let _ = error.print();
+    }
+    ExitCode::from(if asked { 0 } else { 2 })
+}
+
 fn dispatch(out: Out, args: &Args, given: bool) -> Result<(), Failure> {
-    let place = || Place::new(&args.state).doing("state folder");
+    let place = || Place::new(&args.state);
     match &args.verb {
         Verb::Demo(demo) => demo::run(out, given.then_some(args.state.as_path()), demo),
         Verb::Up(board) => {
             let place = place()?;
             up::up(out, &place, board)?;
-            out.result("up; `azote status` shows the host", &serde_json::json!({"up": place.root()}));
+            let text = format!("up in {}; `azote status` shows the host", place.root().display());
+            out.result(&text, &serde_json::json!({"up": place.root()}));
             Ok(())
         }
         Verb::Down => verbs::down(out, &place()?),
         Verb::Completions { shell } => {
-            clap_complete::generate(*shell, &mut Args::command(), "azote", &mut std::io::stdout());
+            let mut script = Vec::new();
+            clap_complete::generate(*shell, &mut Args::command(), "azote", &mut script);
+            out::print(String::from_utf8_lossy(&script).trim_end());
             Ok(())
         }
         verb => verbs::run(out, &place()?, verb),

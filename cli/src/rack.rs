@@ -1,14 +1,14 @@
 //! Starts and stops the processes of one installation: what a rack's power cord and an init system do. It
 //! hands them no secret and reads none.
 
-use crate::place::Place;
+use crate::{interrupt, place::Place};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use std::{
     fs::{self, File},
     io,
     os::unix::process::CommandExt,
     path::{Path, PathBuf},
-    process::{Command, Stdio},
+    process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
 
@@ -26,12 +26,32 @@ pub(crate) enum RackError {
     /// It ended or was not ready in time.
     #[error("{name} did not become ready; the end of its log, {log}:\n{tail}")]
     NotReady { name: String, log: String, tail: String },
+    /// It runs already.
+    #[error("{0} runs already: `azote down` first")]
+    Runs(String),
+    /// Somebody wants it all to end.
+    #[error("interrupted")]
+    Interrupted,
     /// It does not stop.
     #[error("{0} did not stop within {seconds} s", seconds = STOP.as_secs())]
     NotStopped(String),
     /// The system refused.
     #[error("{0}: {1}")]
     Io(String, #[source] io::Error),
+}
+
+impl RackError {
+    /// The stable code.
+    pub(crate) fn code(&self) -> &'static str {
+        match self {
+            Self::NoProgram(_) => "rack.no-program",
+            Self::NotReady { .. } => "rack.not-ready",
+            Self::Runs(_) => "rack.runs",
+            Self::Interrupted => "interrupted",
+            Self::NotStopped(_) => "rack.not-stopped",
+            Self::Io(..) => "rack.failed",
+        }
+    }
 }
 
 /// One process of an installation.
@@ -63,7 +83,7 @@ impl<'a> Unit<'a> {
 
     fn running(&self) -> Option<Running> {
         let text = fs::read_to_string(self.record()).ok()?;
-        let (pid, started) = text.trim().split_once(' ')?;
+        let (pid, started) = text.trim_end().split_once(' ')?;
         let pid: i32 = pid.parse().ok()?;
         (start_time(pid)? == started).then_some(Running { pid: Pid::from_raw(pid)? })
     }
@@ -73,18 +93,37 @@ impl<'a> Unit<'a> {
         self.running().is_some()
     }
 
-    /// Starts it, away from the terminal, and waits until `ready` says so.
+    /// Starts it, away from the terminal, and waits until `ready` says so. What does not become ready is
+    /// ended again.
     pub(crate) fn start(&self, command: &mut Command, ready: impl Fn() -> bool) -> Result<(), RackError> {
         let io = |error| RackError::Io(self.name.to_owned(), error);
+        if self.is_running() {
+            return Err(RackError::Runs(self.name.to_owned()));
+        }
         let log = File::create(self.log()).map_err(io)?;
         let errors = log.try_clone().map_err(io)?;
         let mut child =
             command.stdin(Stdio::null()).stdout(log).stderr(errors).process_group(0).spawn().map_err(io)?;
+        let result = self.watch(&mut child, ready);
+        if result.is_err() {
+            // It may have ended by itself.
+            let _ = child.kill();
+            let _ = child.wait();
+            let _ = fs::remove_file(self.record());
+        }
+        result
+    }
+
+    fn watch(&self, child: &mut Child, ready: impl Fn() -> bool) -> Result<(), RackError> {
+        let io = |error| RackError::Io(self.name.to_owned(), error);
         let pid = i32::try_from(child.id()).map_err(|e| io(io::Error::other(e)))?;
         let started = start_time(pid).unwrap_or_default();
         fs::write(self.record(), format!("{pid} {started}\n")).map_err(io)?;
         let deadline = Instant::now() + READY;
         while !ready() {
+            if interrupt::asked() {
+                return Err(RackError::Interrupted);
+            }
             if child.try_wait().map_err(io)?.is_some() || Instant::now() > deadline {
                 return Err(self.not_ready());
             }
@@ -110,8 +149,10 @@ impl<'a> Unit<'a> {
             Err(error) => return Err(io(error)),
         };
         for signal in [Signal::TERM, Signal::KILL] {
-            if pidfd_send_signal(&process, signal) == Err(rustix::io::Errno::SRCH) {
-                break;
+            match pidfd_send_signal(&process, signal) {
+                Ok(()) => {}
+                Err(rustix::io::Errno::SRCH) => break,
+                Err(error) => return Err(io(error)),
             }
             let deadline = Instant::now() + STOP;
             while self.is_running() && Instant::now() < deadline {
@@ -124,13 +165,14 @@ impl<'a> Unit<'a> {
         if self.is_running() {
             return Err(RackError::NotStopped(self.name.to_owned()));
         }
-        fs::remove_file(self.record()).map_err(|e| RackError::Io(self.name.to_owned(), e))?;
+        // The next start writes it anew.
+        let _ = fs::remove_file(self.record());
         Ok(true)
     }
 }
 
-/// The moment a process started, in clock ticks since boot (`proc_pid_stat(5)`, field 22); none for a
-/// process that has ended.
+/// The moment a process started: which boot of the system, and clock ticks since then (`proc_pid_stat(5)`,
+/// field 22); none for a process that has ended.
 fn start_time(pid: i32) -> Option<String> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     // The name in the second field may hold blanks and brackets: count from its end.
@@ -138,7 +180,9 @@ fn start_time(pid: i32) -> Option<String> {
     if matches!(rest.next()?, "Z" | "X") {
         return None;
     }
-    rest.nth(18).map(str::to_owned)
+    let ticks = rest.nth(18)?;
+    let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
+    Some(format!("{} {ticks}", boot.trim()))
 }
 
 /// A program of ours: beside this one, where the build and a package put them.
@@ -182,10 +226,27 @@ mod tests {
     }
 
     #[test]
+    fn a_process_that_is_never_ready_is_not_left_behind() {
+        let (_scratch, place) = place();
+        let unit = Unit::new(&place, "endless");
+        let mut child = Command::new("sleep").arg("60").spawn().unwrap();
+        let pid = i32::try_from(child.id()).unwrap();
+        fs::write(unit.record(), format!("{pid} {}\n", start_time(pid).unwrap())).unwrap();
+        assert_eq!(unit.start(&mut Command::new("true"), || true).unwrap_err().code(), "rack.runs");
+        assert!(unit.is_running(), "a second start leaves the first alone");
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(unit.start(&mut Command::new("true"), || false).is_err());
+        assert!(!unit.record().exists(), "its record would name a dead process");
+    }
+
+    #[test]
     fn a_number_that_was_used_again_is_not_our_process() {
         let (_scratch, place) = place();
         let unit = Unit::new(&place, "other");
-        fs::write(unit.record(), format!("{} 1\n", std::process::id())).unwrap();
+        let mine = i32::try_from(std::process::id()).unwrap();
+        let ticks = start_time(mine).unwrap().rsplit_once(' ').unwrap().1.to_owned();
+        fs::write(unit.record(), format!("{mine} another-boot {ticks}\n")).unwrap();
         assert!(!unit.is_running());
         assert!(!unit.stop().unwrap());
     }

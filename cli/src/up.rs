@@ -4,8 +4,9 @@
 use crate::{
     args::Board,
     failure::{Doing, Failure},
+    interrupt,
     out::Out,
-    place::Place,
+    place::{INSTALLATION, Place},
     rack::{Unit, program},
 };
 use ids::{HostId, Identity};
@@ -14,7 +15,7 @@ use pki::Ca;
 use serde::{Deserialize, Serialize};
 use service::{Client, Credentials};
 use std::{
-    fs,
+    fs, io,
     net::SocketAddr,
     path::{Path, PathBuf},
     process::Command,
@@ -26,13 +27,15 @@ const SERVICE_LIFE: Duration = Duration::from_secs(24 * 60 * 60);
 /// How long the identities of people live.
 const PERSON_LIFE: Duration = Duration::from_secs(90 * 24 * 60 * 60);
 /// In the order in which they start; they stop in the opposite one.
-const UNITS: [&str; 7] = ["tpm-cloud", "tpm-host", "chip", "board", "tokens", "kms", "controller"];
+pub(crate) const UNITS: [&str; 7] = ["tpm-host", "chip", "board", "tpm-cloud", "tokens", "kms", "controller"];
 /// People, services and the host that fills volumes, each with an identity in a file of its own.
 pub(crate) const ACTORS: [(&str, &str); 3] = [
     ("operator", "azote:operator/alice"),
     ("tenant", "azote:tenant/acme"),
     ("control-plane", "azote:service/control-plane"),
 ];
+/// The hashes of firmware that the host may start.
+pub(crate) const KNOWN_GOOD: &str = "host/known-good";
 /// The file of the identity under which images are written into volumes.
 pub(crate) const IMPORTER: &str = "importer";
 
@@ -49,14 +52,21 @@ pub(crate) struct Installation {
 impl Installation {
     /// Reads it.
     pub(crate) fn read(place: &Place) -> Result<Self, Failure> {
-        let path = place.path("installation.json");
-        let text = fs::read(&path)
-            .map_err(|_| Failure::State(format!("{} is not there: run `azote up` first", path.display())))?;
-        serde_json::from_slice(&text).map_err(|e| Failure::State(format!("{}: {e}", path.display())))
+        let path = place.path(INSTALLATION);
+        let text = match fs::read(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let message = format!("nothing was ever up in {}: `azote up` first", place.root().display());
+                return Err(Failure::Advice("state.none", message));
+            }
+            read => read.doing(path.display())?,
+        };
+        serde_json::from_slice(&text).map_err(|e| {
+            Failure::State(format!("{} is damaged ({e}): put it back from a copy", path.display()))
+        })
     }
 
     fn read_or_make(place: &Place) -> Result<Self, Failure> {
-        let path = place.path("installation.json");
+        let path = place.path(INSTALLATION);
         if !path.exists() {
             let made =
                 Self { host: HostId::from_random(random()?), importer: HostId::from_random(random()?) };
@@ -86,6 +96,8 @@ pub(crate) struct Rack<'a> {
 impl<'a> Rack<'a> {
     /// Makes what is missing in the state folder: folders, authority, identities, flash.
     pub(crate) fn prepare(place: &'a Place, parts: &'a Parts) -> Result<Self, Failure> {
+        place.claim()?;
+        let installation = Installation::read_or_make(place)?;
         for name in [
             "pki",
             "identities",
@@ -99,12 +111,11 @@ impl<'a> Rack<'a> {
             "tpm-cloud",
             "tpm-host",
         ] {
-            place.folder(name).doing(name)?;
+            place.folder(name).doing(place.path(name).display())?;
         }
         let pki = place.path("pki");
         let ca = if pki.join("ca.pem").exists() { Ca::open(&pki) } else { Ca::create(&pki) }
             .map_err(Failure::state)?;
-        let installation = Installation::read_or_make(place)?;
         let rack = Self { place, parts, ca, installation };
         for (name, identity) in ACTORS {
             rack.person(name, &identity.parse().map_err(Failure::state)?)?;
@@ -134,13 +145,18 @@ impl<'a> Rack<'a> {
                 service::write_atomic(&to, &bytes).doing(to.display())?;
             }
         }
-        let known_good = self.place.path("host/known-good");
-        if !known_good.exists() {
+        if !self.place.path(KNOWN_GOOD).exists() {
             let code = fs::read(self.parts.firmware_code()).doing("firmware")?;
-            let line = format!("{}  main-board firmware (OVMF)\n", hex_sha256(&code));
-            service::write_atomic(&known_good, line.as_bytes()).doing(known_good.display())?;
+            self.know(&hex_sha256(&code))?;
         }
         Ok(())
+    }
+
+    /// Makes the known-good set of the host consist of one firmware.
+    pub(crate) fn know(&self, sha256: &str) -> Result<(), Failure> {
+        let path = self.place.path(KNOWN_GOOD);
+        let line = format!("{sha256}  main-board firmware (OVMF)\n");
+        service::write_atomic(&path, line.as_bytes()).doing(path.display())
     }
 
     fn unit(&self, name: &'static str) -> Unit<'a> {
@@ -151,9 +167,8 @@ impl<'a> Rack<'a> {
         self.place.path("run").join(name)
     }
 
-    /// Hardware: the TPMs, the security chip, and the main board, powered and held in reset.
+    /// Hardware: the TPM, the security chip, and the main board, powered and held in reset.
     pub(crate) fn power(&self, board: &Board) -> Result<(), Failure> {
-        self.tpm("tpm-cloud")?;
         self.tpm("tpm-host")?;
         let [nbd, control, line] = ["firmware", "chip", "line"].map(|name| self.fresh(name));
         let mut chip = Command::new(program("azote-security-chip")?);
@@ -167,6 +182,14 @@ impl<'a> Rack<'a> {
         command.arg("--console").arg(&console).arg("--parts").arg(self.parts.dir());
         command.args(["--memory", &board.memory.to_string(), "--cpus", &board.cpus.to_string()]);
         self.unit("board").start(&mut command, || bmc.exists() && console.exists())?;
+        Ok(())
+    }
+
+    /// Pulls the host's power cord.
+    pub(crate) fn unplug(&self) -> Result<(), Failure> {
+        for name in ["controller", "board", "chip", "tpm-host"] {
+            self.unit(name).stop()?;
+        }
         Ok(())
     }
 
@@ -190,6 +213,7 @@ impl<'a> Rack<'a> {
 
     /// The control plane: token service and KMS.
     pub(crate) fn cloud(&self) -> Result<(), Failure> {
+        self.tpm("tpm-cloud")?;
         for name in ["tokens", "kms"] {
             let identity = format!("azote:service/{name}").parse().map_err(Failure::state)?;
             let program = program(&format!("azote-{name}"))?;
@@ -224,7 +248,7 @@ impl<'a> Rack<'a> {
             .arg("--card")
             .arg(program("azote-volume-card")?)
             .arg("--known-good")
-            .arg(state.join("known-good"));
+            .arg(self.place.path(KNOWN_GOOD));
         command.arg("--token-keys").arg(keys).arg("--host").arg(host.as_str());
         self.serve("controller", &mut command, &certificate)
     }
@@ -292,7 +316,7 @@ impl<'a> Rack<'a> {
 pub(crate) fn address(place: &Place, name: &str) -> Result<SocketAddr, Failure> {
     let path = place.path("run").join(format!("{name}.address"));
     let text = fs::read_to_string(&path)
-        .map_err(|_| Failure::State(format!("{name} does not run: `azote up` starts it")))?;
+        .map_err(|_| Failure::Advice("host.not-up", format!("{name} does not run: `azote up` starts it")))?;
     text.trim().parse().map_err(Failure::state)
 }
 
@@ -316,27 +340,60 @@ pub(crate) fn parts(out: Out) -> Result<Parts, Failure> {
     Ok(Parts::locate_or_fetch(&parts::default_dir(), &mut |at| progress.at(&at.to_string()))?)
 }
 
-/// `azote up`.
+/// Which processes of an installation do not run; all, some or none of them.
+pub(crate) fn ended(place: &Place) -> Vec<&'static str> {
+    UNITS.into_iter().filter(|name| !Unit::new(place, name).is_running()).collect()
+}
+
+/// `azote up`. What a failed or interrupted one has started is stopped again.
 pub(crate) fn up(out: Out, place: &Place, board: &Board) -> Result<(), Failure> {
-    if Unit::new(place, "controller").is_running() {
-        return Err(Failure::State(format!(
-            "already up in {}; `azote down` stops it",
-            place.root().display()
-        )));
+    let here = place.root().display();
+    let missing = ended(place);
+    if missing.is_empty() {
+        let message = format!("already up in {here}; `azote down` stops it");
+        return Err(Failure::Advice("host.already-up", message));
+    }
+    if missing.len() < UNITS.len() {
+        return Err(Failure::Advice("host.partly-up", partly(&missing)));
     }
     let parts = parts(out)?;
+    place.claim()?;
+    let _lock = place.lock()?;
+    interrupt::watch().doing("signals")?;
+    let result = start(out, place, &parts, board);
+    if result.is_err() {
+        stop(place)?;
+    }
+    result
+}
+
+fn start(out: Out, place: &Place, parts: &Parts, board: &Board) -> Result<(), Failure> {
     let progress = out.progress("starting");
-    let rack = Rack::prepare(place, &parts)?;
+    let rack = Rack::prepare(place, parts)?;
     progress.at("hardware: TPM, security chip, main board in reset");
     rack.power(board)?;
     progress.at("control plane: tokens, KMS");
     rack.cloud()?;
     progress.at("controller: measure, verify, release reset");
-    rack.host()
+    rack.host()?;
+    interrupt::check()
+}
+
+/// What to do when some processes have ended and others run.
+pub(crate) fn partly(missing: &[&str]) -> String {
+    format!("{} ended, the others run: `azote down`, then `azote up`", missing.join(", "))
 }
 
 /// `azote down`: says what it stopped.
 pub(crate) fn down(place: &Place) -> Result<Vec<&'static str>, Failure> {
+    if !place.root().exists() {
+        return Ok(Vec::new());
+    }
+    let _lock = place.lock()?;
+    stop(place)
+}
+
+fn stop(place: &Place) -> Result<Vec<&'static str>, Failure> {
     let mut stopped = Vec::new();
     for name in UNITS.into_iter().rev() {
         if Unit::new(place, name).stop()? {

@@ -4,24 +4,48 @@ use crate::{
     args::{self, Instance, Key, Verb},
     cloud::{Ask, Cloud, Who},
     console,
-    failure::{Doing, Failure},
+    failure::Failure,
     out::Out,
     place::Place,
     up,
 };
-use host_api::{Api, LogRecord, Resource};
-use ids::Slot;
+use host_api::{Accelerator, HostStatus, LogRecord};
+use indicatif::HumanBytes;
 use serde_json::json;
+use service::CallError;
 use std::fmt::Write;
 
 /// Carries out a verb on a running installation.
 pub(crate) fn run(out: Out, place: &Place, verb: &Verb) -> Result<(), Failure> {
     if matches!(verb, Verb::Console) {
-        return console::join(&place.path("run/console")).doing("console");
+        return Ok(console::join(out, &place.path("run/console"))?);
     }
-    let cloud = Cloud::open(place)?;
+    let done = Cloud::open(place).and_then(|cloud| act(out, &cloud, verb));
+    done.map_err(|error| match error {
+        Failure::Call(CallError::Unreachable { .. }) => gone(place, error),
+        error => error,
+    })
+}
+
+/// Why nobody answers, in words that help.
+fn gone(place: &Place, error: Failure) -> Failure {
+    match up::ended(place) {
+        ended if ended.is_empty() => error,
+        ended if ended.len() == up::UNITS.len() => {
+            let message = format!("nothing runs in {}: `azote up` first", place.root().display());
+            Failure::Advice("host.not-up", message)
+        }
+        ended => Failure::Advice("host.partly-up", up::partly(&ended)),
+    }
+}
+
+fn act(out: Out, cloud: &Cloud, verb: &Verb) -> Result<(), Failure> {
     match verb {
-        Verb::Status => status(out, &cloud),
+        Verb::Status => {
+            let status = cloud.status()?;
+            out.result(&status_text(&status), &status);
+            Ok(())
+        }
         Verb::Log { after } => {
             let records = cloud.log(*after)?;
             out.result(&log_table(&records), &records);
@@ -32,68 +56,61 @@ pub(crate) fn run(out: Out, place: &Place, verb: &Verb) -> Result<(), Failure> {
             out.result(key.as_str(), &json!({"key": key}));
             Ok(())
         }
-        Verb::Volume(verb) => volume(out, &cloud, verb),
-        Verb::Instance(verb) => instance(out, &cloud, verb),
-        Verb::Token(ask) => token(out, &cloud, ask),
+        Verb::Volume(verb) => volume(out, cloud, verb),
+        Verb::Instance(verb) => instance(out, cloud, verb),
+        Verb::Token(ask) => token(out, cloud, ask),
         Verb::Demo(_) | Verb::Up(_) | Verb::Down | Verb::Console | Verb::Completions { .. } => Ok(()),
     }
 }
 
-fn status(out: Out, cloud: &Cloud) -> Result<(), Failure> {
-    let status = cloud.status()?;
+fn status_text(status: &HostStatus) -> String {
     let mut text = format!("host       {}\n", status.host);
     let service = match &status.out_of_service {
         None => "in service".to_owned(),
-        Some(why) => format!("OUT OF SERVICE: {}: {}", why.code.as_str(), why.message.as_str()),
+        Some(why) => format!("OUT OF SERVICE: {} ({})", why.message.as_str(), why.code.as_str()),
     };
     let _ = writeln!(text, "service    {service}");
     if let Some(chip) = &status.chip {
         let reset = if chip.reset_held { "held" } else { "released" };
         let _ = writeln!(text, "reset      {reset}; refused firmware writes: {}", chip.refused_writes);
         let _ = writeln!(text, "firmware   sha256 {}", chip.firmware.as_str());
+    } else {
+        let _ = writeln!(text, "reset      the security chip does not answer: `azote down`, then `azote up`");
     }
     if let Some(board) = &status.board {
-        let _ = writeln!(
-            text,
-            "board      {:?}, guest runs by {:?}, starts: {}",
-            board.power, board.accelerator, board.boots
-        );
+        let by = accelerator(board.accelerator);
+        let _ = writeln!(text, "board      {}; guests run by {by}; starts: {}", board.power, board.boots);
+    } else {
+        let _ = writeln!(text, "board      does not answer: `azote down`, then `azote up`");
     }
     for entry in &status.measurements {
-        let _ = writeln!(
-            text,
-            "measured   PCR {:<2} {}  {}",
-            entry.pcr,
-            entry.sha256.as_str(),
-            entry.what.as_str()
-        );
+        let (sha256, what) = (entry.sha256.as_str(), entry.what.as_str());
+        let _ = writeln!(text, "measured   PCR {:<2} {sha256}  {what}", entry.pcr);
     }
     for volume in &status.volumes {
+        let (slot, device) = (volume.slot, volume.device_name.as_str());
         let _ = writeln!(
             text,
-            "volume     {} slot {} {} {:?}: {} reads, {} writes, {} errors",
-            volume.volume,
-            volume.slot,
-            volume.device_name.as_str(),
-            volume.state,
-            volume.reads,
-            volume.writes,
-            volume.errors
+            "volume     {} slot {slot} {device} {}: {} reads, {} writes, {} errors",
+            volume.volume, volume.state, volume.reads, volume.writes, volume.errors
         );
     }
     if let Some(instance) = &status.instance {
-        let _ =
-            writeln!(text, "instance   {} from {}: {:?}", instance.instance, instance.root, instance.state);
+        let _ = writeln!(text, "instance   {} from {}: {}", instance.instance, instance.root, instance.state);
     }
-    let _ = write!(
-        text,
-        "log        {} records, {} of {} KiB",
-        status.log.last,
-        status.log.bytes >> 10,
-        status.log.capacity >> 10
-    );
-    out.result(&text, &status);
-    Ok(())
+    let log = &status.log;
+    let (used, most) = (log.bytes.div_ceil(1024), log.capacity >> 10);
+    let _ = write!(text, "log        {} records, {used} of {most} KiB used", log.last);
+    text
+}
+
+/// What runs the guest, in words.
+fn accelerator(by: Accelerator) -> &'static str {
+    match by {
+        Accelerator::Kvm => "hardware virtualisation (KVM)",
+        Accelerator::Tcg => "software emulation (TCG)",
+        Accelerator::Other => "something unknown",
+    }
 }
 
 /// The host's log as a table.
@@ -106,7 +123,7 @@ pub(crate) fn log_table(records: &[LogRecord]) -> String {
         let code = text(record.code.as_ref().map(|code| code.as_str().to_owned()));
         let detail = text(record.detail.as_ref().map(|detail| detail.as_str().to_owned()));
         let of = text(record.intent.map(|intent| format!("of {intent}")));
-        let kind = format!("{:?}", record.kind).to_lowercase();
+        let kind = record.kind.as_str();
         let time = record.time.as_str().get(11..23).unwrap_or_default();
         let rest = [of, code, on.join(" "), detail]
             .into_iter()
@@ -121,34 +138,25 @@ pub(crate) fn log_table(records: &[LogRecord]) -> String {
 fn volume(out: Out, cloud: &Cloud, verb: &args::Volume) -> Result<(), Failure> {
     match verb {
         args::Volume::Create(create) => {
-            let key = match &create.key {
-                Some(key) => key.clone(),
-                None => cloud.create_key()?,
-            };
-            let volume = match &create.image {
-                Some(image) => {
-                    let progress = out.progress("writing the image through a volume card");
-                    cloud.import(&key, image, &mut |done, all| {
-                        progress.at(&format!("{} of {} MiB", done >> 20, all >> 20));
-                    })?
-                }
-                None => cloud.create_volume(&key, create.size.unwrap_or_default().saturating_mul(1 << 20))?,
-            };
+            let volume = create_volume(out, cloud, create)?;
             out.result(volume.id.as_str(), &volume);
         }
         args::Volume::List => {
             let volumes = cloud.store.list()?;
-            let line = |v: &volumes::Volume| format!("{}  {:>8} MiB  {}", v.id, v.size >> 20, v.key);
+            let line =
+                |v: &volumes::Volume| format!("{}  {:>9}  {}", v.id, HumanBytes(v.size).to_string(), v.key);
+            if volumes.is_empty() {
+                out.remark("no volumes yet: `azote volume create` makes one");
+            }
             out.result(&volumes.iter().map(line).collect::<Vec<_>>().join("\n"), &volumes);
         }
         args::Volume::Attach { volume, device, slot } => {
             let volume = cloud.store.get(volume)?;
-            let slot = match slot {
-                Some(slot) => Slot::try_from(*slot).map_err(Failure::state)?,
-                None => free_slot(cloud)?,
+            let attached = match slot {
+                Some(slot) => cloud.attach(&volume, device, *slot)?,
+                None => cloud.attach_anywhere(&volume, device)?,
             };
-            let attached = cloud.attach(&volume, device, slot)?;
-            out.result(&format!("{} in slot {slot}", volume.id), &attached);
+            out.result(&format!("{} in slot {}", volume.id, attached.slot), &attached);
         }
         args::Volume::Detach { volume, force } => {
             cloud.detach(volume, *force)?;
@@ -158,12 +166,18 @@ fn volume(out: Out, cloud: &Cloud, verb: &args::Volume) -> Result<(), Failure> {
     Ok(())
 }
 
-fn free_slot(cloud: &Cloud) -> Result<Slot, Failure> {
-    let taken: Vec<Slot> = cloud.status()?.volumes.iter().map(|volume| volume.slot).collect();
-    (1..=ids::SLOTS)
-        .filter_map(|number| Slot::try_from(number).ok())
-        .find(|slot| !taken.contains(slot))
-        .ok_or_else(|| Failure::state("every slot is taken: detach a volume first"))
+fn create_volume(out: Out, cloud: &Cloud, create: &args::Create) -> Result<volumes::Volume, Failure> {
+    let key = match &create.key {
+        Some(key) => key.clone(),
+        None => cloud.create_key()?,
+    };
+    match &create.source.image {
+        Some(image) => {
+            let progress = out.progress("writing the image through a volume card");
+            cloud.import(&key, image, &mut |done, all| progress.bytes(done, all))
+        }
+        None => cloud.create_volume(&key, create.source.size.unwrap_or_default()),
+    }
 }
 
 fn instance(out: Out, cloud: &Cloud, verb: &Instance) -> Result<(), Failure> {
@@ -183,12 +197,9 @@ fn instance(out: Out, cloud: &Cloud, verb: &Instance) -> Result<(), Failure> {
 }
 
 fn token(out: Out, cloud: &Cloud, ask: &args::Token) -> Result<(), Failure> {
-    let apis: Result<Vec<Api>, _> = ask.apis.iter().map(|api| api.parse::<Api>()).collect();
-    let resources: Result<Vec<Resource>, _> =
-        ask.resources.iter().map(|name| name.parse::<Resource>()).collect();
     let ask = Ask {
-        apis: apis.map_err(Failure::state)?,
-        resources: resources.map_err(Failure::state)?,
+        apis: ask.apis.clone(),
+        resources: ask.resources.clone(),
         audience: ask.audience.clone(),
         lifetime: ask.lifetime,
     };

@@ -30,6 +30,10 @@ fn json(output: &Output) -> Value {
     })
 }
 
+fn code(output: &Output) -> String {
+    json(output)["error"]["code"].as_str().unwrap_or_default().to_owned()
+}
+
 /// Stops what a failing test leaves running.
 struct Down<'a>(&'a Path);
 
@@ -69,7 +73,7 @@ fn a_host_with_changed_firmware_stays_in_reset_and_says_so() {
         "{status:#}"
     );
     let again = azote(&state, &["up"]);
-    assert_eq!(again.status.code(), Some(1), "a second up is refused");
+    assert_eq!((again.status.code(), code(&again)), (Some(1), "host.already-up".to_owned()));
     assert!(azote(&state, &["down"]).status.success());
 
     let flash = state.join("flash/code.bin");
@@ -91,6 +95,40 @@ fn a_host_with_changed_firmware_stays_in_reset_and_says_so() {
 }
 
 #[test]
+fn a_killed_process_is_named_and_down_and_up_bring_the_host_back() {
+    let scratch = tempfile::tempdir().unwrap();
+    let state = scratch.path().join("host");
+    let _down = Down(&state);
+    let up = azote(&state, &["up"]);
+    assert!(up.status.success(), "{:#}", json(&up));
+    let volume = json(&azote(&state, &["volume", "create", "--size", "1"]));
+    let record = fs::read_to_string(state.join("run/kms.pid")).unwrap();
+    let pid = record.split(' ').next().unwrap();
+    assert!(Command::new("kill").args(["-9", pid]).status().unwrap().success());
+    for words in [&["key", "create"][..], &["up"]] {
+        let refused = azote(&state, words);
+        assert_eq!(
+            (refused.status.code(), code(&refused)),
+            (Some(1), "host.partly-up".to_owned()),
+            "{words:?}"
+        );
+        assert!(json(&refused)["error"]["message"].as_str().unwrap().contains("kms"));
+    }
+    assert!(azote(&state, &["down"]).status.success());
+    assert_eq!(code(&azote(&state, &["status"])), "host.not-up");
+    let up = azote(&state, &["up"]);
+    assert!(up.status.success(), "{:#}", json(&up));
+    assert_eq!(json(&azote(&state, &["volume", "list"]))[0]["id"], volume["id"]);
+    assert!(azote(&state, &["volume", "attach", volume["id"].as_str().unwrap()]).status.success());
+    assert!(azote(&state, &["volume", "create", "--image", "/"]).status.code() == Some(1));
+    assert_eq!(
+        json(&azote(&state, &["volume", "list"])).as_array().unwrap().len(),
+        1,
+        "no half volume is left"
+    );
+}
+
+#[test]
 fn usage_errors_and_missing_hosts_have_their_own_exit_codes() {
     let scratch = tempfile::tempdir().unwrap();
     let state = scratch.path().join("none");
@@ -98,6 +136,19 @@ fn usage_errors_and_missing_hosts_have_their_own_exit_codes() {
     let output = azote(&state, &["status"]);
     assert_eq!(output.status.code(), Some(1));
     assert!(json(&output)["error"]["message"].as_str().unwrap().contains("azote up"));
+    assert_eq!(code(&output), "state.none");
+    assert_eq!(code(&azote(&state, &["volume", "create", "--size", "5KiB"])), "usage");
+    assert_eq!(code(&azote(&state, &["console"])), "host.not-up");
+    let closed = Command::new("sh")
+        .args([
+            "-c",
+            "\"$0\" completions bash | true; \"$0\" --json status >/dev/full",
+            env!("CARGO_BIN_EXE_azote"),
+        ])
+        .env("AZOTE_STATE", &state)
+        .output()
+        .unwrap();
+    assert!(!String::from_utf8_lossy(&closed.stderr).contains("panicked"), "{closed:?}");
     let completions =
         Command::new(env!("CARGO_BIN_EXE_azote")).args(["completions", "bash"]).output().unwrap();
     assert!(String::from_utf8_lossy(&completions.stdout).contains("_azote"));

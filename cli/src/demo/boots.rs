@@ -2,6 +2,7 @@
 
 use super::{Scene, Stage};
 use crate::{cloud::Cloud, console::Console, failure::Failure, up};
+use host_api::DeviceName;
 use ids::Slot;
 use std::{path::Path, time::Duration};
 use volumes::Volume;
@@ -21,6 +22,10 @@ pub(super) struct Second {
     pub(super) text: String,
 }
 
+pub(super) fn device(name: &str) -> Result<DeviceName, Failure> {
+    name.parse().map_err(Failure::state)
+}
+
 fn slot(number: u8) -> Result<Slot, Failure> {
     Slot::try_from(number).map_err(Failure::state)
 }
@@ -32,9 +37,7 @@ pub(super) fn boots(stage: &mut Stage<'_>, image: &Path) -> Result<Scene, Failur
     let key = cloud.create_key()?;
     let root = {
         let progress = stage.out.progress("writing the root image through a volume card");
-        cloud.import(&key, image, &mut |done, all| {
-            progress.at(&format!("{} of {} MiB", done >> 20, all >> 20));
-        })?
+        cloud.import(&key, image, &mut |done, all| progress.bytes(done, all))?
     };
     stage.report.promise(
         "the volume is made, its key wrapped by KMS",
@@ -43,12 +46,11 @@ pub(super) fn boots(stage: &mut Stage<'_>, image: &Path) -> Result<Scene, Failur
     );
 
     stage.report.step("With a token, the control plane attaches the volume and starts the instance");
-    cloud.attach(&root, "xvda", slot(1)?)?;
+    cloud.attach(&root, &device("xvda")?, slot(1)?)?;
     let instance = cloud.start(&root.id)?.instance;
     let mut console = {
         let progress = stage.out.progress("the guest boots");
-        let mut console =
-            Console::connect(&stage.place.path("run/console")).map_err(crate::console::ConsoleError::Io)?;
+        let mut console = Console::connect(&stage.place.path("run/console"))?;
         console.expect(READY, BOOT, &mut |line| progress.at(line))?;
         console
     };
@@ -82,7 +84,7 @@ pub(super) fn second_volume(stage: &mut Stage<'_>, scene: &mut Scene) -> Result<
     let text = format!("Azote: whoever operates this host cannot read this line {:032x}", up::random()?);
     {
         let _progress = stage.out.progress("hot-plugging");
-        scene.cloud.attach(&volume, "/dev/sdf", slot(2)?)?;
+        scene.cloud.attach(&volume, &device("/dev/sdf")?, slot(2)?)?;
         let wait = "for i in $(seq 300); do [ -b /dev/nvme1n1 ] && break; sleep 0.1; done; cat /sys/block/nvme1n1/device/serial";
         let (_, serial) = scene.console.run(wait, COMMAND)?;
         stage.report.promise(
@@ -97,19 +99,28 @@ pub(super) fn second_volume(stage: &mut Stage<'_>, scene: &mut Scene) -> Result<
     let (written, _) = scene.console.run(&write, COMMAND)?;
     let read = "echo 3 > /proc/sys/vm/drop_caches; dd if=/dev/nvme1n1 bs=4096 skip=3 count=1 2>/dev/null | tr -d '\\000'";
     let (_, back) = scene.console.run(read, COMMAND)?;
-    stage.report.promise("what the guest wrote comes back", written == 0 && back.contains(&text), &back);
+    // What the guest says is one side; the card has counted on the other.
+    let counts = scene.cloud.status()?.volumes.into_iter().find(|v| v.volume == volume.id);
+    let (reads, writes) = counts.map_or((0, 0), |volume| (volume.reads, volume.writes));
+    stage.report.promise(
+        "what the guest wrote comes back, through the card",
+        written == 0 && back.contains(&text) && reads > 0 && writes > 0,
+        format!("{back}\nthe card counted {reads} reads, {writes} writes"),
+    );
     let busy = scene.cloud.detach(&volume.id, false);
     let code = busy.as_ref().err().map(|error| error.code().to_owned()).unwrap_or_default();
     stage.report.promise("it is not pulled out while the guest uses it", code == "volume.busy", &code);
+    let socket = stage.place.path(&format!("functions/{}.sock", volume.id));
+    let was_there = socket.exists();
     let remove = "echo 1 > /sys/block/nvme1n1/device/device/remove; sleep 0.2; [ ! -e /dev/nvme1n1 ]";
     let (gone, _) = scene.console.run(remove, COMMAND)?;
     scene.cloud.detach(&volume.id, false)?;
     let left: Vec<String> = scene.cloud.status()?.volumes.iter().map(|v| v.volume.to_string()).collect();
-    let detached = gone == 0 && !left.contains(&volume.id.to_string());
+    let retired = was_there && !socket.exists();
     stage.report.promise(
-        "the guest lets go, the card wipes the key",
-        detached,
-        format!("still attached: {}", left.join(", ")),
+        "the guest lets go, then the volume is detached and its socket retired",
+        gone == 0 && retired && !left.contains(&volume.id.to_string()),
+        format!("volumes that the host still has: {}", left.join(", ")),
     );
     Ok(Second { volume, text })
 }

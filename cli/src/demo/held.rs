@@ -5,8 +5,9 @@ use crate::{
     args::Board,
     cloud::Cloud,
     failure::{Doing, Failure},
-    up::{Rack, hex_sha256},
+    up::{KNOWN_GOOD, Rack, hex_sha256},
 };
+use host_api::{Code, HostStatus, LogRecord, RecordKind};
 use std::fs;
 use wire::{board, chip};
 
@@ -14,22 +15,27 @@ use wire::{board, chip};
 pub(super) fn powered(stage: &mut Stage<'_>, rack: &Rack<'_>, board: &Board) -> Result<(), Failure> {
     stage.report.step("The emulated main board is powered, and held in reset by the security chip");
     {
-        let _progress = stage.out.progress("starting TPMs, security chip, main board");
+        let _progress = stage.out.progress("starting TPM, security chip, main board");
         rack.power(board)?;
     }
     // Nobody else talks to the chip and the board yet: the controller does not run.
     let run = stage.place.path("run");
     let to_chip = wire::connect::<chip::Request, chip::Reply>(&run.join("chip")).map_err(Failure::state)?;
     let reply = to_chip.call(&chip::Request::Status, &[]).map_err(Failure::state)?;
-    let held = matches!(reply, chip::Reply::Status { reset_held: true, .. });
-    stage.report.promise("the security chip holds reset from the start", held, format!("{reply:?}"));
+    let (held, evidence) = match reply {
+        chip::Reply::Status { reset_held, .. } => {
+            (reset_held, format!("the chip says: reset {}", if reset_held { "held" } else { "released" }))
+        }
+        other => (false, chip_says(&other)),
+    };
+    stage.report.promise("the security chip holds reset from the start", held, evidence);
     let guess = chip::Request::ReleaseReset { code: "00".repeat(32) };
     let reply = to_chip.call(&guess, &[]).map_err(Failure::state)?;
     let refused = matches!(&reply, chip::Reply::Fault(fault) if fault.code == "chip.unverified");
     stage.report.promise(
         "it does not release reset to one who has not verified the firmware",
         refused,
-        format!("{reply:?}"),
+        chip_says(&reply),
     );
     let to_board =
         wire::connect::<board::Request, board::Reply>(&run.join("board")).map_err(Failure::state)?;
@@ -38,53 +44,58 @@ pub(super) fn powered(stage: &mut Stage<'_>, rack: &Rack<'_>, board: &Board) -> 
         board::Reply::Status(status) => (
             status.power == board::Power::Held && status.boots == 0,
             format!(
-                "power: {:?}, starts so far: {}, guest runs by: {} (the main board is QEMU, hardware's stand-in)",
-                status.power, status.boots, status.accelerator
+                "the board says: {}, started {} times (it is QEMU with {}, hardware's stand-in)",
+                if status.power == board::Power::Held { "held" } else { "not held" },
+                status.boots,
+                status.accelerator.to_uppercase()
             ),
         ),
-        other => (false, format!("{other:?}")),
+        board::Reply::Fault(fault) => (false, fault.to_string()),
+        _ => (false, "the board gave no status".to_owned()),
     };
     stage.report.promise("its processors have not run an instruction", paused, evidence);
     Ok(())
 }
 
+/// A chip's answer in words.
+fn chip_says(reply: &chip::Reply) -> String {
+    match reply {
+        chip::Reply::Fault(fault) => format!("the chip says: {fault}"),
+        _ => "the chip did not refuse".to_owned(),
+    }
+}
+
 /// The controller measures, verifies, and only then lets reset go.
-pub(super) fn verified(stage: &mut Stage<'_>, rack: &Rack<'_>) -> Result<(), Failure> {
+pub(super) fn verified(stage: &mut Stage<'_>, rack: &Rack<'_>, board: &Board) -> Result<(), Failure> {
     stage.report.step("The controller measures what it starts, verifies the firmware, then releases reset");
-    {
+    let flash = hex_sha256(&fs::read(stage.place.path("flash/code.bin")).doing("flash")?);
+    let before = {
         let progress = stage.out.progress("starting the control plane");
         rack.cloud()?;
-        progress.at("starting the controller");
+        progress.at("starting the controller with another known-good set");
+        rack.know(&hex_sha256(flash.as_bytes()))?;
         rack.host()?;
-    }
-    let status = Cloud::open(stage.place)?.status()?;
-    let mut lines: Vec<String> = Vec::new();
-    let mut log = Vec::new();
-    for entry in &status.measurements {
-        lines.push(format!(
-            "PCR {:>2}  {}…  {}",
-            entry.pcr,
-            &entry.sha256.as_str()[..16],
-            entry.what.as_str()
-        ));
-        let pcr = u8::try_from(entry.pcr).map_err(Failure::state)?;
-        log.push(tpm::Measurement {
-            pcr,
-            digest: unhex(entry.sha256.as_str())?,
-            description: entry.what.to_string(),
-        });
-    }
-    let told = status.pcr.as_ref().map(|pcr| pcr.as_str().to_owned()).unwrap_or_default();
-    let replayed = tpm::replay(&log).map_err(Failure::state)?;
-    let agrees = replayed.iter().any(|(_, value)| hex(value) == told);
-    lines.push(format!("the TPM's register: {told}"));
+        let before = Cloud::open(stage.place)?.status()?;
+        progress.at("power cycle, then with the right one");
+        rack.unplug()?;
+        rack.know(&flash)?;
+        rack.power(board)?;
+        rack.host()?;
+        before
+    };
+    let (code, why) =
+        before.out_of_service.map(|o| (o.code.to_string(), o.message.to_string())).unwrap_or_default();
+    let stayed =
+        before.chip.is_some_and(|chip| chip.reset_held) && before.board.is_some_and(|b| b.boots == 0);
     stage.report.promise(
-        "what it started is in the TPM: replaying its log gives the TPM's value",
-        agrees,
-        lines.join("\n"),
+        "firmware that is not in the known-good set is never started",
+        stayed && code == "boot.firmware",
+        format!("{code}: {why}"),
     );
-    let known = fs::read_to_string(stage.place.path("host/known-good")).doing("known-good")?;
-    let flash = hex_sha256(&fs::read(stage.place.path("flash/code.bin")).doing("flash")?);
+    let cloud = Cloud::open(stage.place)?;
+    let status = cloud.status()?;
+    measured(stage, &status)?;
+    let known = fs::read_to_string(stage.place.path(KNOWN_GOOD)).doing(KNOWN_GOOD)?;
     let chip = status.chip.as_ref();
     let verified = chip.is_some_and(|chip| chip.firmware.as_str() == flash) && known.contains(&flash);
     stage.report.promise(
@@ -92,13 +103,65 @@ pub(super) fn verified(stage: &mut Stage<'_>, rack: &Rack<'_>) -> Result<(), Fai
         verified,
         format!("sha256 {flash}"),
     );
-    let released = status.in_service && chip.is_some_and(|chip| !chip.reset_held);
+    let up = status.in_service && chip.is_some_and(|chip| !chip.reset_held);
+    let (ordered, evidence) = order(&cloud.log(0)?, &flash);
+    stage.report.promise("then, and only then, reset was released", up && ordered, evidence);
+    Ok(())
+}
+
+/// Replays the controller's list of measurements and compares it with the TPM's register.
+fn measured(stage: &mut Stage<'_>, status: &HostStatus) -> Result<(), Failure> {
+    let mut lines: Vec<String> = Vec::new();
+    let mut log = Vec::new();
+    for entry in &status.measurements {
+        let (sha256, what) = (entry.sha256.as_str(), entry.what.as_str());
+        lines.push(format!("PCR {:>2}  {}…  {what}", entry.pcr, sha256.get(..16).unwrap_or_default()));
+        let pcr = u8::try_from(entry.pcr).map_err(Failure::state)?;
+        log.push(tpm::Measurement { pcr, digest: unhex(sha256)?, description: what.to_owned() });
+    }
+    let told = status.pcr.as_ref().map(|pcr| pcr.as_str().to_owned()).unwrap_or_default();
+    let replayed = tpm::replay(&log).map_err(Failure::state)?;
+    let agrees = replayed.iter().any(|(_, value)| hex(value) == told);
+    // Each of these must be in the register: a list without one would replay just as well.
+    let all = ["controller", "configuration", "known-good set", "volume card", "main-board firmware"];
+    let complete =
+        all.iter().all(|what| status.measurements.iter().any(|entry| entry.what.as_str() == *what));
+    lines.push(format!("the TPM's register: {told}"));
     stage.report.promise(
-        "then, and only then, reset was released",
-        released,
-        format!("in service: {}", status.in_service),
+        "what it started is in the TPM: replaying its log gives the TPM's value",
+        agrees && complete,
+        lines.join("\n"),
     );
     Ok(())
+}
+
+/// In the host's log: it boots, it names the firmware that it verified, and only after that the chip tells of
+/// its first release of reset, ever since it was powered.
+fn order(records: &[LogRecord], firmware: &str) -> (bool, String) {
+    let events: Vec<(&LogRecord, &str, &str)> = records
+        .iter()
+        .filter(|record| record.kind == RecordKind::Event)
+        .map(|record| {
+            (
+                record,
+                record.code.as_ref().map_or("", Code::as_str),
+                record.detail.as_ref().map_or("", |d| d.as_str()),
+            )
+        })
+        .collect();
+    let boot = events.iter().rposition(|(_, code, _)| *code == "host.boots");
+    let (earlier, events) = events.split_at(boot.unwrap_or(0));
+    let at = |wanted: &str| events.iter().position(|(_, code, _)| *code == wanted);
+    let (verified, released) = (at("host.releases-reset"), at("chip.reset-released"));
+    let named = verified.is_some_and(|at| events[at].2.contains(firmware));
+    let first = released.is_some_and(|at| events[at].2.split_whitespace().eq(["event", "1"]));
+    let never_before = !earlier.iter().any(|(_, code, _)| *code == "chip.reset-released");
+    let ordered = boot.is_some() && named && first && never_before && verified < released;
+    let line = |(record, code, detail): &(&LogRecord, &str, &str)| {
+        let time = record.time.as_str().get(11..23).unwrap_or_default();
+        format!("record {}  {time}  {code}  {detail}", record.seq)
+    };
+    (ordered, events.iter().map(line).collect::<Vec<_>>().join("\n"))
 }
 
 fn hex(bytes: &[u8]) -> String {
@@ -109,4 +172,40 @@ fn unhex(text: &str) -> Result<tpm::Digest, Failure> {
     let byte = |at: usize| text.get(at..at + 2).and_then(|pair| u8::from_str_radix(pair, 16).ok());
     let bytes: Option<Vec<u8>> = (0..text.len()).step_by(2).map(byte).collect();
     bytes.and_then(|bytes| bytes.try_into().ok()).ok_or_else(|| Failure::state("not a SHA-256 value"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn log(events: &[(&str, &str)]) -> Vec<LogRecord> {
+        let record = |(seq, (code, detail)): (usize, &(&str, &str))| {
+            let detail = if detail.is_empty() { "none" } else { detail };
+            serde_json::from_value(json!({
+                "seq": seq, "time": "2026-01-02T03:04:05.678901Z", "kind": "event", "code": code, "detail": detail,
+                "prev": "00".repeat(32),
+            }))
+            .unwrap()
+        };
+        events.iter().enumerate().map(record).collect()
+    }
+
+    #[test]
+    fn a_release_before_the_verification_or_of_other_firmware_is_noticed() {
+        let (boots, verified, released) =
+            (("host.boots", ""), ("host.releases-reset", "firmware abc"), ("chip.reset-released", "event 1"));
+        assert!(order(&log(&[boots, boots, verified, released]), "abc").0);
+        for wrong in [
+            &[boots, released, verified][..],
+            &[boots, verified],
+            &[boots, released],
+            &[verified, released],
+            &[boots, released, boots, verified, released],
+            &[boots, verified, ("chip.reset-released", "event 2")],
+        ] {
+            assert!(!order(&log(wrong), "abc").0, "{wrong:?}");
+        }
+        assert!(!order(&log(&[boots, verified, released]), "def").0);
+    }
 }

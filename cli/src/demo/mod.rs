@@ -2,6 +2,7 @@
 
 mod boots;
 mod held;
+mod recorded;
 mod refused;
 mod report;
 mod secret;
@@ -11,6 +12,7 @@ use crate::{
     cloud::Cloud,
     console::Console,
     failure::{Doing, Failure},
+    interrupt,
     out::Out,
     place::Place,
     up::{self, Rack},
@@ -43,20 +45,30 @@ pub(crate) fn run(out: Out, given: Option<&Path>, args: &args::Demo) -> Result<(
         None => std::env::temp_dir().join(format!("azote-demo-{:08x}", up::random()? & 0xffff_ffff)),
     };
     if folder.exists() {
-        return Err(Failure::State(format!(
-            "{} exists: the demo wants a folder of its own",
-            folder.display()
-        )));
+        let message = format!("{} exists: the demo wants a folder of its own", folder.display());
+        return Err(Failure::Advice("state.foreign", message));
     }
-    let place = Place::new(&folder).doing("state folder")?;
+    let place = Place::new(&folder)?;
     let result = play(out, &place, args);
-    if args.keep {
+    let ended = if args.keep && matches!(result, Ok(_) | Err(Failure::Promise)) {
         out.line(&format!("\nstill up; look around with: azote --state {} status", folder.display()));
+        Ok(())
     } else {
-        up::down(&place)?;
-        std::fs::remove_dir_all(&folder).doing(folder.display())?;
+        end(&place, args.keep)
+    };
+    // Why it failed matters more than what could not be tidied up.
+    let held = result?;
+    ended?;
+    if held { Ok(()) } else { Err(Failure::Promise) }
+}
+
+/// Stops what runs, and removes the folder unless it is to be looked at.
+fn end(place: &Place, keep: bool) -> Result<(), Failure> {
+    up::down(place)?;
+    if !keep && place.root().exists() {
+        std::fs::remove_dir_all(place.root()).doing(place.root().display())?;
     }
-    if result? { Ok(()) } else { Err(Failure::Promise) }
+    Ok(())
 }
 
 fn play(out: Out, place: &Place, args: &args::Demo) -> Result<bool, Failure> {
@@ -66,16 +78,17 @@ fn play(out: Out, place: &Place, args: &args::Demo) -> Result<bool, Failure> {
         image::build(&parts, &parts::default_dir(), &mut |at| progress.at(&at.to_string()))?
     };
     let mut stage = Stage { out, place, report: Report::new(out) };
+    interrupt::watch().doing("signals")?;
     let rack = Rack::prepare(place, &parts)?;
     held::powered(&mut stage, &rack, &args.board)?;
-    held::verified(&mut stage, &rack)?;
+    held::verified(&mut stage, &rack, &args.board)?;
     let mut scene = boots::boots(&mut stage, &image)?;
     let second = boots::second_volume(&mut stage, &mut scene)?;
     secret::nowhere(&mut stage, &scene, &second)?;
     secret::refused(&mut stage, &scene, &second.volume)?;
     refused::tokens(&mut stage, &scene)?;
-    refused::firmware(&mut stage, &mut scene)?;
+    let attack = refused::firmware(&mut stage, &mut scene)?;
     refused::stop(&mut stage, &scene)?;
-    let log = refused::log(&mut stage, &scene)?;
+    let log = recorded::log(&mut stage, &scene, &attack)?;
     Ok(stage.report.finish(&log))
 }

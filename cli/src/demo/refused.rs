@@ -6,7 +6,7 @@ use crate::{
     failure::{Doing, Failure},
     up::{self, hex_sha256},
 };
-use host_api::{Api, Code, LogRecord, RecordKind, Resource};
+use host_api::{Api, Resource};
 use ids::HostId;
 use std::{fs, time::Duration};
 
@@ -14,6 +14,8 @@ use std::{fs, time::Duration};
 const COMMAND: Duration = Duration::from_secs(60);
 /// Long enough for one call, short enough to wait for its end.
 const BRIEF: Duration = Duration::from_secs(1);
+/// A physical address in the main board's firmware.
+const TARGET: u64 = 0xffe0_0000;
 
 /// Calls without the right token.
 pub(super) fn tokens(stage: &mut Stage<'_>, scene: &Scene) -> Result<(), Failure> {
@@ -31,7 +33,10 @@ pub(super) fn tokens(stage: &mut Stage<'_>, scene: &Scene) -> Result<(), Failure
     let elsewhere = HostId::from_random(up::random()?);
     let token = |ask: Ask| scene.cloud.token(Who::ControlPlane, &ask).map(Some);
     let expired = token(ask(vec![Api::DetachVolume], root.clone(), here.clone(), BRIEF))?;
-    std::thread::sleep(BRIEF + Duration::from_millis(1100));
+    {
+        let _progress = stage.out.progress("waiting for a token to expire");
+        std::thread::sleep(BRIEF + Duration::from_millis(1100));
+    }
     let stolen = scene
         .cloud
         .token(Who::ControlPlane, &ask(vec![Api::DetachVolume], root.clone(), here.clone(), minute))?;
@@ -62,34 +67,46 @@ pub(super) fn tokens(stage: &mut Stage<'_>, scene: &Scene) -> Result<(), Failure
     let said = scene.cloud.token(Who::Operator, &other).err().map(|e| e.to_string()).unwrap_or_default();
     stage.report.promise(
         "an operator asks for an API outside the rights configuration: no token",
-        said.contains("rights."),
+        said.starts_with("rights.api"),
         said,
     );
     Ok(())
 }
 
+/// An attempt on the firmware that the log must show.
+pub(super) struct Attack {
+    /// The last record before it.
+    pub(super) after: u64,
+    /// Where in the flash it went.
+    pub(super) offset: u64,
+}
+
 /// A guest with root writes to its main board's firmware flash.
-pub(super) fn firmware(stage: &mut Stage<'_>, scene: &mut Scene) -> Result<(), Failure> {
+pub(super) fn firmware(stage: &mut Stage<'_>, scene: &mut Scene) -> Result<Attack, Failure> {
     let flash = stage.place.path("flash/code.bin");
-    let before = hex_sha256(&fs::read(&flash).doing(flash.display())?);
-    let refusals =
-        |scene: &Scene| Ok::<_, Failure>(scene.cloud.status()?.chip.map_or(0, |chip| chip.refused_writes));
-    let count = refusals(scene)?;
-    // Byte program, then the byte, then back to reading: the commands of a CFI flash.
-    let write = "id -u; for v in 0x40 0x00 0xff; do devmem 0xffe00000 8 $v; done";
-    let (_, root) = scene.console.run(write, COMMAND)?;
+    let before = fs::read(&flash).doing(flash.display())?;
+    let status = scene.cloud.status()?;
+    let count = status.chip.map_or(0, |chip| chip.refused_writes);
+    // Byte program, then the byte, then back to reading: the commands of a CFI flash. Firmware ends at 4 GiB.
+    let write = format!("id -u; for v in 0x40 0x00 0xff; do devmem {TARGET:#x} 8 $v; done");
+    let (_, root) = scene.console.run(&write, COMMAND)?;
     let (alive, _) = scene.console.run("true", COMMAND)?;
-    let after = hex_sha256(&fs::read(&flash).doing(flash.display())?);
-    let recorded = refusals(scene)?;
+    let after = fs::read(&flash).doing(flash.display())?;
+    let recorded = scene.cloud.status()?.chip.map_or(0, |chip| chip.refused_writes);
+    let offset = (before.len() as u64).saturating_sub((4 << 30) - TARGET);
+    // A zero written over a zero would change nothing: the byte must be one that the write could have changed.
+    let changeable =
+        usize::try_from(offset).ok().and_then(|at| before.get(at)).is_some_and(|byte| *byte != 0);
     stage.report.promise(
         "a guest with root writes to its firmware flash: refused and recorded",
-        root.starts_with('0') && alive == 0 && recorded > count && before == after,
+        root.starts_with('0') && alive == 0 && changeable && recorded > count && before == after,
         format!(
-            "refused writes: {count} before, {recorded} after; flash sha256 {}… before and after",
-            &after[..16]
+            "writes refused by the chip: {count} before (the firmware itself probes its flash), {recorded} after; \
+             flash sha256 {} as before",
+            hex_sha256(&after)
         ),
     );
-    Ok(())
+    Ok(Attack { after: status.log.last, offset })
 }
 
 /// The instance stops.
@@ -102,66 +119,9 @@ pub(super) fn stop(stage: &mut Stage<'_>, scene: &Scene) -> Result<(), Failure> 
     scene.cloud.detach(&scene.root.id, false)?;
     let left = scene.cloud.status()?.volumes.len();
     stage.report.promise(
-        "the instance is stopped, its board held, its keys wiped",
+        "the instance is stopped, its board held in reset, no volume left attached",
         held && left == 0,
         format!("volumes attached: {left}"),
     );
     Ok(())
-}
-
-/// The host's log: chained, each attempt before its outcome, every refusal there.
-pub(super) fn log(stage: &mut Stage<'_>, scene: &Scene) -> Result<serde_json::Value, Failure> {
-    stage
-        .report
-        .step("The host's log has every attempt, refusals included, each written before it was acted on");
-    let records = scene.cloud.log(0)?;
-    stage.out.line(&crate::verbs::log_table(&records));
-    let (mut hash, mut intact) = (host_api::GENESIS, true);
-    for (seq, record) in (1..).zip(&records) {
-        match record.follows(seq, &hash) {
-            Ok(next) => hash = next,
-            Err(_) => intact = false,
-        }
-    }
-    stage.report.promise(
-        "its chain is whole from the first record on",
-        intact && !records.is_empty(),
-        format!("{} records", records.len()),
-    );
-    let intents = records.iter().filter(|record| record.kind == RecordKind::Intent).count();
-    let orphan = records.iter().filter(|r| r.kind == RecordKind::Outcome).find(|outcome| {
-        !records
-            .iter()
-            .any(|r| r.kind == RecordKind::Intent && Some(r.seq) == outcome.intent && r.seq < outcome.seq)
-    });
-    stage.report.promise(
-        "every outcome follows its intent",
-        orphan.is_none() && intents > 0,
-        format!("{intents} intents"),
-    );
-    let has = |code: &str| records.iter().any(|r| r.code.as_ref().map(Code::as_str) == Some(code));
-    let wanted = [
-        "token.missing",
-        "token.expired",
-        "token.api",
-        "token.audience",
-        "proof.signature",
-        "key.sealed",
-        "volume.busy",
-    ];
-    let missing: Vec<&str> = wanted.into_iter().filter(|code| !has(code)).collect();
-    let firmware = records.iter().any(|r| {
-        r.kind == RecordKind::Event && r.detail.as_ref().is_some_and(|d| d.as_str().contains("write"))
-    });
-    let evidence =
-        if missing.is_empty() { wanted.join(", ") } else { format!("missing: {}", missing.join(", ")) };
-    stage.report.promise("every refusal of the steps above is there", missing.is_empty(), evidence);
-    let event = records
-        .iter()
-        .rev()
-        .find(|r| r.kind == RecordKind::Event && firmware)
-        .map(LogRecord::line)
-        .unwrap_or_default();
-    stage.report.promise("so is the guest's attempt on the firmware", firmware, event);
-    serde_json::to_value(&records).map_err(Failure::state)
 }

@@ -1,9 +1,13 @@
 //! Step 6: the text and the keys are nowhere, and keys that were touched or stolen are refused.
 
-use super::{Scene, Stage, boots::Second};
+use super::{
+    Scene, Stage,
+    boots::{Second, device},
+};
 use crate::{
     cloud::{Who, attach_call},
     failure::{Doing, Failure},
+    up,
 };
 use base64::{Engine, engine::general_purpose::STANDARD};
 use ids::Slot;
@@ -52,43 +56,68 @@ pub(super) fn nowhere(stage: &mut Stage<'_>, scene: &Scene, second: &Second) -> 
 
     let key = key_of(scene, &second.volume)?;
     let at = usize::try_from(TEXT_SECTOR).unwrap_or(0) * SECTOR;
-    let mut sector = bytes[at..at + SECTOR].to_vec();
+    let mut sector = bytes.get(at..at + SECTOR).unwrap_or_default().to_vec();
     xts::Xts::new(&key).map_err(Failure::state)?.decrypt_slice(TEXT_SECTOR, &mut sector);
-    let there = sector.starts_with(second.text.as_bytes());
+    let there = holds(&sector, second.text.as_bytes());
     stage.report.promise(
         "with its key, which the owner may see, the text is there",
         there,
-        String::from_utf8_lossy(&sector[..second.text.len()]),
+        String::from_utf8_lossy(&sector).trim_end_matches('\0'),
     );
 
-    let keys = [key, key_of(scene, &scene.root)?];
-    let mut wanted: Vec<Vec<u8>> = Vec::new();
-    for half in keys.iter().flat_map(|key| key.expose().chunks(32)) {
-        let hex: String = half.iter().map(|b| format!("{b:02x}")).collect();
-        // Base64 of the whole key depends on where a half starts in it; the middle of each third does not.
-        wanted.extend([half.to_vec(), hex.clone().into_bytes(), hex.to_uppercase().into_bytes()]);
-        wanted.extend((0..3).map(|skip| STANDARD.encode(&half[skip..skip + 27]).into_bytes()));
+    drop(key);
+    keys_nowhere(stage, scene, &second.volume)
+}
+
+/// Searches every file below the state folder for the volume keys, and for a planted one to see that the
+/// search finds what is there.
+fn keys_nowhere(stage: &mut Stage<'_>, scene: &Scene, second: &Volume) -> Result<(), Failure> {
+    let mut wanted = Vec::new();
+    for volume in [second, &scene.root] {
+        let key = key_of(scene, volume)?;
+        wanted.extend(key.expose().chunks(32).flat_map(forms));
+    }
+    let planted = forms(&up::random()?.to_ne_bytes().repeat(2));
+    let (mut searched, mut found, mut seen) = (0, Vec::new(), 0);
+    let folder = stage.place.folder("planted").doing("planted")?;
+    for (number, form) in planted.iter().enumerate() {
+        let text = [&[0x5a; 4095], form.as_slice()].concat();
+        fs::write(folder.join(number.to_string()), text).doing("planted")?;
     }
     let files = stage.place.files().doing("state folder")?;
-    let (mut searched, mut found) = (0, Vec::new());
     for file in &files {
         let bytes = fs::read(file).doing(file.display())?;
         searched += bytes.len();
         if wanted.iter().any(|wanted| holds(&bytes, wanted)) {
             found.push(file.display().to_string());
         }
+        if planted.iter().any(|planted| holds(&bytes, planted)) {
+            seen += 1;
+        }
     }
+    fs::remove_dir_all(&folder).doing("planted")?;
     let evidence = if found.is_empty() {
         format!(
-            "{} files, {} MiB searched for two keys: raw, hexadecimal, base64",
+            "{} files, {} MiB searched for two keys: raw, hexadecimal, base64; the search found {seen} of {} planted ones",
             files.len(),
-            searched >> 20
+            searched >> 20,
+            planted.len()
         )
     } else {
         found.join("\n")
     };
-    stage.report.promise("no volume key is in any file below the state folder", found.is_empty(), evidence);
+    let held = found.is_empty() && seen == planted.len();
+    stage.report.promise("no volume key is in any file below the state folder", held, evidence);
     Ok(())
+}
+
+/// What half a key looks like in a file.
+fn forms(half: &[u8]) -> Vec<Vec<u8>> {
+    let hex: String = half.iter().map(|b| format!("{b:02x}")).collect();
+    // Base64 of the whole key depends on where the half starts in it; the middle of each third does not.
+    let base64 =
+        (0..3).filter_map(|skip| half.get(skip..skip + 27)).map(|part| STANDARD.encode(part).into_bytes());
+    [half.to_vec(), hex.to_uppercase().into_bytes(), hex.into_bytes()].into_iter().chain(base64).collect()
 }
 
 /// Touched and stolen keys.
@@ -101,27 +130,29 @@ pub(super) fn refused(stage: &mut Stage<'_>, scene: &Scene, volume: &Volume) -> 
 
     let mut touched = volume.clone();
     if let Some(last) = touched.wrapped_key.last_mut() {
-        *last ^= 1;
+        *last ^= 0xff;
     }
     let said = code(scene.cloud.seal_to(&touched, &here.host, &here).map(drop));
     stage.report.promise(
-        "one flipped bit in the wrapped key: KMS refuses",
-        said.contains("kms.ciphertext"),
+        "one flipped byte in the wrapped key: KMS refuses",
+        said.starts_with("kms.ciphertext:"),
         said,
     );
 
     let attach = |sealed: &[u8]| -> Result<(), Failure> {
         let slot = Slot::try_from(3).map_err(Failure::state)?;
-        scene.cloud.call(Who::ControlPlane, &attach_call(volume, "/dev/sdg", slot, sealed)?)?;
+        scene.cloud.call(Who::ControlPlane, &attach_call(volume, &device("/dev/sdg")?, slot, sealed)?)?;
         Ok(())
     };
     let mut sealed = scene.cloud.seal_to(volume, &here.host, &here)?;
     let middle = sealed.len() / 2;
-    sealed[middle] ^= 1;
+    if let Some(byte) = sealed.get_mut(middle) {
+        *byte ^= 0xff;
+    }
     let said = code(attach(&sealed));
     stage.report.promise(
-        "one flipped bit in the sealed key: the card refuses",
-        said.contains("key.sealed"),
+        "one flipped byte in the sealed key: the card refuses",
+        said.starts_with("key.sealed:"),
         said,
     );
 
@@ -129,15 +160,35 @@ pub(super) fn refused(stage: &mut Stage<'_>, scene: &Scene, volume: &Volume) -> 
     let said = code(scene.cloud.seal_to(volume, &here.host, &other).map(drop));
     stage.report.promise(
         "another host's card asks with this host's grant: KMS refuses",
-        said.contains("kms.recipient"),
+        said.starts_with("kms.recipient:"),
         said,
     );
     let stolen = scene.cloud.seal_to(volume, &other.host, &other)?;
     let said = code(attach(&stolen));
     stage.report.promise(
         "a key sealed to another host's card: this card refuses",
-        said.contains("key.sealed"),
+        said.starts_with("key.sealed:"),
         said,
     );
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_is_found_in_every_form_and_at_every_place() {
+        let half: Vec<u8> = (100..132).collect();
+        let forms = forms(&half);
+        let hex: String = half.iter().map(|b| format!("{b:02x}")).collect();
+        for before in 0..4 {
+            let whole = [&vec![7; before][..], &half, &[9; 32]].concat();
+            for text in [whole.clone(), hex.clone().into_bytes(), STANDARD.encode(&whole).into_bytes()] {
+                assert!(forms.iter().any(|form| holds(&text, form)), "{before}");
+            }
+        }
+        let other: Vec<u8> = (101..133).collect();
+        assert!(!forms.iter().any(|form| holds(&other, form)));
+    }
 }

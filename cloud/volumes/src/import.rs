@@ -1,15 +1,18 @@
 //! Images written into volumes, through a volume card that is started for this alone.
 
-use crate::Volume;
+use crate::Draft;
 use ids::HostId;
 use nvme::driver::Options;
 use nvme_host::{ConnectError, FunctionDriver};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, connect, getsockname, listen, socket_with};
 use std::{
-    fs::File,
-    io::{self, Read},
-    os::fd::{AsFd, OwnedFd},
-    path::Path,
+    fs::{self, File},
+    io::{self, Read, Seek, SeekFrom},
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::fs::FileTypeExt,
+    },
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
 };
 use wire::{
@@ -19,6 +22,8 @@ use wire::{
 
 /// Memory shared with the card: queues and buffers.
 const SHARED: u64 = 4 << 20;
+/// How an image in QEMU's own format starts.
+const QCOW2: &[u8] = b"QFI\xfb";
 /// Bytes of an image written at once.
 const PIECE: usize = 1 << 20;
 
@@ -43,13 +48,13 @@ pub enum ImportError {
     /// A write failed.
     #[error(transparent)]
     Write(#[from] nvme::driver::Error),
-    /// The image does not fit.
-    #[error("the image has {image} bytes, the volume only {volume}: make a larger volume")]
-    TooLarge {
-        /// Bytes of the image.
-        image: u64,
-        /// Bytes of the volume.
-        volume: u64,
+    /// The image cannot be opened or read.
+    #[error("{}: {reason}", path.display())]
+    Image {
+        /// Which.
+        path: PathBuf,
+        /// Why, and what to do.
+        reason: String,
     },
 }
 
@@ -58,7 +63,7 @@ impl ImportError {
     pub fn code(&self) -> &str {
         match self {
             Self::Card(fault) => &fault.code,
-            Self::TooLarge { .. } => "volume.size",
+            Self::Image { .. } => "volume.image",
             _ => "volume.import",
         }
     }
@@ -107,21 +112,16 @@ impl Importer {
         }
     }
 
-    /// Writes `image` to the start of the volume whose ciphertext is in `data`, and makes it durable. `at` is told
-    /// the bytes written and the bytes in all.
+    /// Writes `image` into the volume, and makes it durable. `at` is told the bytes written and the bytes in all.
     pub fn write(
         &mut self,
         host: &HostId,
-        volume: &Volume,
-        data: File,
+        draft: &Draft<'_>,
         sealed_key: Vec<u8>,
-        image: File,
+        mut image: Image,
         at: &mut dyn FnMut(u64, u64),
     ) -> Result<(), ImportError> {
-        let length = image.metadata()?.len();
-        if length > volume.size {
-            return Err(ImportError::TooLarge { image: length, volume: volume.size });
-        }
+        let volume = draft.volume();
         let (listener, driver_end) = function_socket()?;
         let attach = Attach {
             host: host.clone(),
@@ -130,10 +130,10 @@ impl Importer {
             size: volume.size,
             sealed_key,
         };
-        self.call(&Request::Attach(attach), &[data.into(), listener])?;
+        self.call(&Request::Attach(attach), &[draft.data()?.into(), listener])?;
         let client = vfio_user::Client::new(driver_end).map_err(ConnectError::Client)?;
         let mut driver = nvme_host::start(client, SHARED, &Options::default())?;
-        copy(&mut driver, image, length, at)?;
+        image.copy(&mut driver, at)?;
         driver.shutdown()?;
         drop(driver);
         self.call(&Request::Detach { volume: volume.id.clone(), force: true }, &[])?;
@@ -159,24 +159,91 @@ fn function_socket() -> Result<(OwnedFd, OwnedFd), io::Error> {
     Ok((listener, ours))
 }
 
-fn copy(
-    driver: &mut FunctionDriver,
-    mut image: File,
+/// A raw disk image.
+#[derive(Debug)]
+pub struct Image {
+    path: PathBuf,
+    file: File,
     length: u64,
-    at: &mut dyn FnMut(u64, u64),
-) -> Result<(), ImportError> {
-    let block = driver.block_size();
-    let mut piece = vec![0; PIECE];
-    let mut done = 0;
-    while done < length {
-        let want = usize::try_from(length - done).unwrap_or(PIECE).min(PIECE);
-        image.read_exact(&mut piece[..want])?;
-        let whole = want.next_multiple_of(usize::try_from(block).unwrap_or(PIECE));
-        piece[want..whole].fill(0);
-        driver.write(done / block, &piece[..whole])?;
-        done += want as u64;
-        at(done, length);
+}
+
+impl Image {
+    /// Opens a file or a block device with at least one byte in it that is not in another image format.
+    pub fn open(path: &Path) -> Result<Self, ImportError> {
+        let wrong = |reason: String| ImportError::Image { path: path.to_owned(), reason };
+        let system =
+            |error: io::Error| wrong(format!("{error}: give a raw disk image that this user can read"));
+        // Neither a pipe nor a device of another kind is opened: that could wait for ever, or do something.
+        let kind = fs::metadata(path).map_err(system)?.file_type();
+        if !kind.is_file() && !kind.is_block_device() {
+            return Err(wrong("neither a file nor a block device: give a raw disk image".to_owned()));
+        }
+        let mut file = File::open(path).map_err(system)?;
+        let length = file.seek(SeekFrom::End(0)).map_err(system)?;
+        if length == 0 {
+            return Err(wrong("it is empty: give an image, or a --size for an empty volume".to_owned()));
+        }
+        let mut start = Vec::new();
+        file.rewind().map_err(system)?;
+        (&file).take(4).read_to_end(&mut start).map_err(system)?;
+        if start == QCOW2 {
+            let advice = "it is in qcow2 format: `qemu-img convert -O raw` makes a raw one".to_owned();
+            return Err(wrong(advice));
+        }
+        file.rewind().map_err(system)?;
+        Ok(Self { path: path.to_owned(), file, length })
     }
-    driver.flush()?;
-    Ok(())
+
+    /// Its length in bytes.
+    pub fn length(&self) -> u64 {
+        self.length
+    }
+
+    fn copy(&mut self, driver: &mut FunctionDriver, at: &mut dyn FnMut(u64, u64)) -> Result<(), ImportError> {
+        let block = driver.block_size();
+        let mut piece = vec![0; PIECE];
+        let mut done = 0;
+        while done < self.length {
+            let want = usize::try_from(self.length - done).unwrap_or(PIECE).min(PIECE);
+            self.file.read_exact(&mut piece[..want]).map_err(|error| ImportError::Image {
+                path: self.path.clone(),
+                reason: format!("{error}: it must stay as it is while it is read"),
+            })?;
+            let whole = want.next_multiple_of(usize::try_from(block).unwrap_or(PIECE));
+            piece[want..whole].fill(0);
+            driver.write(done / block, &piece[..whole])?;
+            done += want as u64;
+            at(done, self.length);
+        }
+        driver.flush()?;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_no_raw_image_is_refused_with_advice() {
+        let scratch = tempfile::tempdir().unwrap();
+        let [none, empty, qcow2, raw] =
+            ["none", "empty", "qcow2", "raw"].map(|name| scratch.path().join(name));
+        fs::write(&empty, "").unwrap();
+        fs::write(&qcow2, b"QFI\xfb and so on").unwrap();
+        fs::write(&raw, "abc").unwrap();
+        let cases = [
+            (none.as_path(), "can read"),
+            (scratch.path(), "neither"),
+            (Path::new("/dev/zero"), "neither"),
+            (&empty, "--size"),
+            (&qcow2, "qemu-img"),
+        ];
+        for (path, advice) in cases {
+            let error = Image::open(path).unwrap_err();
+            assert_eq!(error.code(), "volume.image");
+            assert!(error.to_string().contains(advice), "{error}");
+        }
+        assert_eq!(Image::open(&raw).unwrap().length(), 3);
+    }
 }

@@ -7,5 +7,5 @@
 mod import;
 mod store;
 
-pub use import::{ImportError, Importer};
-pub use store::{MAX_SIZE, Store, StoreError, UNIT, Volume};
+pub use import::{Image, ImportError, Importer};
+pub use store::{Draft, MAX_SIZE, Store, StoreError, UNIT, Volume};

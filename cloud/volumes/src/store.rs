@@ -41,7 +41,7 @@ pub struct Volume {
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// Zero, too large, or no multiple of [`UNIT`].
-    #[error("a volume's size is a multiple of {UNIT} bytes, at least one and at most {MAX_SIZE}")]
+    #[error("a volume has a multiple of {UNIT} bytes, at least one and at most {MAX_SIZE} (64 TiB)")]
     Size,
     /// There is none of that name.
     #[error("there is no volume {0}; `azote volume list` shows those there are")]
@@ -85,29 +85,23 @@ impl Store {
         self.0.join(format!("{id}.json"))
     }
 
-    /// Makes an empty volume. It exists once its metadata does, which is durable when this returns.
-    pub fn create(
+    /// Begins an empty volume, which can be filled. It exists once it is [kept](Draft::keep).
+    pub fn draft(
         &self,
         id: VolumeId,
         size: u64,
         key: KeyId,
         wrapped_key: Vec<u8>,
-    ) -> Result<Volume, StoreError> {
+    ) -> Result<Draft<'_>, StoreError> {
         if size == 0 || size > MAX_SIZE || !size.is_multiple_of(UNIT) {
             return Err(StoreError::Size);
         }
         let created = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
         let volume = Volume { format: FORMAT.to_owned(), id, size, key, wrapped_key, created };
         let data = new_file(&self.data(&volume.id))?;
-        data.set_len(size)?;
-        data.sync_all()?;
-        let partial = self.metadata(&volume.id).with_extension("new");
-        let mut metadata = new_file(&partial)?;
-        metadata.write_all(&serde_json::to_vec_pretty(&volume).map_err(io::Error::other)?)?;
-        metadata.sync_all()?;
-        fs::rename(&partial, self.metadata(&volume.id))?;
-        File::open(&self.0)?.sync_all()?;
-        Ok(volume)
+        let draft = Draft { store: self, volume, data, kept: false };
+        draft.data.set_len(size)?;
+        Ok(draft)
     }
 
     /// Reads one volume's metadata.
@@ -145,6 +139,54 @@ impl Store {
     }
 }
 
+/// A volume that does not exist yet. Dropped, it leaves nothing behind.
+#[derive(Debug)]
+pub struct Draft<'a> {
+    store: &'a Store,
+    volume: Volume,
+    data: File,
+    kept: bool,
+}
+
+impl Draft<'_> {
+    /// What it will be.
+    pub fn volume(&self) -> &Volume {
+        &self.volume
+    }
+
+    /// The file that holds its ciphertext.
+    pub(crate) fn data(&self) -> io::Result<File> {
+        self.data.try_clone()
+    }
+
+    /// Makes it a volume, durable when this returns.
+    pub fn keep(mut self) -> Result<Volume, StoreError> {
+        self.data.sync_all()?;
+        let path = self.store.metadata(&self.volume.id);
+        let partial = path.with_extension("new");
+        let mut metadata = new_file(&partial)?;
+        metadata.write_all(&serde_json::to_vec_pretty(&self.volume).map_err(io::Error::other)?)?;
+        metadata.sync_all()?;
+        fs::rename(&partial, &path)?;
+        self.kept = true;
+        File::open(&self.store.0)?.sync_all()?;
+        Ok(self.volume.clone())
+    }
+}
+
+impl Drop for Draft<'_> {
+    fn drop(&mut self) {
+        if !self.kept {
+            // What cannot be removed is storage without a volume: it harms nobody.
+            for path in
+                [self.store.data(&self.volume.id), self.store.metadata(&self.volume.id).with_extension("new")]
+            {
+                let _ = fs::remove_file(path);
+            }
+        }
+    }
+}
+
 fn new_file(path: &Path) -> io::Result<File> {
     OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(path)
 }
@@ -159,16 +201,34 @@ mod tests {
         (scratch, store)
     }
 
+    fn made(store: &Store, id: VolumeId, size: u64) -> Volume {
+        store.draft(id, size, KeyId::from_random(7), b"wrapped".to_vec()).unwrap().keep().unwrap()
+    }
+
+    #[test]
+    fn a_draft_that_is_not_kept_leaves_nothing() {
+        let (scratch, store) = store();
+        let draft = store.draft(VolumeId::from_random(5), UNIT, KeyId::from_random(7), Vec::new()).unwrap();
+        assert!(store.data(&draft.volume().id).exists());
+        assert_eq!(store.list().unwrap(), [], "it does not exist yet");
+        drop(draft);
+        assert_eq!(fs::read_dir(scratch.path()).unwrap().count(), 0);
+    }
+
     #[test]
     fn a_volume_is_made_found_and_listed() {
         let (_scratch, store) = store();
         let (a, b) = (VolumeId::from_random(1), VolumeId::from_random(2));
-        let made = store.create(a.clone(), 1 << 20, KeyId::from_random(7), b"wrapped".to_vec()).unwrap();
-        store.create(b.clone(), UNIT, KeyId::from_random(7), Vec::new()).unwrap();
-        assert_eq!(store.get(&a).unwrap(), made);
+        let first = made(&store, a.clone(), 1 << 20);
+        made(&store, b.clone(), UNIT);
+        assert_eq!(store.get(&a).unwrap(), first);
         assert_eq!(store.list().unwrap().len(), 2);
         assert_eq!(fs::metadata(store.data(&a)).unwrap().len(), 1 << 20);
-        assert!(store.create(a, UNIT, KeyId::from_random(7), Vec::new()).is_err(), "an id is used once");
+        assert!(
+            store.draft(a.clone(), UNIT, KeyId::from_random(7), Vec::new()).is_err(),
+            "an id is used once"
+        );
+        assert_eq!(store.get(&a).unwrap(), first, "and who tries harms nothing");
     }
 
     #[test]
@@ -176,12 +236,12 @@ mod tests {
         let (_scratch, store) = store();
         let key = || KeyId::from_random(7);
         for size in [0, 1, UNIT - 1, UNIT + 512, MAX_SIZE + UNIT] {
-            let refused = store.create(VolumeId::from_random(3), size, key(), Vec::new()).unwrap_err();
+            let refused = store.draft(VolumeId::from_random(3), size, key(), Vec::new()).unwrap_err();
             assert_eq!(refused.code(), "volume.size");
         }
         let id = VolumeId::from_random(4);
         assert_eq!(store.get(&id).unwrap_err().code(), "volume.unknown");
-        store.create(id.clone(), UNIT, key(), Vec::new()).unwrap();
+        made(&store, id.clone(), UNIT);
         let text = fs::read_to_string(store.metadata(&id)).unwrap();
         for damage in [
             &text[..text.len() / 2],
