@@ -47,6 +47,9 @@ impl Store {
     pub(crate) fn open(path: &Path) -> Result<Self, KmsError> {
         let mut options = File::options();
         let file = options.read(true).write(true).create(true).truncate(false).mode(0o600).open(path);
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        // A new file's name must be as durable as what is promised in it.
+        let file = file.and_then(|file| File::open(folder)?.sync_all().map(|()| file));
         let file = file.map_err(|error| KmsError::internal(format!("{}: {error}", path.display())))?;
         let store = Self(Builder::new().set_cache_size(CACHE).create_file(file)?);
         let write = store.0.begin_write()?;

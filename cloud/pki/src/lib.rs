@@ -113,8 +113,12 @@ impl Ca {
     /// only its owner can read.
     pub fn client_identity(&self, identity: &Identity, lifetime: Duration, path: &Path) -> Result<(), Error> {
         let key = KeyPair::generate_for(&PKCS_ED25519)?;
-        let mut pem = Zeroizing::new(key.serialize_pem());
-        pem.push_str(&self.certify(&key, identity, false, lifetime)?);
+        let certificate = self.certify(&key, identity, false, lifetime)?;
+        let private = Zeroizing::new(key.serialize_pem());
+        // With its room from the start: growing would leave a copy of the key in memory that nobody wipes.
+        let mut pem = Zeroizing::new(String::with_capacity(private.len() + certificate.len()));
+        pem.push_str(&private);
+        pem.push_str(&certificate);
         write_new(path, pem.as_bytes())
     }
 

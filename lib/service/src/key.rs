@@ -1,6 +1,6 @@
 //! A service's identity key: born here, sealed by the TPM, certified from outside.
 
-use crate::files::write_atomic;
+use crate::files::write_new_atomic;
 use aws_lc_rs::{
     encoding::AsBigEndian,
     signature::{Ed25519KeyPair, KeyPair},
@@ -54,8 +54,9 @@ impl Key {
 
     /// The key of a 32-byte seed (RFC 8032 §5.1.5).
     pub fn from_seed(seed: &[u8]) -> Result<Self, KeyError> {
-        let seed: [u8; SEED] = seed.try_into().map_err(|_| KeyError::Crypto("not 32 bytes"))?;
-        let seed = Zeroizing::new(seed);
+        let given: &[u8; SEED] = seed.try_into().map_err(|_| KeyError::Crypto("not 32 bytes"))?;
+        let mut seed = Zeroizing::new([0; SEED]);
+        seed.copy_from_slice(given);
         let pair = Ed25519KeyPair::from_seed_unchecked(&*seed).map_err(|_| KeyError::Crypto("bad seed"))?;
         Ok(Self { pair, seed })
     }
@@ -111,9 +112,8 @@ impl Key {
 /// Seals `secret` by the TPM into a file that must not exist; durable on return.
 pub fn seal_to(path: &Path, tpm: &mut Tpm, secret: &[u8]) -> Result<(), KeyError> {
     let blob = tpm.seal(secret, Policy::None)?;
-    let exists = || io::Error::from(io::ErrorKind::AlreadyExists);
-    let written = if path.exists() { Err(exists()) } else { write_atomic(path, &blob) };
-    written.map_err(|source| KeyError::File { path: path.display().to_string(), source })
+    write_new_atomic(path, &blob)
+        .map_err(|source| KeyError::File { path: path.display().to_string(), source })
 }
 
 /// Opens what [`seal_to`] wrote.

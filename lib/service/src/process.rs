@@ -34,7 +34,8 @@ pub fn main<C: clap::Parser>(run: impl FnOnce(C) -> Result<(), Failure>) -> Exit
     let levels = tracing_subscriber::EnvFilter::try_from_default_env();
     let levels = levels.unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
     tracing_subscriber::fmt().json().with_env_filter(levels).with_writer(io::stderr).init();
-    match run(command) {
+    // Before any key is read: a crash on the way into the sandbox must not leave one in a dump.
+    match sandbox::undumpable().map_err(Failure::from).and_then(|()| run(command)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!(%error, "cannot go on");

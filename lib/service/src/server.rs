@@ -13,7 +13,7 @@ use std::{convert::Infallible, future::Future, net::SocketAddr, pin::pin, sync::
 use tokio::{
     net::{TcpListener, TcpStream},
     signal::unix::{SignalKind, signal},
-    sync::{Semaphore, mpsc, watch},
+    sync::{AcquireError, OwnedSemaphorePermit, Semaphore, mpsc, watch},
     time::{sleep, timeout},
 };
 use tokio_rustls::TlsAcceptor;
@@ -108,6 +108,11 @@ struct Shared {
     alive: mpsc::Sender<Infallible>,
 }
 
+/// A connection's place among [`Limits::connections`]. Work that it began keeps it too: otherwise callers who hang
+/// up and come back could pile up work without end.
+#[derive(Clone)]
+struct Slot(#[allow(dead_code, reason = "held")] Arc<Result<OwnedSemaphorePermit, AcquireError>>);
+
 /// Serves on a listener from [`crate::bind`] until `stop` is ready, then lets requests in flight end.
 pub async fn serve(
     listener: std::net::TcpListener,
@@ -136,9 +141,9 @@ pub async fn serve(
                 Ok((stream, address)) => {
                     let shared = shared.clone();
                     tokio::spawn(async move {
-                        let _slot = slot;
+                        let slot = Slot(Arc::new(slot));
                         let life = shared.limits.connection;
-                        let _ = timeout(life, connection(&shared, stream, address)).await;
+                        let _ = timeout(life, connection(&shared, stream, address, &slot)).await;
                     });
                 }
                 Err(error) => {
@@ -163,7 +168,7 @@ pub fn stop_signal() -> std::io::Result<impl Future<Output = ()>> {
     })
 }
 
-async fn connection(shared: &Arc<Shared>, stream: TcpStream, address: SocketAddr) {
+async fn connection(shared: &Arc<Shared>, stream: TcpStream, address: SocketAddr, slot: &Slot) {
     let _ = stream.set_nodelay(true);
     let stream = match timeout(shared.limits.handshake, shared.tls.accept(stream)).await {
         Ok(Ok(stream)) => stream,
@@ -181,8 +186,8 @@ async fn connection(shared: &Arc<Shared>, stream: TcpStream, address: SocketAddr
         }
     };
     let handler = service_fn(|request| {
-        let (shared, peer) = (shared.clone(), peer.clone());
-        async move { Ok::<_, Infallible>(shared.answer(request, address, peer).await) }
+        let (shared, peer, slot) = (shared.clone(), peer.clone(), slot.clone());
+        async move { Ok::<_, Infallible>(shared.answer(request, address, peer, slot).await) }
     });
     let mut connection = pin!(
         http1::Builder::new()
@@ -215,6 +220,7 @@ impl Shared {
         request: Request<Incoming>,
         address: SocketAddr,
         peer: Option<Identity>,
+        slot: Slot,
     ) -> Response {
         let handled = match self.whole(request).await {
             Ok(mut request) => {
@@ -222,7 +228,7 @@ impl Shared {
                 if let Some(peer) = peer.clone() {
                     request.extensions_mut().insert(Peer(peer));
                 }
-                self.handle(request).await
+                self.handle(request, slot).await
             }
             Err(refused) => refused.into_response(),
         };
@@ -252,11 +258,11 @@ impl Shared {
         }
     }
 
-    async fn handle(&self, request: Request<Body>) -> Response {
+    async fn handle(&self, request: Request<Body>, slot: Slot) -> Response {
         let (router, alive) = (self.router.clone(), self.alive.clone());
         // In a task of its own: a caller who hangs up does not stop work that has begun.
         let task = tokio::spawn(async move {
-            let _alive = alive;
+            let _held = (alive, slot);
             router.oneshot(request).await
         });
         match timeout(self.limits.answer, task).await {

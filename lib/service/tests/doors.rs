@@ -261,6 +261,18 @@ async fn connections_are_bounded_and_waiting_ones_get_their_turn() {
     drop(idle);
 }
 
+#[tokio::test]
+async fn callers_who_hang_up_cannot_pile_up_work() {
+    let house = House::open(Limits { connections: 1, ..limits() }).await;
+    let mut stream = house.raw().await;
+    stream.write_all(b"POST /v1/stuck HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+    sleep(Duration::from_millis(200)).await;
+    drop(stream);
+    let acme = house.acme();
+    let next = tokio::time::timeout(Duration::from_secs(1), acme.post::<_, Value>("/v1/who", &1)).await;
+    assert!(next.is_err(), "work that goes on keeps its caller's place");
+}
+
 #[test]
 fn a_chain_is_checked_against_authority_and_time() {
     let dir = tempfile::tempdir().unwrap();
