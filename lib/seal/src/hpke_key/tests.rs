@@ -9,6 +9,15 @@ fn refused(result: Result<VolumeKey, KeyError>) -> bool {
     matches!(result, Err(error) if error.code() == "key.sealed")
 }
 
+/// What hpke computes with on its way to a volume key: a sealed key that somebody kept must not open by what is
+/// left of this in memory.
+#[test]
+fn the_cipher_and_the_key_derivation_wipe_what_they_held() {
+    fn wiped<T: zeroize::ZeroizeOnDrop>() {}
+    wiped::<aes_gcm::Aes256Gcm>();
+    wiped::<sha2::Sha256>();
+}
+
 #[test]
 fn a_sealed_key_opens_to_the_same_key() {
     let card = CardKey::generate().unwrap();
