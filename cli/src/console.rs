@@ -30,7 +30,7 @@ pub(crate) enum ConsoleError {
     #[error("the main board closed the console: `azote status` tells more")]
     Closed,
     /// Somebody wants it all to end.
-    #[error("interrupted")]
+    #[error("interrupted: what this command started is stopped again")]
     Interrupted,
     /// The socket failed.
     #[error("console: {0}")]
@@ -109,7 +109,11 @@ impl Console {
         match self.stream.read(&mut bytes) {
             Ok(0) => return Err(ConsoleError::Closed),
             Ok(count) => self.seen.extend_from_slice(&bytes[..count]),
-            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {}
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut | io::ErrorKind::Interrupted
+                ) => {}
             Err(error) => return Err(error.into()),
         }
         if self.seen.len() > WINDOW {

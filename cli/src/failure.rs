@@ -42,7 +42,7 @@ pub(crate) enum Failure {
     )]
     Promise,
     /// Ctrl-C.
-    #[error("interrupted")]
+    #[error("interrupted: what this command started is stopped again")]
     Interrupted,
 }
 

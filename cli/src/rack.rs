@@ -30,7 +30,7 @@ pub(crate) enum RackError {
     #[error("{0} runs already: `azote down` first")]
     Runs(String),
     /// Somebody wants it all to end.
-    #[error("interrupted")]
+    #[error("interrupted: what this command started is stopped again")]
     Interrupted,
     /// It does not stop.
     #[error("{0} did not stop within {seconds} s", seconds = STOP.as_secs())]
