@@ -3,6 +3,7 @@
 
 use crate::{
     Refusal,
+    clock::Clock,
     host::Host,
     log::{Entry, LogError, Writer},
 };
@@ -17,9 +18,10 @@ use axum::{
 use host_api::{MAX_BODY, PeerAddress, RecordKind, Request, Spec};
 use std::{
     net::SocketAddr,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
-use token::{Call, Claims, PROOF_HEADER, ReplaySet, TOKEN_HEADER, Verifier};
+use token::{Call, Claims, PROOF_AHEAD, PROOF_HEADER, ReplaySet, TOKEN_HEADER, Verifier};
 
 /// Most proofs of possession that the host remembers: as many requests in the minute for which a proof is
 /// fresh.
@@ -31,7 +33,7 @@ pub struct Door {
     log: Writer,
     verifier: Verifier,
     replay: Mutex<ReplaySet>,
-    clock: fn() -> u64,
+    clock: Clock,
 }
 
 /// A request as the network brought it.
@@ -52,9 +54,10 @@ pub struct Incoming<'a> {
 }
 
 impl Door {
-    /// A door into `host` for those whose tokens `verifier` takes. `clock` gives Unix seconds.
-    pub fn new(host: Arc<Host>, log: Writer, verifier: Verifier, clock: fn() -> u64) -> Self {
-        let replay = Mutex::new(ReplaySet::new(PROOFS, clock()));
+    /// A door into `host` for those whose tokens `verifier` takes. Proofs made before `opened` (Unix
+    /// seconds, see [`opens`]) are refused: an earlier run may have taken them.
+    pub fn new(host: Arc<Host>, log: Writer, verifier: Verifier, clock: Clock, opened: u64) -> Self {
+        let replay = Mutex::new(ReplaySet::new(PROOFS, opened));
         Self { host, log, verifier, replay, clock }
     }
 
@@ -98,27 +101,33 @@ impl Door {
 
     fn authenticate(&self, incoming: &Incoming<'_>, entry: &mut Entry) -> Result<Claims, Refusal> {
         let call = Call { method: incoming.method, path: incoming.target, body: incoming.body, token: "" };
-        let now = (self.clock)();
+        let now = self.clock.seconds();
         let mut name = |claims: &Claims| {
             entry.subject = Some(claims.subject.clone());
             entry.token = claims.id_text().parse().ok();
         };
-        let verified = {
-            let mut replay = self.replay.lock().unwrap_or_else(PoisonError::into_inner);
-            self.verifier.verify_call(incoming.authorization, incoming.proof, call, &mut replay, now)
-        };
+        // The signatures are checked before the lock is taken: who forges them keeps nobody waiting.
+        let verified = self
+            .verifier
+            .check_call(incoming.authorization, incoming.proof, call, now)
+            .and_then(|(claims, proof)| self.replay().accept(&proof, now).map(|()| claims));
         match verified {
             Ok(claims) => {
                 name(&claims);
+                entry.trusted = true;
                 Ok(claims)
             }
             Err(refusal) => {
-                // Whose token it was, if it is a token of this system at all.
+                // Whose token it was, if it is a token of this system at all: who sent it is not known.
                 let token = incoming.authorization.and_then(|value| value.split_once(' '));
                 token.and_then(|(_, token)| self.verifier.open(token).ok()).iter().for_each(name);
                 Err(refusal.into())
             }
         }
+    }
+
+    fn replay(&self) -> MutexGuard<'_, ReplaySet> {
+        self.replay.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Logs a refusal; gives what the caller is told.
@@ -137,6 +146,12 @@ impl Door {
         entry.peer = peer_address(incident.address);
         self.log.append(entry)
     }
+}
+
+/// From when on no proof can be one that a run took whose latest record is of `resumed`, in Unix seconds:
+/// each proof that led to an act is older than the record of it, or ahead of it by [`PROOF_AHEAD`] at most.
+pub fn opens(resumed: Duration) -> u64 {
+    resumed.as_secs().saturating_add(PROOF_AHEAD + 1)
 }
 
 fn peer_address(address: SocketAddr) -> Option<PeerAddress> {

@@ -2,8 +2,8 @@
 //! how a half-done act is taken back. One lock: acts happen one after the other.
 
 use crate::{
-    Refusal, board::Board, boot, boot::KnownGood, card::Card, chip::Chip, log::Entry, log::Writer,
-    state::State, state::Volume, storage::Storage, watch::Throttle,
+    Refusal, board::Board, boot, boot::KnownGood, card::Card, chip::Chip, clock::Clock, log::Entry,
+    log::Writer, state::State, state::Volume, storage::Storage, watch::Throttle,
 };
 use host_api::{
     AttachVolume, ChipStatus, DetachVolume, Done, HostStatus, InstanceStatus, Measured, OutOfService, Pem,
@@ -75,7 +75,7 @@ pub struct Host {
     known_good: KnownGood,
     stop_grace: Duration,
     log: Writer,
-    clock: fn() -> u64,
+    clock: Clock,
     inner: Mutex<Inner>,
 }
 
@@ -88,7 +88,7 @@ impl Host {
         booted: Booted,
         stop_grace: Duration,
         log: Writer,
-        clock: fn() -> u64,
+        clock: Clock,
     ) -> Self {
         let inner = Inner {
             parts,
@@ -150,7 +150,11 @@ impl Host {
                 firmware,
             }),
             board: parts.board.status().ok(),
-            card: Some(parts.card.status(&self.identity.host, self.identity.key.pair(), (self.clock)())),
+            card: Some(parts.card.status(
+                &self.identity.host,
+                self.identity.key.pair(),
+                self.clock.seconds(),
+            )),
             certificate: self.identity.certificate.clone(),
             volumes: state
                 .volumes()

@@ -17,6 +17,7 @@ pub mod board;
 pub mod boot;
 pub mod card;
 pub mod chip;
+pub mod clock;
 pub mod door;
 pub mod host;
 pub mod log;

@@ -2,9 +2,10 @@
 //! durable before [`Log::append`] returns. The log refuses to grow beyond its capacity and, after a write
 //! that failed, refuses for good: a host that cannot write its log does nothing.
 //!
-//! The chain shows that records were changed, left out or put in; that the file was cut at its end, only a
-//! reader who remembers an earlier end can tell.
+//! The chain shows that records were changed, left out or put in; that the file was cut at its end or its last
+//! record changed, only a reader who remembers that record can tell.
 
+use crate::clock::Clock;
 use host_api::{
     Api, Code, GENESIS, LogPage, LogRecord, LogStatus, MAX_RECORD, PeerAddress, RecordKind, Resource,
     Sentence, Sha256, Timestamp, TokenId,
@@ -17,8 +18,9 @@ use std::{
     io::{self, BufRead, BufReader},
     os::unix::fs::FileExt,
     path::Path,
+    time::Duration,
 };
-use time::{OffsetDateTime, macros::format_description};
+use time::{OffsetDateTime, format_description::well_known::Rfc3339, macros::format_description};
 
 mod writer;
 pub use writer::Writer;
@@ -76,6 +78,9 @@ pub struct Entry {
     pub code: Option<Code>,
     /// More about it.
     pub detail: Option<Sentence>,
+    /// Whether the host itself makes the record, or a caller whose token and proof were verified. Others
+    /// cannot fill the whole log.
+    pub trusted: bool,
 }
 
 impl Entry {
@@ -91,6 +96,7 @@ impl Entry {
             intent: None,
             code: None,
             detail: None,
+            trusted: false,
         }
     }
 
@@ -109,6 +115,9 @@ impl Entry {
 pub struct Log {
     file: File,
     capacity: u64,
+    clock: Clock,
+    /// The time of the latest record that was there when the log was opened, since the Unix epoch.
+    resumed: Duration,
     /// Where each record starts.
     offsets: Vec<u64>,
     bytes: u64,
@@ -135,6 +144,7 @@ impl Log {
             ReadError::Io(source) => failed(source),
             ReadError::Broken(seq) => LogError::Broken(seq),
         })?;
+        log.clock = Clock::system(log.resumed);
         let mut entries: Vec<_> = interrupted
             .into_iter()
             .map(|seq| Entry {
@@ -146,7 +156,7 @@ impl Log {
         if torn > 0 {
             log.file.set_len(log.bytes).and_then(|()| log.file.sync_all()).map_err(failed)?;
             let detail = format!("{torn} bytes of an unfinished record were cut off");
-            entries.push(Entry::event("log.recovered", &detail));
+            entries.push(Entry { trusted: true, ..Entry::event("log.recovered", &detail) });
         }
         log.open_intents = entries.len() as u64;
         log.append(&entries).into_iter().try_for_each(|result| result.map(drop))?;
@@ -159,6 +169,8 @@ impl Log {
         Self {
             file,
             capacity,
+            clock: Clock::system(Duration::ZERO),
+            resumed: Duration::ZERO,
             offsets: Vec::new(),
             bytes: 0,
             prev: GENESIS,
@@ -191,6 +203,7 @@ impl Log {
             self.offsets.push(self.bytes);
             self.bytes += length;
             self.prev = hash;
+            self.resumed = self.resumed.max(since_epoch(&record.time));
         }
     }
 
@@ -219,16 +232,20 @@ impl Log {
 
     fn push(&mut self, entry: &Entry, start: u64, block: &mut Vec<u8>) -> Result<u64, LogError> {
         let seq = self.offsets.len() as u64 + 1;
-        let line = record(entry, seq, &self.prev).line();
+        let line = record(entry, seq, self.clock.now(), &self.prev).line();
         let length = line.len() as u64 + 1;
         let reserved = match entry.kind {
             RecordKind::Intent => self.open_intents + 1,
             RecordKind::Outcome => self.open_intents.saturating_sub(1),
             RecordKind::Refusal | RecordKind::Event => self.open_intents,
         };
-        // Whoever has no token can fill three quarters of the log and no more: they cannot stop the others.
-        let stranger = entry.kind == RecordKind::Refusal && entry.subject.is_none();
-        let capacity = if stranger { self.capacity / 4 * 3 } else { self.capacity };
+        // Strangers can fill three quarters of the log, guests and components another eighth: the last eighth
+        // stays for those who may act, and for the host's own start and end.
+        let capacity = match entry.kind {
+            RecordKind::Refusal if !entry.trusted => self.capacity / 4 * 3,
+            RecordKind::Event if !entry.trusted => self.capacity / 8 * 7,
+            _ => self.capacity,
+        };
         if length > RESERVE || self.bytes + length + reserved * RESERVE > capacity {
             return Err(LogError::Full);
         }
@@ -254,6 +271,16 @@ impl Log {
         Ok(LogPage { records: records.map_err(|_| LogError::Poisoned)?, last: self.offsets.len() as u64 })
     }
 
+    /// The clock that the records' times are from. It is never before the latest record.
+    pub fn clock(&self) -> &Clock {
+        &self.clock
+    }
+
+    /// When the latest record of an earlier run was made, since the Unix epoch; zero if there was none.
+    pub fn resumed(&self) -> Duration {
+        self.resumed
+    }
+
     /// How far the log has come.
     pub fn status(&self) -> LogStatus {
         LogStatus { last: self.offsets.len() as u64, bytes: self.bytes, capacity: self.capacity }
@@ -271,11 +298,11 @@ impl From<io::Error> for ReadError {
     }
 }
 
-fn record(entry: &Entry, seq: u64, prev: &[u8; 32]) -> LogRecord {
+fn record(entry: &Entry, seq: u64, now: Duration, prev: &[u8; 32]) -> LogRecord {
     let entry = entry.clone();
     LogRecord {
         seq,
-        time: timestamp(OffsetDateTime::now_utc()),
+        time: timestamp(now),
         kind: entry.kind,
         api: entry.api,
         subject: entry.subject,
@@ -289,12 +316,19 @@ fn record(entry: &Entry, seq: u64, prev: &[u8; 32]) -> LogRecord {
     }
 }
 
-/// A moment as the API writes it, to the microsecond.
-pub fn timestamp(moment: OffsetDateTime) -> Timestamp {
+/// A moment since the Unix epoch as the API writes it, to the microsecond.
+fn timestamp(moment: Duration) -> Timestamp {
     let form = format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:6]Z");
-    let text = moment.format(&form).unwrap_or_default();
+    let moment = moment.try_into().ok().and_then(|since| OffsetDateTime::UNIX_EPOCH.checked_add(since));
+    let text = moment.and_then(|moment| moment.format(&form).ok()).unwrap_or_default();
     // Only a clock outside the years 0 to 9999 has no such form.
     text.parse().unwrap_or_else(|_| Timestamp::earliest())
+}
+
+/// The moment since the Unix epoch that a record tells; zero for what is no moment since.
+fn since_epoch(time: &Timestamp) -> Duration {
+    let moment = OffsetDateTime::parse(time.as_str(), &Rfc3339).ok();
+    moment.and_then(|moment| (moment - OffsetDateTime::UNIX_EPOCH).try_into().ok()).unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -1,13 +1,18 @@
-//! The controller's end of a private socket. It asks and the other end answers, within a time; an end that
-//! does not, or that answers what is no answer, is gone for good.
+//! The controller's end of a private socket. It asks and the other end answers, one after the other. An end
+//! that answers too late is asked nothing until that answer has come; it is thrown away. An end that closes,
+//! or that answers what is no answer, is gone for good.
 
 use crate::Refusal;
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
+    io::Errno,
     net::sockopt::{Timeout, set_socket_timeout},
 };
-use std::{os::fd::BorrowedFd, time::Duration};
-use wire::{Link, board, card, chip};
+use std::{
+    os::fd::{AsFd, BorrowedFd},
+    time::Duration,
+};
+use wire::{Link, LinkError, board, card, chip};
 
 /// Longest time for one answer: an emulated main board takes up to 45 s for one step.
 const PATIENCE: Duration = Duration::from_secs(50);
@@ -63,34 +68,54 @@ sides! {
 
 /// A private socket to one component.
 #[derive(Debug)]
-pub struct Peer<S: Side>(Option<Link<S::Request, S::Reply>>);
+pub struct Peer<S: Side> {
+    link: Option<Link<S::Request, S::Reply>>,
+    /// An answer that nobody waits for any more is still to come.
+    late: bool,
+}
 
 impl<S: Side> Peer<S> {
     /// Takes a connected socket.
     pub fn new(link: Link<S::Request, S::Reply>) -> Result<Self, Refusal> {
+        Self::patient(link, PATIENCE)
+    }
+
+    fn patient(link: Link<S::Request, S::Reply>, patience: Duration) -> Result<Self, Refusal> {
         for direction in [Timeout::Recv, Timeout::Send] {
-            set_socket_timeout(&link, direction, Some(PATIENCE)).map_err(|_| Refusal::of(S::GONE))?;
+            set_socket_timeout(&link, direction, Some(patience)).map_err(|_| Refusal::of(S::GONE))?;
         }
-        Ok(Self(Some(link)))
+        Ok(Self { link: Some(link), late: false })
     }
 
     /// A component that was never there.
     pub fn absent() -> Self {
-        Self(None)
+        Self { link: None, late: false }
     }
 
-    /// Asks and waits for the answer.
+    /// Asks and waits for the answer. A storage that hangs must not cost the card: what is not answered in
+    /// time is [`Side::FAULT`], and may yet be done.
     pub fn call(&mut self, request: &S::Request, fds: &[BorrowedFd<'_>]) -> Result<S::Reply, Refusal> {
-        let link = self.0.as_ref().ok_or_else(|| Refusal::of(S::GONE))?;
-        match link.call(request, fds) {
+        let link = self.link.as_ref().ok_or_else(|| Refusal::of(S::GONE))?;
+        if self.late && events(link, PollFlags::IN).is_empty() {
+            return Err(Refusal::of(S::FAULT));
+        }
+        // The late answer is the first that comes: the other end answers in order.
+        let caught_up = if self.late { link.receive().map(drop) } else { Ok(()) };
+        self.late = false;
+        let sent = caught_up.and_then(|()| link.send(request, fds));
+        match sent.and_then(|()| link.receive()).map(|(reply, _)| reply) {
             Ok(reply) => match S::fault(&reply) {
                 Some(fault) => Err(Refusal::from_fault(fault, S::PREFIXES, S::FAULT)),
                 None => Ok(reply),
             },
+            Err(LinkError::Io(Errno::AGAIN)) => {
+                tracing::error!(code = S::FAULT, "a component does not answer in time");
+                self.late = true;
+                Err(Refusal::of(S::FAULT))
+            }
             Err(error) => {
-                // A late answer would be taken for the next one's: there is no way back.
                 tracing::error!(code = S::GONE, %error, "a component is given up");
-                self.0 = None;
+                self.link = None;
                 Err(Refusal::of(S::GONE))
             }
         }
@@ -98,19 +123,48 @@ impl<S: Side> Peer<S> {
 
     /// Whether the other end is still there.
     pub fn is_there(&mut self) -> bool {
-        let none = Timespec { tv_sec: 0, tv_nsec: 0 };
-        let hung_up = self.0.as_ref().is_some_and(|link| {
-            let mut fds = [PollFd::new(link, PollFlags::empty())];
-            poll(&mut fds, Some(&none)).is_ok() && !fds.iter().all(|fd| fd.revents().is_empty())
-        });
-        if hung_up {
-            self.0 = None;
+        if self.link.as_ref().is_some_and(|link| !events(link, PollFlags::empty()).is_empty()) {
+            self.link = None;
         }
-        self.0.is_some()
+        self.link.is_some()
     }
+}
+
+/// Which of `wanted` is the case now, and whether the other end has hung up.
+fn events(link: &impl AsFd, wanted: PollFlags) -> PollFlags {
+    let none = Timespec { tv_sec: 0, tv_nsec: 0 };
+    let mut fds = [PollFd::new(link, wanted)];
+    let polled = poll(&mut fds, Some(&none)).is_ok();
+    fds.iter().filter(|_| polled).fold(PollFlags::empty(), |all, fd| all | fd.revents())
 }
 
 /// What an end answers that answers something else than asked.
 pub fn unexpected<S: Side>() -> Refusal {
     Refusal::of(S::FAULT)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_late_answer_is_thrown_away_and_costs_nothing_but_its_own_act() {
+        let (ours, theirs) = Link::<card::Request, card::Reply>::pair().unwrap();
+        let mut peer = Peer::<CardSide>::patient(ours, Duration::from_millis(20)).unwrap();
+        for _ in 0..2 {
+            assert_eq!(peer.call(&card::Request::Hello, &[]).unwrap_err().code, "card.fault");
+            assert!(peer.is_there());
+        }
+        assert!(matches!(theirs.receive().unwrap().0, card::Request::Hello));
+        theirs.send(&card::Reply::Hello { public_key: vec![1] }, &[]).unwrap();
+        theirs.send(&card::Reply::Done, &[]).unwrap();
+        assert!(matches!(peer.call(&card::Request::Status, &[]), Ok(card::Reply::Done)));
+        assert!(
+            matches!(theirs.receive().unwrap().0, card::Request::Status),
+            "asked while an answer was due"
+        );
+        drop(theirs);
+        assert_eq!(peer.call(&card::Request::Status, &[]).unwrap_err().code, "card.gone");
+        assert!(!peer.is_there());
+    }
 }

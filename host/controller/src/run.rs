@@ -7,7 +7,7 @@ use crate::{
     boot::{self, Boot, KnownGood, Verdict, out_of_service},
     card::{Card, Image},
     chip::Chip,
-    door::{Door, router},
+    door::{Door, opens, router},
     host::{Booted, Components, Host, Identity},
     log::{Entry, Log, Writer},
     peer::{Peer, Side},
@@ -30,7 +30,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{Arc, atomic::AtomicBool, atomic::Ordering},
     thread::sleep,
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, Instant},
 };
 use token::{Keys, Verifier};
 use tpm::Tpm;
@@ -112,6 +112,9 @@ pub fn run(options: &Options) -> Result<(), Failure> {
         Some(reason) => Entry::event("host.out-of-service", &format!("{}: {}", reason.code, reason.message)),
     };
     note(&mut log, event)?;
+    let (clock, opened) = (log.clock().clone(), opens(log.resumed()));
+    // Only where the last run ended just now: who comes early would hear that a good proof is stale.
+    sleep(Duration::from_secs(opened).saturating_sub(clock.now()));
     let listener = service::bind(options.listen, options.address_file.as_deref())?;
     let paths =
         [("volumes", options.volumes.canonicalize()?), ("functions", options.functions.canonicalize()?)];
@@ -120,15 +123,16 @@ pub fn run(options: &Options) -> Result<(), Failure> {
     let log = Writer::start(log)?;
     let booted = Booted { measurements, pcr: Some(pcr), firmware, out_of_service: objection };
     let grace = Duration::from_secs(options.stop_grace);
-    let host = Arc::new(Host::new(identity, parts, known_good, booted, grace, log.clone(), unix_time));
+    let host = Arc::new(Host::new(identity, parts, known_good, booted, grace, log.clone(), clock.clone()));
     let stop = Arc::new(AtomicBool::new(false));
     let watching = watch::start(Arc::clone(&host), log.clone(), Arc::clone(&stop))?;
-    let door = Arc::new(Door::new(host, log.clone(), verifier, unix_time));
+    let opened = opened.max(clock.seconds());
+    let door = Arc::new(Door::new(host, log.clone(), verifier, clock, opened));
     let served = serve(listener, tls, door);
     stop.store(true, Ordering::Relaxed);
     // The thread has nothing to give; if it panicked, the process ends here anyway.
     let _ = watching.join();
-    log.append(Entry::event("host.stops", ""))?;
+    log.append(Entry { trusted: true, ..Entry::event("host.stops", "") })?;
     Ok(served?)
 }
 
@@ -263,7 +267,7 @@ fn open_log(options: &Options) -> Result<Log, Failure> {
 }
 
 fn note(log: &mut Log, entry: Entry) -> Result<(), Failure> {
-    log.append(&[entry]).into_iter().try_for_each(|result| result.map(drop))?;
+    log.append(&[Entry { trusted: true, ..entry }]).into_iter().try_for_each(|result| result.map(drop))?;
     Ok(())
 }
 
@@ -299,8 +303,4 @@ fn serve(listener: TcpListener, tls: rustls::ServerConfig, door: Arc<Door>) -> i
         tracing::info!(address = %listener.local_addr()?, "serving");
         service::serve(listener, service, stop).await
     })
-}
-
-fn unix_time() -> u64 {
-    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }

@@ -98,7 +98,7 @@ pub struct ReplaySet {
 impl ReplaySet {
     /// An empty set for at most `capacity` proofs. What was proved before `started` (Unix seconds) is
     /// refused as stale, because an earlier process may have seen it: that one took proofs up to
-    /// [`PROOF_AHEAD`] seconds ahead of its last moment.
+    /// [`PROOF_AHEAD`] seconds ahead of its last moment, so `started` must be later than that.
     pub fn new(capacity: usize, started: u64) -> Self {
         Self { seen: HashMap::new(), capacity, floor: started, swept: started }
     }

@@ -1,4 +1,4 @@
-use crate::{Call, Claims, MAX_KEYS, PublicKey, Refusal, ReplaySet, cose};
+use crate::{Call, Claims, MAX_KEYS, ProofId, PublicKey, Refusal, ReplaySet, cose};
 use ids::HostId;
 use serde::{Deserialize, Serialize};
 
@@ -79,12 +79,25 @@ impl Verifier {
         replay: &mut ReplaySet,
         now: u64,
     ) -> Result<Claims, Refusal> {
+        let (claims, id) = self.check_call(authorization, proof, call, now)?;
+        replay.accept(&id, now)?;
+        Ok(claims)
+    }
+
+    /// [`Verifier::verify_call`] for those who share their [`ReplaySet`] and would not lock it while signatures
+    /// are checked: all but that the proof is new. The caller must then give the [`ProofId`] to the set.
+    pub fn check_call(
+        &self,
+        authorization: Option<&str>,
+        proof: Option<&str>,
+        call: Call<'_>,
+        now: u64,
+    ) -> Result<(Claims, ProofId), Refusal> {
         let token = bearer(authorization)?;
         let claims = self.verify(token, now)?;
         let proof = proof.ok_or(Refusal::ProofMissing)?;
         let id = Call { token, ..call }.verify(proof, &claims.holder, now)?;
-        replay.accept(&id, now)?;
-        Ok(claims)
+        Ok((claims, id))
     }
 }
 

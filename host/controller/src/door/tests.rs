@@ -170,7 +170,7 @@ async fn every_refusal_of_a_token_or_proof_has_its_code_and_leaves_one_record() 
         ("token.malformed", false, spoiled(Box::new(|s| s.token = Some("bm9uc2Vuc2U".to_owned())))),
         ("token.signature", false, spoiled(Box::new(|s| s.token = Some(forged.clone())))),
         ("token.expired", true, with(|c| c.expires = NOW)),
-        ("token.not-yet-valid", true, with(|c| c.not_before = NOW + 1)),
+        ("token.not-yet-valid", true, with(|c| c.not_before = NOW + 60)),
         ("token.audience", true, with(|c| c.audience = HostId::from_random(99))),
         ("token.api", true, with(|c| c.apis = vec![Api::DetachVolume])),
         ("token.resource", true, with(|c| c.resources = vec![Resource::Volume(volume(2))])),
@@ -209,6 +209,24 @@ async fn a_proof_works_once() {
     let (status, body) = client.send(again).await;
     assert_eq!(answer::<HostStatus>(status, &body).unwrap_err().code.as_str(), "proof.replayed");
     one_refusal(&before, &rig.records(), "proof.replayed");
+}
+
+#[test]
+fn no_proof_that_an_earlier_run_could_take_is_taken_again() {
+    let key = Ed25519KeyPair::generate().unwrap();
+    let call = Call { method: "GET", path: "/v1/status", body: b"", token: "" };
+    let mut after = ReplaySet::new(PROOFS, opens(Duration::new(NOW, 999_999_000)));
+    let mut taken = |ahead: u64| {
+        let proof = call.prove(&key, NOW + ahead).unwrap();
+        let checked = call.verify(&proof, &PublicKey::of(&key), NOW);
+        checked.map(|id| after.accept(&id, NOW + PROOF_AHEAD + 1).is_ok())
+    };
+    assert_eq!(taken(0), Ok(false));
+    assert_eq!(taken(PROOF_AHEAD), Ok(false));
+    assert!(taken(PROOF_AHEAD + 1).is_err(), "an earlier run took what lies further ahead");
+    let now = NOW + PROOF_AHEAD + 1;
+    let proof = call.prove(&key, now).unwrap();
+    after.accept(&call.verify(&proof, &PublicKey::of(&key), now).unwrap(), now).unwrap();
 }
 
 #[tokio::test]
@@ -363,7 +381,7 @@ async fn a_guest_that_does_not_stop_is_stopped_and_others_can_look_meanwhile() {
     client.call(attach(1, 1)).await.unwrap();
     client.call(start(1, 1)).await.unwrap();
     let (stopped, meanwhile) = tokio::join!(client.call(stop(1, false)), async {
-        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+        tokio::time::sleep(Duration::from_millis(100)).await;
         let status = client.call(ReadStatus {}).await.unwrap();
         (status.instance.unwrap().state, client.refused(start(2, 1)).await)
     });
@@ -407,6 +425,21 @@ async fn a_host_that_cannot_log_does_nothing() {
         assert_eq!(rig.card.log(), ["hello"]);
         assert!(rig.chip.log().is_empty());
     }
+}
+
+#[tokio::test]
+async fn who_has_a_token_but_no_proof_cannot_fill_the_log() {
+    let rig = Rig::with_log_capacity(16 * host_api::MAX_RECORD as u64);
+    let client = Client::new(&rig);
+    let refused = async |code: &str| {
+        let sent = client.sign(&ReadStatus {}, |claims| claims.expires = NOW);
+        let (status, body) = client.send(sent).await;
+        answer::<HostStatus>(status, &body).unwrap_err().code.as_str() == code
+    };
+    while refused("token.expired").await {}
+    assert!(refused("log.unavailable").await);
+    client.call(ReadStatus {}).await.unwrap();
+    assert_eq!(client.refused(stop(1, false)).await, "instance.unknown");
 }
 
 #[tokio::test]

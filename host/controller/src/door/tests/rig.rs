@@ -21,7 +21,7 @@ use std::{
 };
 use wire::{Fault, Link, board, card, chip};
 
-/// The clock stands still.
+/// When every test begins.
 pub(super) const NOW: u64 = 1_800_000_000;
 pub(super) const SIZE: u64 = 1 << 20;
 pub(super) const CARD_KEY: [u8; 32] = [3; 32];
@@ -36,8 +36,8 @@ pub(super) fn good_firmware() -> Sha256 {
     Sha256::from_digest(&FIRMWARE)
 }
 
-fn now() -> u64 {
-    NOW
+fn now() -> Clock {
+    Clock::new(|| Duration::from_secs(NOW), Duration::ZERO)
 }
 
 /// One thing that a component was asked.
@@ -264,10 +264,10 @@ impl Rig {
             Booted { measurements: vec![], pcr: None, firmware: Some(good_firmware()), out_of_service: None };
         let who = Identity { host: host_id(), certificate, key };
         let grace = Duration::from_millis(500);
-        let host = Arc::new(Host::new(who, parts, known_good, booted, grace, log.clone(), now));
+        let host = Arc::new(Host::new(who, parts, known_good, booted, grace, log.clone(), now()));
         let issuer = Ed25519KeyPair::generate().unwrap();
         let keys = token::Keys::new(vec![PublicKey::of(&issuer)]).unwrap();
-        let door = Arc::new(Door::new(Arc::clone(&host), log, Verifier::new(keys, host_id()), now));
+        let door = Arc::new(Door::new(Arc::clone(&host), log, Verifier::new(keys, host_id()), now(), NOW));
         Self { dir, issuer, identity, host, door, chip, card, board }
     }
 
