@@ -75,16 +75,14 @@ unsafe fn units_of<const ENCRYPT: bool, const PARTS: usize>(
     dst: *mut u8,
     units: usize,
 ) {
-    let data_keys: [__m512i; ROUND_KEYS] = {
-        let from = if ENCRYPT { keys.encrypt() } else { keys.decrypt() };
-        // SAFETY: a schedule has ROUND_KEYS keys.
-        array::from_fn(|round| unsafe { round_key(from, round) })
-    };
+    let schedule = if ENCRYPT { keys.encrypt() } else { keys.decrypt() };
     let size = PARTS * WIDTH * 64;
     let mut done = 0;
     while done < units {
         let batch = (units - done).min(BATCH);
         let tweaks = tweaks(keys.tweak(), first.wrapping_add(done as u64), batch);
+        // SAFETY: a schedule has ROUND_KEYS keys. They fit the registers only once the tweaks are made.
+        let data_keys: [__m512i; ROUND_KEYS] = array::from_fn(|round| unsafe { round_key(schedule, round) });
         for tweak in tweaks.0.iter().take(batch) {
             let mut powers = powers(*tweak);
             for part in 0..PARTS {

@@ -6,9 +6,9 @@ use crate::{
     jobs::Waiting,
     pool::Pool,
     refusal::Refusal,
-    ring::{Done, Event, Ring},
+    ring::{COMPLETIONS, Done, Event, Ring},
     store::Store,
-    volume::{Detach, Shared, Volume, is_listener},
+    volume::{Detach, Lively, Shared, Volume, is_listener},
 };
 use ids::VolumeId;
 use seal::{CardKey, Context, KeyError};
@@ -23,8 +23,10 @@ use wire::{
 };
 use xts::{Xts, XtsError};
 
-/// How long the card polls after the last piece of work before it sleeps.
-const SPIN: Duration = Duration::from_micros(50);
+/// How long the card polls after the last piece of work before it sleeps: while the storage owes it something,
+/// and while the guest may only ring next.
+const SPIN_FOR_STORAGE: Duration = Duration::from_micros(200);
+const SPIN_FOR_GUEST: Duration = Duration::from_micros(50);
 
 /// Why a card could not start or go on.
 #[derive(Debug, thiserror::Error)]
@@ -78,21 +80,24 @@ impl Card {
     pub fn run(mut self) -> Result<(), CardError> {
         self.watch_control();
         let mut last_work = Instant::now();
+        let mut completions = Vec::with_capacity(COMPLETIONS);
         while !self.stop {
-            let mut worked = false;
-            while let Some(done) = self.ring.next() {
-                worked = true;
-                self.dispatch(done)?;
+            self.ring.reap(&mut completions);
+            let now = self.now();
+            let mut worked = !completions.is_empty();
+            for done in completions.drain(..) {
+                self.dispatch(done, now)?;
             }
-            worked |= self.work();
+            worked |= self.work(now);
             self.ring.check()?;
             if self.ring.wants_submit() {
                 self.ring.submit(false);
             }
             if worked {
                 last_work = Instant::now();
-            } else if last_work.elapsed() < SPIN && self.volumes.iter().flatten().any(Volume::lively) {
-                std::hint::spin_loop();
+            } else if last_work.elapsed() < self.patience() {
+                // Some writes are carried out by the kernel's workers, on this very core if it is the only one.
+                rustix::thread::sched_yield();
             } else if self.volumes.iter_mut().flatten().all(Volume::arm) {
                 self.ring.submit(true);
             }
@@ -100,11 +105,21 @@ impl Card {
         Ok(())
     }
 
+    /// How long to poll before sleeping.
+    fn patience(&self) -> Duration {
+        let hopes = self.volumes.iter().flatten().map(|volume| match volume.lively() {
+            Lively::Storage => SPIN_FOR_STORAGE,
+            Lively::Guest => SPIN_FOR_GUEST,
+            Lively::No => Duration::ZERO,
+        });
+        hopes.max().unwrap_or_default()
+    }
+
     fn watch_control(&mut self) {
         self.ring.poll(self.control.as_fd(), false, false, Event::Control);
     }
 
-    fn dispatch(&mut self, done: Done) -> Result<(), CardError> {
+    fn dispatch(&mut self, done: Done, now: u64) -> Result<(), CardError> {
         let (slot, generation) = match done.event {
             Event::None => return Ok(()),
             Event::Control => return self.control(),
@@ -114,7 +129,6 @@ impl Card {
             Event::Job { slot, index } => (slot, index),
             Event::LastSync { slot } => (slot, 0),
         };
-        let now = self.now();
         let Self { ring, pool, waiting, volumes, .. } = self;
         let shared = &mut Shared { ring, pool, waiting, now };
         let Some(Some(volume)) = volumes.get_mut(usize::from(slot)) else { return Ok(()) };
@@ -130,8 +144,7 @@ impl Card {
     }
 
     /// Gives every volume its turn. Says whether any had work.
-    fn work(&mut self) -> bool {
-        let now = self.now();
+    fn work(&mut self, now: u64) -> bool {
         let Self { ring, pool, waiting, volumes, .. } = self;
         let mut shared = Shared { ring, pool, waiting, now };
         while let Some((slot, index)) = shared.waiting.front().copied() {
@@ -239,8 +252,8 @@ impl Card {
         let Self { ring, pool, waiting, .. } = self;
         let mut shared = Shared { ring, pool, waiting, now };
         let names = (attach.volume, number, self.generation);
-        let volume =
-            Volume::new(names, endpoint, store, listener, &mut shared).map_err(|_| Refusal::Io("socket"))?;
+        let volume = Volume::new(names, endpoint, store, listener, &mut shared)
+            .map_err(|_| Refusal::Malformed("the listening socket cannot be used"))?;
         tracing::info!(volume = %volume.id, size = attach.size, "attached");
         if let Some(place) = self.volumes.get_mut(slot) {
             *place = Some(volume);

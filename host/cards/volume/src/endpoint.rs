@@ -144,7 +144,6 @@ impl Device for Endpoint {
             self.write_bar(offset, data);
         } else if self.config.write(offset, data) == ConfigWrite::FunctionLevelReset {
             self.reset()?;
-            self.config.reset();
         }
         Ok(())
     }
@@ -171,6 +170,8 @@ impl Device for Endpoint {
     fn reset(&mut self) -> Result<(), Errno> {
         self.controller.reset();
         self.irqs.clear_pending();
-        self.drain()
+        self.drain()?;
+        self.config.reset();
+        Ok(())
     }
 }

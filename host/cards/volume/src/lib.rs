@@ -32,3 +32,48 @@ pub const MAX_VOLUMES: usize = ids::SLOTS as usize;
 pub const MAX_IN_FLIGHT: u16 = 256;
 /// The sandbox that the process enters before it reads input.
 pub const SANDBOX: &str = include_str!("../../../../sandbox/volume-card.toml");
+
+#[cfg(test)]
+mod tests {
+    use super::SANDBOX;
+    use sandbox::Policy;
+
+    #[test]
+    fn the_sandbox_names_no_way_out() {
+        let policy = Policy::parse(SANDBOX).unwrap();
+        assert!(policy.files.is_empty() && policy.sockets.is_empty());
+        let named: Vec<&str> =
+            policy.syscalls.iter().flat_map(|call| &call.names).map(String::as_str).collect();
+        for call in [
+            "open",
+            "openat",
+            "openat2",
+            "socket",
+            "socketpair",
+            "connect",
+            "bind",
+            "listen",
+            "execve",
+            "execveat",
+            "clone",
+            "clone3",
+            "fork",
+            "vfork",
+            "ptrace",
+            "process_vm_readv",
+            "process_vm_writev",
+            "mount",
+            "bpf",
+            "io_uring_setup",
+            "memfd_create",
+            "unlinkat",
+            "renameat2",
+            "kill",
+            "prctl",
+            "ioctl",
+            "pidfd_getfd",
+        ] {
+            assert!(!named.contains(&call), "{call}");
+        }
+    }
+}

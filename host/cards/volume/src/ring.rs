@@ -20,8 +20,8 @@ use std::{
 
 const ENTRIES: u32 = 256;
 /// More than all volumes can have in flight, so that it never overflows.
-const COMPLETIONS: u32 = 8192;
-const _: () = assert!(COMPLETIONS as usize > MAX_VOLUMES * (crate::MAX_IN_FLIGHT as usize + 8));
+pub(crate) const COMPLETIONS: usize = 8192;
+const _: () = assert!(COMPLETIONS > MAX_VOLUMES * (crate::MAX_IN_FLIGHT as usize + 8));
 /// `IORING_REGISTER_FILES_UPDATE`.
 const FILES_UPDATE: u8 = 6;
 /// `IOSQE_FIXED_FILE`.
@@ -105,6 +105,7 @@ impl Ring {
         // SAFETY: the pool outlives the ring. Where the limit on locked memory does not allow it, plain reads
         // and writes do the same.
         let registered = unsafe { submitter.register_buffers(&[buffer]) }.is_ok();
+        keep_workers_here(&ring)?;
         restrict(&ring)?;
         ring.submitter().register_enable_rings()?;
         tracing::debug!(registered, flags = ?ring.params(), "ring");
@@ -119,7 +120,8 @@ impl Ring {
 
     /// Reports when `fd` becomes readable (or writable): once, or `many` times until cancelled.
     pub(crate) fn poll(&mut self, fd: BorrowedFd<'_>, output: bool, many: bool, event: Event) {
-        let flags = u32::from(if output { libc::POLLOUT } else { libc::POLLIN }.unsigned_abs());
+        let events = if output { libc::POLLOUT } else { libc::POLLIN | libc::POLLRDHUP };
+        let flags = u32::from(events.unsigned_abs());
         let entry = opcode::PollAdd::new(Fd(fd.as_raw_fd()), flags).multi(many).build();
         // SAFETY: no memory is involved. Submitted at once, while the number still means this descriptor.
         unsafe { self.push(entry, event) };
@@ -228,18 +230,16 @@ impl Ring {
         !queue.is_empty() || queue.taskrun()
     }
 
-    /// The next completion.
-    pub(crate) fn next(&mut self) -> Option<Done> {
-        let entry = self.ring.completion().next()?;
-        let result = match entry.result() {
-            error @ ..0 => Err(Errno::from_raw_os_error(-error)),
-            bytes => Ok(usize::try_from(bytes).unwrap_or(0)),
-        };
-        Some(Done {
+    /// Moves all completions that are there to `into`.
+    pub(crate) fn reap(&mut self, into: &mut Vec<Done>) {
+        into.extend(self.ring.completion().map(|entry| Done {
             event: Event::decode(entry.user_data()),
-            result,
+            result: match entry.result() {
+                error @ ..0 => Err(Errno::from_raw_os_error(-error)),
+                bytes => Ok(usize::try_from(bytes).unwrap_or(0)),
+            },
             more: io_uring::cqueue::more(entry.flags()),
-        })
+        }));
     }
 
     /// Why the ring cannot be used any more, if so.
@@ -251,11 +251,28 @@ impl Ring {
 /// `modern`: completions only come when this thread asks (Linux 6.1).
 fn build(modern: bool) -> io::Result<IoUring> {
     let mut builder = IoUring::builder();
-    builder.dontfork().setup_cqsize(COMPLETIONS).setup_r_disabled().setup_submit_all();
+    builder
+        .dontfork()
+        .setup_cqsize(u32::try_from(COMPLETIONS).unwrap_or(u32::MAX))
+        .setup_r_disabled()
+        .setup_submit_all();
     if modern {
         builder.setup_single_issuer().setup_defer_taskrun().setup_taskrun_flag();
     }
     builder.build(ENTRIES)
+}
+
+/// What would block, the kernel gives to workers of the ring. They stay on the processors that this process may
+/// use, so that they neither take time from others nor wait behind them.
+fn keep_workers_here(ring: &IoUring) -> io::Result<()> {
+    let allowed = rustix::thread::sched_getaffinity(None)?;
+    // SAFETY: a set of processors is plain bits, and none of them set is a valid one.
+    let mut set: libc::cpu_set_t = unsafe { std::mem::zeroed() };
+    for cpu in (0..rustix::thread::CpuSet::MAX_CPU).filter(|cpu| allowed.is_set(*cpu)) {
+        // SAFETY: `cpu` is below the size of the set, which is the same for both types.
+        unsafe { libc::CPU_SET(cpu, &mut set) };
+    }
+    ring.submitter().register_iowq_aff(&set)
 }
 
 fn restrict(ring: &IoUring) -> io::Result<()> {
@@ -305,7 +322,9 @@ mod tests {
             // SAFETY: the path lives until the completion.
             unsafe { ring.push(entry, Event::Control) };
             ring.submit(true);
-            assert_eq!(ring.next().unwrap().result.unwrap_err(), Errno::ACCESS);
+            let mut done = Vec::new();
+            ring.reap(&mut done);
+            assert_eq!(done[0].result.unwrap_err(), Errno::ACCESS);
         }
         // SAFETY: nothing else is registered; it must be refused anyway.
         let more = unsafe { ring.ring.submitter().register_buffers(&[]) };

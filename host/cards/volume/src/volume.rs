@@ -41,6 +41,17 @@ enum Peer {
     Leaving,
 }
 
+/// What a volume may hear of soon.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Lively {
+    /// Nothing.
+    No,
+    /// The guest's next command, by its shadow doorbell.
+    Guest,
+    /// The end of something that is with the storage.
+    Storage,
+}
+
 /// How far a detach has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Detach {
@@ -138,7 +149,7 @@ impl Volume {
         if generation != self.generation {
             return;
         }
-        let hangup = usize::from((libc::POLLHUP | libc::POLLERR).unsigned_abs());
+        let hangup = usize::from((libc::POLLHUP | libc::POLLRDHUP | libc::POLLERR).unsigned_abs());
         self.hangup |= done.result.is_ok_and(|events| events & hangup != 0);
         if !done.more {
             self.watch_input(shared);
@@ -278,10 +289,14 @@ impl Volume {
         !self.unfinished && (!self.endpoint.runs() || self.endpoint.controller.arm(&self.endpoint.guest))
     }
 
-    /// Whether something may come soon without a message: it is worth to poll a little.
-    pub(crate) fn lively(&self) -> bool {
+    /// What may come soon without a message, so that it is worth to poll a little.
+    pub(crate) fn lively(&self) -> Lively {
         let state = self.endpoint.controller.state();
-        state.shadow_doorbells || state.in_flight > 0
+        match (state.in_flight, state.shadow_doorbells) {
+            (1.., _) => Lively::Storage,
+            (0, true) => Lively::Guest,
+            (0, false) => Lively::No,
+        }
     }
 
     pub(crate) fn status(&self) -> VolumeStatus {

@@ -15,7 +15,7 @@ use std::{
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_azote-volume-card");
 const PLACES: usize = 256;
-const PAGE: u64 = 4096;
+const PAGE: usize = 4096;
 const DEPTH: usize = 32;
 
 /// What is known of one 4 KiB place: versions are written in order, one at a time.
@@ -26,7 +26,7 @@ struct Place {
 }
 
 fn page(place: usize, version: u64) -> Vec<u8> {
-    [(place as u64).to_le_bytes(), version.to_le_bytes()].concat().repeat(PAGE as usize / 16)
+    [(place as u64).to_le_bytes(), version.to_le_bytes()].concat().repeat(PAGE / 16)
 }
 
 /// Writes until `deadline`, then leaves with commands in flight.
@@ -50,14 +50,14 @@ fn write_until(disk: &Disk, places: &mut [Place; PLACES], deadline: Instant, kil
             }
             let place = &mut places[next];
             place.issued += 1;
-            let buffer = GUEST / 2 + next as u64 * PAGE;
+            let buffer = GUEST / 2 + (next * PAGE) as u64;
             guest.memory().write(buffer, &page(next, place.issued)).unwrap();
             let command = Command {
                 operation: Operation::Write,
                 lba: next as u64 * 8,
                 blocks: 8,
                 buffer,
-                durable: place.issued % 8 == 0,
+                durable: place.issued.is_multiple_of(8),
             };
             let Some(cid) = guest.submit(0, &command).unwrap() else { break };
             in_flight[usize::from(cid)] = Some(next);
@@ -77,7 +77,7 @@ fn write_until(disk: &Disk, places: &mut [Place; PLACES], deadline: Instant, kil
 #[test]
 fn no_acknowledged_write_is_lost() {
     let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-    let mut disk = Disk::new(folder.path(), 1, PLACES as u64 * PAGE);
+    let mut disk = Disk::new(folder.path(), 1, (PLACES * PAGE) as u64);
     let mut places = [Place::default(); PLACES];
     for round in 0..8 {
         disk.direct = round % 2 == 0;
@@ -92,7 +92,7 @@ fn no_acknowledged_write_is_lost() {
         let mut guest = boot(&disk, &Options::default());
         let mut acknowledged = 0;
         for (number, place) in places.iter_mut().enumerate() {
-            let mut back = vec![0; PAGE as usize];
+            let mut back = vec![0; PAGE];
             guest.read(number as u64 * 8, &mut back).unwrap();
             acknowledged += place.acknowledged;
             if place.issued == 0 {

@@ -23,8 +23,8 @@ enum Step {
     Batch(Vec<Io>),
     /// The driver resets the controller.
     Controller,
-    /// The hypervisor resets the function.
-    Function,
+    /// The hypervisor resets the function, or the driver does by configuration space.
+    Function { by_driver: bool },
     /// The hypervisor comes back as another one.
     Reconnect,
     /// The volume goes and comes back, with a new card if so wanted.
@@ -57,7 +57,7 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         12 => prop::collection::vec(io(), 1..40).prop_map(Step::Batch),
         1 => Just(Step::Controller),
-        1 => Just(Step::Function),
+        1 => any::<bool>().prop_map(|by_driver| Step::Function { by_driver }),
         1 => Just(Step::Reconnect),
         1 => any::<bool>().prop_map(|new_card| Step::Reattach { new_card }),
     ]
@@ -91,9 +91,14 @@ impl World {
                 let (function, ram) = self.guest.take().unwrap().into_parts();
                 self.guest = Some(drive(function, ram, &self.options));
             }
-            Step::Function => {
+            Step::Function { by_driver } => {
                 let (mut function, ram) = self.guest.take().unwrap().into_parts();
-                function.0.reset().unwrap();
+                if by_driver {
+                    function.function_level_reset().unwrap();
+                } else {
+                    function.0.reset().unwrap();
+                    function.enable().unwrap();
+                }
                 self.guest = Some(drive(function, ram, &self.options));
             }
             Step::Reconnect => {

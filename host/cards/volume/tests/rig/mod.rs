@@ -8,7 +8,7 @@
     reason = "not every user of the rig needs all of it"
 )]
 
-use guest_memory::{GuestMemory, Sealing, memfd};
+use guest_memory::{Access, GuestMemory, Sealing, memfd};
 use ids::{HostId, VolumeId};
 use nvme::{
     Memory, MemoryFault,
@@ -66,6 +66,7 @@ impl Card {
             .args(["--control-fd", "0"])
             .stdin(Stdio::from(OwnedFd::from(theirs)))
             .stdout(Stdio::null())
+            .env("AZOTE_LOG", std::env::var("AZOTE_LOG").unwrap_or("error".to_owned()))
             .spawn()
             .unwrap();
         let Ok(Reply::Hello { public_key }) = ours.call(&Request::Hello, &[]) else { panic!("no hello") };
@@ -195,6 +196,11 @@ impl Ram {
         Self { file, memory }
     }
 
+    /// Where an address is in this process.
+    pub fn pointer(&self, address: u64) -> *mut u8 {
+        self.memory.segment(address, 1, Access::Write).unwrap().ptr.as_ptr()
+    }
+
     /// All of guest memory, at bus address 0.
     pub fn whole() -> DmaMap {
         DmaMap { iova: 0, len: GUEST, offset: 0, readable: true, writable: true }
@@ -221,13 +227,27 @@ impl Memory for Ram {
 pub struct Function(pub Client);
 
 impl Function {
-    /// Connects, gives all of guest memory, lets the function be a bus master.
+    /// Connects, gives all of guest memory, lets the function use it.
     pub fn connect(disk: &Disk, ram: &Ram) -> Result<Self, ClientError> {
         let mut client = Client::connect(&disk.socket())?;
         client.set_timeout(Some(Duration::from_secs(20)))?;
         client.dma_map(Ram::whole(), Some(ram.file.as_fd()))?;
-        client.write(CONFIG, 4, &[0x06, 0x04])?;
-        Ok(Self(client))
+        let mut function = Self(client);
+        function.enable()?;
+        Ok(function)
+    }
+
+    /// Lets the function reach memory: memory space, bus master, no pin.
+    pub fn enable(&mut self) -> Result<(), ClientError> {
+        self.0.write(CONFIG, 4, &[0x06, 0x04])
+    }
+
+    /// Function level reset, as a driver asks for it: in the device control register.
+    pub fn function_level_reset(&mut self) -> Result<(), ClientError> {
+        let mut control = [0; 2];
+        self.0.read(CONFIG, 0x48, &mut control)?;
+        self.0.write(CONFIG, 0x48, &[control[0], control[1] | 0x80])?;
+        self.enable()
     }
 }
 
