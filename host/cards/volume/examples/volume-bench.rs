@@ -2,7 +2,7 @@
 //! doorbells) beside the same I/O done directly with io_uring and no encryption, on the same file in the same
 //! run. The card has one core, the client another; the direct I/O runs on the client's core.
 //!
-//! `volume-bench --card target/release/azote-volume-card --dir DIR [--size MIB] [--rounds N] [--time MS] [--json]`
+//! `volume-bench [--card BIN] [--dir DIR] [--size MIB] [--rounds N] [--time MS] [--only CASES] [--json]`
 #![allow(
     clippy::print_stdout,
     clippy::print_stderr,
@@ -34,12 +34,12 @@ use std::{
 
 #[derive(Parser)]
 struct Arguments {
-    /// The card's binary, built for release.
+    /// The card's binary, built for release; usually in the folder above this program's.
     #[arg(long)]
-    card: PathBuf,
-    /// Where the test file goes.
-    #[arg(long, default_value = ".")]
-    dir: PathBuf,
+    card: Option<PathBuf>,
+    /// Where the test file goes: on the disk to be measured. Usually the folder of the card's binary.
+    #[arg(long)]
+    dir: Option<PathBuf>,
     /// Size of the test file in MiB.
     #[arg(long, default_value_t = 1024)]
     size: u64,
@@ -262,7 +262,9 @@ fn kilobytes(card: &Card, name: &str) -> u64 {
 fn main() {
     let arguments = Arguments::parse();
     let size = arguments.size << 20;
-    let folder = tempfile::tempdir_in(&arguments.dir).unwrap();
+    let built = std::env::current_exe().unwrap().parent().unwrap().parent().unwrap().to_owned();
+    let program = arguments.card.clone().unwrap_or(built.join("azote-volume-card"));
+    let folder = tempfile::tempdir_in(arguments.dir.as_ref().unwrap_or(&built)).unwrap();
     let mut disks = [Disk::new(folder.path(), 1, size), Disk::new(folder.path(), 2, size)];
     disks[0].direct = true;
     std::fs::remove_file(disks[1].image()).unwrap();
@@ -278,7 +280,7 @@ fn main() {
     let (first, second) = (cpus[0], *cpus.get(1).unwrap_or(&cpus[0]));
     // The card inherits its core, and keeps the kernel's workers there too.
     pin(first);
-    let card = Card::start(&arguments.card);
+    let card = Card::start(&program);
     pin(second);
     disks.iter().for_each(|disk| assert_eq!(card.attach(disk), "done"));
     let options = Options { entries: 256, shadow_doorbells: true, ..Options::default() };
