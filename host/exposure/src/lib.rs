@@ -1,0 +1,2 @@
+//! What each process on the host exposes, beside what its sandbox file names.
+#![forbid(unsafe_code)]
