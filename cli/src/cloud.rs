@@ -126,6 +126,8 @@ impl Cloud {
             resources: ask.resources.clone(),
             audience: ask.audience.clone().unwrap_or_else(|| self.installation.host.clone()),
             lifetime_seconds: Some(ask.lifetime.as_secs()),
+            uses: None,
+            ticket: None,
             public_key: PublicKey(actor.credentials.key().public()),
         };
         let answer = self.runtime.block_on(tokens::client::issue(&actor.tokens, &request))?;

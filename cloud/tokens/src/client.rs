@@ -1,5 +1,6 @@
 //! Calls of the token service, typed.
 
+use crate::Page;
 use ids::HostId;
 use serde::{Deserialize, Serialize};
 use service::{CallError, Client};
@@ -7,6 +8,8 @@ use token::{Api, Keys, PublicKey, Resource};
 
 pub(crate) const TOKENS: &str = "/v1/tokens";
 pub(crate) const KEYS: &str = "/v1/keys";
+pub(crate) const ISSUED: &str = "/v1/issued";
+pub(crate) const ACKNOWLEDGED: &str = "/v1/issued/acknowledged";
 
 /// What a token shall say. Its subject is the caller.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -21,6 +24,12 @@ pub struct TokenRequest {
     /// Its life; without it, the default of the rights configuration.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lifetime_seconds: Option<u64>,
+    /// How many calls it shall allow; without it, as many as the rights configuration gives.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uses: Option<u32>,
+    /// The ticket under which the caller works, where the rights configuration asks for one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ticket: Option<String>,
     /// Whoever holds the private half can use the token.
     pub public_key: PublicKey,
 }
@@ -42,4 +51,23 @@ pub async fn issue(client: &Client, request: &TokenRequest) -> Result<TokenAnswe
 /// The public keys that hosts must hold to check tokens.
 pub async fn keys(client: &Client) -> Result<Keys, CallError> {
     client.get(KEYS).await
+}
+
+/// A page of the journal of decisions, the entries after `after`. For `azote:service/audit` only.
+pub async fn issued(client: &Client, after: u64) -> Result<Page, CallError> {
+    client.get(&format!("{ISSUED}?after={after}")).await
+}
+
+/// Says that the entries up to `up_to` are safe elsewhere; the token service drops them. For `azote:service/audit`
+/// only.
+pub async fn acknowledge(client: &Client, up_to: u64) -> Result<Acknowledged, CallError> {
+    client.post(ACKNOWLEDGED, &Acknowledged { up_to }).await
+}
+
+/// Up to which entry of the journal is safe elsewhere.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Acknowledged {
+    /// Its number.
+    pub up_to: u64,
 }

@@ -8,7 +8,10 @@
 
 mod api;
 pub mod client;
+mod journal;
+pub mod ledger;
 mod rights;
 
 pub use api::{Issuer, router};
+pub use journal::{By, Entry, Kind, MAX_PAGE, MAX_TEXT, Page};
 pub use rights::{Lifetime, Refusal, Right, Rights, RightsError};

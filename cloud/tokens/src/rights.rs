@@ -167,6 +167,8 @@ mod tests {
             resources: resources.to_vec(),
             audience: HostId::from_random(1),
             lifetime_seconds,
+            uses: None,
+            ticket: None,
             public_key: PublicKey([0; 32]),
         }
     }

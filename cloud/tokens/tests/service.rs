@@ -24,6 +24,8 @@ fn attach(holder: &Key) -> TokenRequest {
         resources: vec![Resource::Host(host()), Resource::Volume(VolumeId::from_random(2))],
         audience: host(),
         lifetime_seconds: None,
+        uses: None,
+        ticket: None,
         public_key: PublicKey(holder.public()),
     }
 }

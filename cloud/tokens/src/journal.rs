@@ -1,0 +1,89 @@
+//! What the token service writes down of every decision, before anybody is told of it.
+
+use ids::{HostId, Identity};
+use serde::{Deserialize, Serialize};
+use token::{Api, Resource};
+
+/// Most entries in one [`Page`].
+pub const MAX_PAGE: usize = 256;
+/// Longest text of the caller's that an entry holds, in characters.
+pub const MAX_TEXT: usize = 200;
+
+/// What was decided.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    /// The rights and quotas gave it: a token was signed, or the service ended before it could.
+    Issued,
+    /// No token was signed.
+    Refused,
+    /// What did not come as far as a decision: a failed handshake, a request that could not be read.
+    Incident,
+    /// The signing keys changed.
+    Keys,
+}
+
+/// How the caller was known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum By {
+    /// By a certificate of the environment.
+    Certificate,
+    /// By an ID token of the configured OpenID provider.
+    Oidc,
+}
+
+/// One decision.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Entry {
+    /// Its number, from 1, without gaps.
+    pub seq: u64,
+    /// When, in milliseconds of Unix time.
+    pub time: u64,
+    /// What.
+    pub kind: Kind,
+    /// Who asked; none where nobody was known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub subject: Option<Identity>,
+    /// How they were known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by: Option<By>,
+    /// For which operations.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub operations: Vec<Api>,
+    /// On what.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub resources: Vec<Resource>,
+    /// For which host.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub audience: Option<HostId>,
+    /// Under which ticket.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ticket: Option<String>,
+    /// The token's id in hexadecimal.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token: Option<String>,
+    /// How many calls it allows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uses: Option<u32>,
+    /// Its end, in seconds of Unix time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires: Option<u64>,
+    /// The code of a refusal or incident.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub code: Option<String>,
+    /// More, for people; nothing of a request's content.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub detail: Option<String>,
+}
+
+/// A piece of the journal.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Page {
+    /// In order, at most [`MAX_PAGE`].
+    pub entries: Vec<Entry>,
+    /// The number of the last entry that there is; 0 for none.
+    pub last: u64,
+}
