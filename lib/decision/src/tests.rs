@@ -1,4 +1,4 @@
-use crate::{kernel::*, quota::*, *};
+use crate::{admission::*, kernel::*, quota::*, *};
 
 fn good() -> Call<Native> {
     Call {
@@ -78,4 +78,97 @@ fn a_window_gives_its_limit_once_and_a_new_one_when_it_has_ended() {
     assert_eq!(endless.take(u64::MAX, 1), Err(Spent { left: 0, until: u64::MAX }));
     let late = Window::new(u64::MAX, 60, 1).take(u64::MAX, 1).unwrap();
     assert_eq!(late.take(u64::MAX, 1), Err(Spent { left: 0, until: u64::MAX }));
+}
+
+/// Drives a call to its end over a log that takes `room` records; gives what was done, in order.
+fn drive(gate: &mut Gate, asked: Result<Asked, Reason>, room: usize) -> (Vec<Step<Reason>>, Answer<Reason>) {
+    let (mut admission, mut step) = gate.admit(asked);
+    let mut done = Vec::new();
+    loop {
+        let event = match &step {
+            Step::Write(_) if done.iter().filter(|step| **step != Step::Act).count() < room => Event::Durable,
+            Step::Write(_) => Event::Unlogged,
+            Step::Act => Event::Acted(Ok(())),
+            Step::Answer(answer) => return (done, answer.clone()),
+        };
+        done.push(step);
+        (admission, step) = admission.next(event);
+    }
+}
+
+fn asked(token: u8, limit: u64) -> Result<Asked, Reason> {
+    let mut call = good();
+    call.charge.limit = limit;
+    Ok(Asked { token: [token; 16], call })
+}
+
+fn gate() -> Gate {
+    Gate::restart(0, 0, 2)
+}
+
+#[test]
+fn a_call_is_recorded_then_done_then_recorded_then_answered() {
+    let order = [Step::Write(Record::Intent), Step::Act, Step::Write(Record::Outcome(Ok(())))];
+    assert_eq!(drive(&mut gate(), asked(1, 1), 9), (order.to_vec(), Answer::Done));
+    let (done, answer) = drive(&mut gate(), asked(1, 1), 0);
+    assert_eq!((done, answer), (vec![Step::Write(Record::Intent)], Answer::Unlogged), "no record, no act");
+    assert_eq!(drive(&mut gate(), asked(1, 1), 1), (order.to_vec(), Answer::Unlogged));
+    let refusal = vec![Step::Write(Record::Refusal(Reason::Audience))];
+    assert_eq!(
+        drive(&mut gate(), Err(Reason::Audience), 1),
+        (refusal.clone(), Answer::Refused(Reason::Audience))
+    );
+    assert_eq!(drive(&mut gate(), Err(Reason::Audience), 0), (refusal, Answer::Unlogged));
+}
+
+#[test]
+fn an_event_out_of_turn_acts_on_nothing() {
+    for event in [Event::Acted(Ok(())), Event::Acted(Err(Reason::Life))] {
+        let (admission, _) = gate().admit(asked(1, 1));
+        assert_eq!(admission.next(event).1, Step::Answer(Answer::Unlogged));
+    }
+    let (admission, _) = gate().admit(asked(1, 1));
+    let (acting, _) = admission.next(Event::Durable);
+    let (over, step) = acting.clone().next(Event::Durable);
+    assert_eq!(step, Step::Answer(Answer::Unlogged));
+    assert_eq!(over.next(Event::Durable).1, Step::Answer(Answer::Unlogged));
+    let (reporting, step) = acting.next(Event::Acted(Err(Reason::Content)));
+    assert_eq!(step, Step::Write(Record::Outcome(Err(Reason::Content))));
+    assert_eq!(reporting.next(Event::Durable).1, Step::Answer(Answer::Refused(Reason::Content)));
+}
+
+#[test]
+fn a_token_is_used_as_often_as_it_says_and_no_restart_gives_uses_back() {
+    let used_up = Answer::Refused(Reason::Quota);
+    let mut gate = gate();
+    assert_eq!(drive(&mut gate, asked(1, 2), 9).1, Answer::Done);
+    assert_eq!(drive(&mut gate, asked(1, 2), 0).1, Answer::Unlogged, "counts although it was not done");
+    assert_eq!(drive(&mut gate, asked(1, 2), 9).1, used_up);
+    assert_eq!(drive(&mut gate, asked(2, 1), 9).1, Answer::Done);
+    assert_eq!(drive(&mut gate, asked(3, 1), 9).1, used_up, "no room to count it");
+    let mut again = Gate::restart(100, 0, 2);
+    again.recount([1; 16], 200);
+    again.recount([1; 16], 200);
+    assert_eq!(drive(&mut again, asked(1, 2), 9).1, used_up);
+    assert_eq!(drive(&mut again, asked(1, 3), 9).1, Answer::Done);
+    // The token of `good` can have been used from 90 on.
+    assert_eq!(drive(&mut Gate::restart(100, 91, 2), asked(1, 1), 9).1, used_up);
+    assert_eq!(drive(&mut Gate::restart(100, 90, 2), asked(1, 1), 9).1, Answer::Done);
+    assert_eq!(drive(&mut Gate::restart(200, 0, 2), asked(1, 1), 9).1, Answer::Refused(Reason::Expired));
+}
+
+#[test]
+fn room_for_tokens_comes_back_when_others_have_expired() {
+    let mut gate = gate();
+    for token in 1..=2 {
+        assert_eq!(drive(&mut gate, asked(token, 1), 9).1, Answer::Done);
+    }
+    let mut late = asked(3, 1).unwrap();
+    (late.call.times.now, late.call.times.expires) = (200, 300);
+    assert_eq!(drive(&mut gate, Ok(late), 9).1, Answer::Done);
+    assert_eq!(
+        drive(&mut gate, asked(1, 1), 9).1,
+        Answer::Refused(Reason::Expired),
+        "forgotten, and still no use"
+    );
 }
