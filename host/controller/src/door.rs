@@ -15,7 +15,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::any,
 };
-use host_api::{MAX_BODY, PeerAddress, RecordKind, Request, Spec};
+use host_api::{MAX_BODY, PeerAddress, RecordKind, Request};
 use std::{
     net::SocketAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -88,8 +88,7 @@ impl Door {
             Some((path, query)) => (path, Some(query)),
             None => (incoming.target, None),
         };
-        let spec: &Spec =
-            host_api::find(incoming.method, path).ok_or_else(|| Refusal::of("request.unknown"))?;
+        let spec = host_api::find(incoming.method, path).ok_or_else(|| Refusal::of("request.unknown"))?;
         entry.api = Some(spec.api);
         let claims = self.authenticate(incoming, entry)?;
         let request = Request::parse(spec.api, query, incoming.body)?;

@@ -67,6 +67,8 @@ struct Inner {
     last_event: u64,
     /// How often the board had started before the instance did.
     boots: u64,
+    /// Takes no new volume and starts no instance.
+    drained: bool,
 }
 
 /// The host.
@@ -97,6 +99,7 @@ impl Host {
             throttle: Throttle::default(),
             last_event: 0,
             boots: 0,
+            drained: false,
         };
         Self { identity, known_good, stop_grace, log, clock, inner: Mutex::new(inner) }
     }
@@ -108,11 +111,23 @@ impl Host {
 
     /// Refuses acts while the host is out of service. Reads go on.
     pub fn admits(&self, request: &Request) -> Result<(), Refusal> {
-        let reads = matches!(request, Request::ReadStatus(_) | Request::ReadLog(_));
-        if reads || self.lock().booted.out_of_service.is_none() {
-            return Ok(());
+        let any_time = matches!(
+            request,
+            Request::ReadStatus(_)
+                | Request::ReadLog(_)
+                | Request::AcknowledgeLog(_)
+                | Request::UpdateTokenKeys(_)
+                | Request::DrainHost(_)
+        );
+        let inner = self.lock();
+        let adds = matches!(request, Request::AttachVolume(_) | Request::StartInstance(_));
+        if inner.booted.out_of_service.is_some() && !any_time {
+            Err(Refusal::of("host.out-of-service"))
+        } else if inner.drained && adds {
+            Err(Refusal::of("host.drained"))
+        } else {
+            Ok(())
         }
-        Err(Refusal::of("host.out-of-service"))
     }
 
     /// Does what an admitted and logged request asks; gives the JSON text of the answer.
@@ -120,6 +135,10 @@ impl Host {
         match request {
             Request::ReadStatus(_) => json(&self.status()),
             Request::ReadLog(read) => json(&self.log.page(read.after)?),
+            Request::AcknowledgeLog(_) | Request::UpdateTokenKeys(_) => Err(Refusal::of("host.failed")),
+            Request::DrainHost(_) => json(&self.lock().drain(true)?),
+            Request::ResumeHost(_) => json(&self.lock().drain(false)?),
+            Request::PowerCycleHost(_) => json(&self.lock().power_cycle(&self.known_good)?),
             Request::AttachVolume(attach) => json(&self.lock().attach(&self.identity.host, attach)?),
             Request::DetachVolume(detach) => json(&self.lock().detach(detach)?),
             Request::StartInstance(start) => json(&self.lock().start(&self.known_good, start)?),
@@ -256,8 +275,21 @@ impl Inner {
         Ok(Done {})
     }
 
-    fn start(&mut self, known_good: &KnownGood, request: &StartInstance) -> Result<InstanceStatus, Refusal> {
-        self.state.may_start(&request.instance, &request.root)?;
+    fn drain(&mut self, drained: bool) -> Result<Done, Refusal> {
+        self.drained = drained;
+        Ok(Done {})
+    }
+
+    /// Holds reset and releases it again, as at the boot: only for firmware that is known good.
+    fn power_cycle(&mut self, known_good: &KnownGood) -> Result<Done, Refusal> {
+        self.state.may_power_cycle()?;
+        let hash = self.hold_and_verify(known_good)?;
+        self.parts.chip.release(&hash)?;
+        Ok(Done {})
+    }
+
+    /// What holds reset holds whatever ran; what is released next is what is measured here.
+    fn hold_and_verify(&mut self, known_good: &KnownGood) -> Result<Sha256, Refusal> {
         self.parts.chip.hold()?;
         let verdict = boot::verify(&mut self.parts.chip, known_good);
         let boot::Verdict::Good(hash) = &verdict else {
@@ -265,8 +297,14 @@ impl Inner {
             return Err(Refusal::of("host.out-of-service"));
         };
         self.booted.firmware = Some(hash.clone());
+        Ok(hash.clone())
+    }
+
+    fn start(&mut self, known_good: &KnownGood, request: &StartInstance) -> Result<InstanceStatus, Refusal> {
+        self.state.may_start(&request.instance, &request.root)?;
+        let hash = self.hold_and_verify(known_good)?;
         self.boots = self.parts.board.status()?.boots;
-        self.parts.chip.release(hash)?;
+        self.parts.chip.release(&hash)?;
         Ok(self.state.started(request.instance.clone(), request.root.clone()).into())
     }
 

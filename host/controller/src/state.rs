@@ -117,6 +117,14 @@ impl State {
         }
     }
 
+    /// Whether the main board may be power-cycled: no instance may lose its guest by it.
+    pub fn may_power_cycle(&self) -> Result<(), Refusal> {
+        match self.instance {
+            Some(_) => Err(Refusal::of("instance.exists")),
+            None => Ok(()),
+        }
+    }
+
     /// Reset was released for an instance.
     pub fn started(&mut self, id: InstanceId, root: VolumeId) -> Instance {
         let instance = Instance { id, root, state: InstanceState::Running };

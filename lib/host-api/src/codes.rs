@@ -50,6 +50,7 @@ pub const CODES: &[RefusalCode] = codes! {
         "instance.exists" "an instance is started on this host: stop it first"
         "instance.no-root" "the root volume is not attached: attach it first"
         "instance.changing" "the instance is being started or stopped: wait, then look at the status"
+        "host.drained" "the host is drained: resume it, or choose another"
         "chip.unverified" "the firmware in flash is not what was verified: the host needs repair"
     }
     500 {

@@ -1,51 +1,16 @@
 //! Data classes as types: what a message of this API can be made of.
 
 use ids::{HostId, Identity, InstanceId, Slot, VolumeId};
+use operations::{DataClass, Operation as Api, Resource};
 use serde::{Serialize, de::DeserializeOwned};
-use token::{Api, Resource};
 use utoipa::openapi::{
     Array, KnownFormat, Object, OneOfBuilder, RefOr, Schema, SchemaFormat, Type,
     extensions::Extensions,
     schema::{AdditionalProperties, Components, ObjectBuilder, SchemaType},
 };
 
-/// What kind of data a value is. There is no class for customer content, so nothing in a message can
-/// be of it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum DataClass {
-    /// The name of a host, a volume, an instance, a slot, an operation.
-    Identifier,
-    /// A setting that the caller chooses.
-    Parameter,
-    /// State, counters and sizes.
-    State,
-    /// A hash of what the host runs.
-    Measurement,
-    /// A certificate or public key.
-    Public,
-    /// Ciphertext that only a card can open.
-    Sealed,
-    /// Who did what when.
-    Audit,
-}
-
-impl DataClass {
-    /// As it is written in the document (`x-data-class`).
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Identifier => "identifier",
-            Self::Parameter => "parameter",
-            Self::State => "state",
-            Self::Measurement => "measurement",
-            Self::Public => "public",
-            Self::Sealed => "sealed",
-            Self::Audit => "audit",
-        }
-    }
-
-    pub(crate) fn mark(self) -> Option<Extensions> {
-        Some(Extensions::from_iter([("x-data-class", self.name())]))
-    }
+pub(crate) fn mark(class: DataClass) -> Option<Extensions> {
+    Some(Extensions::from_iter([("x-data-class", class.name())]))
 }
 
 /// A type that a message may contain. Only this crate implements it.
@@ -64,7 +29,7 @@ pub(crate) mod sealed {
 }
 
 fn leaf(class: DataClass, kind: Type) -> ObjectBuilder {
-    ObjectBuilder::new().schema_type(SchemaType::new(kind)).extensions(class.mark())
+    ObjectBuilder::new().schema_type(SchemaType::new(kind)).extensions(mark(class))
 }
 
 /// A bounded string that matches `pattern`.
@@ -247,7 +212,7 @@ macro_rules! choices {
             fn schema(
                 _: &mut utoipa::openapi::schema::Components,
             ) -> utoipa::openapi::RefOr<utoipa::openapi::Schema> {
-                crate::datum::choice(crate::datum::DataClass::$class, &[$($word),*])
+                crate::datum::choice(operations::DataClass::$class, &[$($word),*])
             }
         }
     )*};

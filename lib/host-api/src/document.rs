@@ -1,9 +1,7 @@
 //! The OpenAPI 3.1 document, generated from the table of operations.
 
-use crate::{
-    Datum, ErrorBody, codes,
-    operation::{Method, OPERATIONS, Spec},
-};
+use crate::{Datum, ErrorBody, codes, operation::Spec};
+use operations::{Method, Operation as Api};
 use std::collections::BTreeMap;
 use utoipa::openapi::{
     Components, Content, HttpMethod, InfoBuilder, LicenseBuilder, OpenApi, OpenApiBuilder, PathItem,
@@ -27,12 +25,12 @@ pub fn openapi() -> String {
 fn document() -> OpenApi {
     let mut components = Components::new();
     refusals(&mut components);
-    let paths = OPERATIONS.iter().fold(PathsBuilder::new(), |paths, spec| {
-        let method = match spec.method {
+    let paths = Api::ALL.iter().map(|api| Spec::of(*api)).fold(PathsBuilder::new(), |paths, spec| {
+        let method = match spec.api.method() {
             Method::Get => HttpMethod::Get,
             Method::Post => HttpMethod::Post,
         };
-        paths.path(spec.path, PathItem::new(method, operation(spec, &mut components)))
+        paths.path(spec.api.path(), PathItem::new(method, operation(spec, &mut components)))
     });
     components.add_security_scheme(TOKEN, bearer());
     components.add_security_scheme(PROOF, proof());
@@ -69,13 +67,13 @@ fn proof() -> SecurityScheme {
     SecurityScheme::ApiKey(ApiKey::Header(ApiKeyValue::with_description("Azote-Proof", text)))
 }
 
-fn operation(spec: &Spec, components: &mut Components) -> Operation {
+fn operation(spec: Spec, components: &mut Components) -> Operation {
     let request = (spec.request)(components);
     let mut operation = OperationBuilder::new()
         .operation_id(Some(spec.api.as_str()))
-        .summary(Some(spec.purpose))
-        .description(Some(format!("The token must name: {}.", spec.resource)));
-    match spec.method {
+        .summary(Some(spec.api.purpose()))
+        .description(Some(format!("The token must name: {}.", named(spec.api))));
+    match spec.api.method() {
         Method::Get => {
             for (name, schema) in properties(components, &request) {
                 operation = operation.parameter(
@@ -98,6 +96,12 @@ fn operation(spec: &Spec, components: &mut Components) -> Operation {
         operation = operation.response(status, Ref::from_response_name(status));
     }
     operation.build()
+}
+
+/// The resources that a token must name.
+fn named(api: Api) -> String {
+    let kinds: Vec<_> = api.kinds().iter().map(|kind| format!("the {kind}")).collect();
+    kinds.join(" and ")
 }
 
 /// A request in the query has no component of its own: its fields become parameters.

@@ -12,6 +12,7 @@
 mod codes;
 #[macro_use]
 mod datum;
+mod chain;
 mod document;
 mod messages;
 mod operation;
@@ -19,21 +20,22 @@ mod record;
 mod request;
 mod text;
 
+pub use chain::{LogHead, LogReader, Refuted, verify_log};
 pub use codes::{CODES, RefusalCode, refusal};
-pub use datum::{DataClass, Datum};
+pub use datum::Datum;
 pub use document::openapi;
 pub use messages::{
     Accelerator, BoardStatus, CardStatus, ChipStatus, Done, ErrorBody, HostStatus, InstanceState,
     InstanceStatus, LogPage, LogStatus, Measured, OutOfService, Power, VolumeState, VolumeStatus,
 };
-pub use operation::{Method, OPERATIONS, Spec, find};
+pub use operation::{Spec, find};
+pub use operations::{DataClass, Method, Operation as Api, Resource};
 pub use record::{ChainBroken, GENESIS, LogRecord, MAX_RECORD, RecordKind};
 pub use request::{
-    AttachVolume, Call, DetachVolume, HttpCall, MAX_BODY, Malformed, ReadLog, ReadStatus, Request,
-    StartInstance, StopInstance,
+    AcknowledgeLog, AttachVolume, Call, DetachVolume, DrainHost, HttpCall, MAX_BODY, Malformed,
+    PowerCycleHost, ReadLog, ReadStatus, Request, ResumeHost, StartInstance, StopInstance, UpdateTokenKeys,
 };
 pub use text::{
-    BadText, CardCertificate, Code, DeviceName, Label, PeerAddress, Pem, SealedKey, Sentence, Sha256,
-    Timestamp, TokenId,
+    BadText, CardCertificate, Code, DeviceName, Label, PeerAddress, Pem, RequestId, SealedKey, Sentence,
+    Sha256, Signature, SignedKeys, Timestamp, TokenId,
 };
-pub use token::{Api, Resource};

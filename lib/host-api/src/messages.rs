@@ -1,6 +1,6 @@
 //! The answers.
 
-use crate::{Code, DeviceName, Label, LogRecord, Pem, Sentence, Sha256, text::CardCertificate};
+use crate::{Code, DeviceName, Label, LogHead, LogRecord, Pem, Sentence, Sha256, text::CardCertificate};
 use ids::{HostId, InstanceId, Slot, VolumeId};
 
 messages! {
@@ -126,6 +126,10 @@ messages! {
         records: Vec<LogRecord>,
         /// Sequence number of the last record that the log has now.
         last: u64,
+        /// What comes before the first record that the log still has: earlier ones were acknowledged.
+        base: LogHead,
+        /// The last record that the log has now.
+        head: LogHead,
     }
 
     /// Done.

@@ -4,10 +4,11 @@ use crate::{
     Api, DeviceName, Resource, SealedKey,
     datum::Datum,
     messages::{Done, HostStatus, InstanceStatus, LogPage, VolumeStatus},
-    operation::{Method, Spec},
+    operation::SchemaOf,
+    text::{Sha256, SignedKeys},
 };
 use ids::{HostId, InstanceId, Slot, VolumeId};
-use serde::de::DeserializeOwned;
+use operations::Method;
 
 /// Longest request body in bytes.
 pub const MAX_BODY: usize = 16 * 1024;
@@ -20,6 +21,29 @@ messages! {
     ReadLog {
         /// Give only records with a greater sequence number; 0 for all.
         after: u64,
+    }
+
+    /// Tells that the audit service holds the host's log.
+    AcknowledgeLog {
+        /// Sequence number of the last record that it holds.
+        up_to: u64,
+        /// Root hash of the audit service's durable checkpoint that covers it.
+        checkpoint: Sha256,
+    }
+
+    /// Asks to drain the host.
+    DrainHost {}
+
+    /// Asks to end a drain.
+    ResumeHost {}
+
+    /// Asks to power-cycle the main board.
+    PowerCycleHost {}
+
+    /// Asks to trust the next keys of the token service.
+    UpdateTokenKeys {
+        /// The set, signed by a key of the present one.
+        key_set: SignedKeys,
     }
 
     /// Asks to attach a volume.
@@ -66,39 +90,65 @@ messages! {
 #[error("the request is not what this operation takes: compare it with the API document")]
 pub struct Malformed;
 
-/// A request, read.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Request {
-    /// HostStatus
-    ReadStatus(ReadStatus),
-    /// ReadLog
-    ReadLog(ReadLog),
-    /// AttachVolume
-    AttachVolume(AttachVolume),
-    /// DetachVolume
-    DetachVolume(DetachVolume),
-    /// StartInstance
-    StartInstance(StartInstance),
-    /// StopInstance
-    StopInstance(StopInstance),
+/// Ties the operations of the table to their request and answer types.
+macro_rules! calls {
+    ($($name:ident, $api:ident => $answer:ident;)*) => {
+        /// A request, read.
+        #[derive(Debug, Clone, PartialEq, Eq)]
+        pub enum Request { $(#[doc = stringify!($api)] $name($name)),* }
+
+        impl Request {
+            /// Which operation it is.
+            pub fn api(&self) -> Api {
+                match self { $(Self::$name(_) => Api::$api),* }
+            }
+
+            pub(crate) fn schemas(api: Api) -> (SchemaOf, SchemaOf) {
+                match api { $(Api::$api => (<$name as Datum>::schema, <$answer as Datum>::schema)),* }
+            }
+
+            fn read(api: Api, query: Option<&str>, body: &[u8]) -> Result<Self, Malformed> {
+                match api { $(Api::$api => read::<$name>(query, body).map(Self::$name)),* }
+            }
+        }
+
+        $(
+            impl From<$name> for Request {
+                fn from(request: $name) -> Self {
+                    Self::$name(request)
+                }
+            }
+
+            impl Call for $name {
+                const API: Api = Api::$api;
+                type Answer = $answer;
+            }
+        )*
+    };
+}
+
+calls! {
+    ReadStatus, HostStatus => HostStatus;
+    ReadLog, ReadLog => LogPage;
+    AcknowledgeLog, AcknowledgeLog => Done;
+    DrainHost, DrainHost => Done;
+    ResumeHost, ResumeHost => Done;
+    PowerCycleHost, PowerCycleHost => Done;
+    UpdateTokenKeys, UpdateTokenKeys => Done;
+    AttachVolume, AttachVolume => VolumeStatus;
+    DetachVolume, DetachVolume => Done;
+    StartInstance, StartInstance => InstanceStatus;
+    StopInstance, StopInstance => Done;
 }
 
 impl Request {
     /// Reads the parameters of an operation. `query` is what follows the `?`, if there is one.
     pub fn parse(api: Api, query: Option<&str>, body: &[u8]) -> Result<Self, Malformed> {
-        let reads = Spec::of(api).is_some_and(|spec| spec.method == Method::Get);
+        let reads = api.method() == Method::Get;
         if body.len() > MAX_BODY || (reads && !body.is_empty()) || (!reads && query.is_some()) {
             return Err(Malformed);
         }
-        match api {
-            Api::HostStatus if query.is_none() => Ok(Self::ReadStatus(ReadStatus {})),
-            Api::HostStatus => Err(Malformed),
-            Api::ReadLog => read_log(query).map(Self::ReadLog),
-            Api::AttachVolume => json(body).map(Self::AttachVolume),
-            Api::DetachVolume => json(body).map(Self::DetachVolume),
-            Api::StartInstance => json(body).map(Self::StartInstance),
-            Api::StopInstance => json(body).map(Self::StopInstance),
-        }
+        Self::read(api, query, body)
     }
 
     /// What the request touches on `host`: a token must name all of it.
@@ -106,36 +156,36 @@ impl Request {
         let volume = |id: &VolumeId| Resource::Volume(id.clone());
         let instance = |id: &InstanceId| Resource::Instance(id.clone());
         match self {
-            Self::ReadStatus(_) | Self::ReadLog(_) => vec![Resource::Host(host.clone())],
+            Self::ReadStatus(_)
+            | Self::ReadLog(_)
+            | Self::AcknowledgeLog(_)
+            | Self::DrainHost(_)
+            | Self::ResumeHost(_)
+            | Self::PowerCycleHost(_)
+            | Self::UpdateTokenKeys(_) => vec![Resource::Host(host.clone())],
             Self::AttachVolume(r) => vec![volume(&r.volume)],
             Self::DetachVolume(r) => vec![volume(&r.volume)],
             Self::StartInstance(r) => vec![instance(&r.instance), volume(&r.root)],
             Self::StopInstance(r) => vec![instance(&r.instance)],
         }
     }
+}
 
-    /// Which operation it is.
-    pub fn api(&self) -> Api {
-        match self {
-            Self::ReadStatus(_) => Api::HostStatus,
-            Self::ReadLog(_) => Api::ReadLog,
-            Self::AttachVolume(_) => Api::AttachVolume,
-            Self::DetachVolume(_) => Api::DetachVolume,
-            Self::StartInstance(_) => Api::StartInstance,
-            Self::StopInstance(_) => Api::StopInstance,
+/// A request in the query is a list of `name=number`, in the order of the fields; one in the body is JSON.
+fn read<C: Call>(query: Option<&str>, body: &[u8]) -> Result<C, Malformed> {
+    if C::API.method() == Method::Post {
+        return serde_json::from_slice(body).map_err(|_| Malformed);
+    }
+    let mut fields = serde_json::Map::new();
+    for pair in query.into_iter().flat_map(|query| query.split('&')) {
+        let (name, digits) = pair.split_once('=').ok_or(Malformed)?;
+        let plain = !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit());
+        let number: u64 = digits.parse().ok().filter(|_| plain).ok_or(Malformed)?;
+        if fields.insert(name.to_owned(), number.into()).is_some() {
+            return Err(Malformed);
         }
     }
-}
-
-fn json<T: DeserializeOwned>(body: &[u8]) -> Result<T, Malformed> {
-    serde_json::from_slice(body).map_err(|_| Malformed)
-}
-
-fn read_log(query: Option<&str>) -> Result<ReadLog, Malformed> {
-    let number = query.and_then(|q| q.strip_prefix("after=")).ok_or(Malformed)?;
-    let digits = !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit());
-    let after = number.parse().ok().filter(|_| digits).ok_or(Malformed)?;
-    Ok(ReadLog { after })
+    serde_json::from_value(fields.into()).map_err(|_| Malformed)
 }
 
 /// A request as HTTP carries it.
@@ -158,43 +208,16 @@ pub trait Call: Datum + Clone + Into<Request> {
 
     /// The request as HTTP carries it.
     fn http(&self) -> HttpCall {
-        let spec = Spec::of(Self::API);
-        let (method, path) = spec.map_or((Method::Post, "/"), |spec| (spec.method, spec.path));
-        match (method, self.clone().into()) {
-            (Method::Get, Request::ReadLog(read)) => {
-                HttpCall { method, target: format!("{path}?after={}", read.after), body: Vec::new() }
-            }
-            (Method::Get, _) => HttpCall { method, target: path.to_owned(), body: Vec::new() },
-            (Method::Post, _) => {
-                let body = serde_json::to_vec(self).unwrap_or_default();
-                HttpCall { method, target: path.to_owned(), body }
-            }
+        let (method, path) = (Self::API.method(), Self::API.path());
+        let value = serde_json::to_value(self).unwrap_or_default();
+        if method == Method::Post {
+            return HttpCall { method, target: path.to_owned(), body: value.to_string().into_bytes() };
         }
+        let fields = value.as_object().into_iter().flatten().map(|(name, value)| format!("{name}={value}"));
+        let query = fields.collect::<Vec<_>>().join("&");
+        let target = if query.is_empty() { path.to_owned() } else { format!("{path}?{query}") };
+        HttpCall { method, target, body: Vec::new() }
     }
-}
-
-macro_rules! calls {
-    ($($name:ident, $api:ident => $answer:ident;)*) => {$(
-        impl From<$name> for Request {
-            fn from(request: $name) -> Self {
-                Self::$name(request)
-            }
-        }
-
-        impl Call for $name {
-            const API: Api = Api::$api;
-            type Answer = $answer;
-        }
-    )*};
-}
-
-calls! {
-    ReadStatus, HostStatus => HostStatus;
-    ReadLog, ReadLog => LogPage;
-    AttachVolume, AttachVolume => VolumeStatus;
-    DetachVolume, DetachVolume => Done;
-    StartInstance, StartInstance => InstanceStatus;
-    StopInstance, StopInstance => Done;
 }
 
 #[cfg(test)]

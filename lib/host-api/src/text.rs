@@ -1,7 +1,7 @@
 //! The bounded texts that messages are made of.
 
-use crate::datum::DataClass;
 use base64::{Engine, engine::general_purpose::STANDARD};
+use operations::DataClass;
 
 /// A text that is not what its place wants.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -99,11 +99,20 @@ texts! {
     Sha256: Measurement, "a SHA-256 value", 64 to 64, "^[0-9a-f]{64}$", "lower-case hexadecimal", lower_hex;
     /// The unique id of a token.
     TokenId: Audit, "a token id", 32 to 32, "^[0-9a-f]{32}$", "lower-case hexadecimal", lower_hex;
+    /// The id of one request: the single-use id of its proof of possession. The caller made it, so both
+    /// sides' logs have it.
+    RequestId: Audit, "a request id", 32 to 32, "^[0-9a-f]{32}$", "lower-case hexadecimal", lower_hex;
+    /// A set of the token service's public keys, signed by one of the set before (`token::KeySet`), in base64.
+    SignedKeys: Public, "a signed key set", 4 to 1024, "^([A-Za-z0-9+/]{4})*([A-Za-z0-9+/][AQgw]==|[A-Za-z0-9+/]{2}[AEIMQUYcgkosw048]=)?$",
+        "base64", |text| STANDARD.decode(text).is_ok();
     /// X.509 certificates in PEM form (RFC 7468), the host's own first.
     Pem: Public, "a certificate", 1 to 16384, "^[\\n -~]+$", "PEM text",
         |text| all(text, |b| matches!(b, b'\n' | b' '..=b'~'));
     /// A card key certificate: COSE_Sign1 by the host identity key, in base64.
     CardCertificate: Public, "a card key certificate", 4 to 1024, "^[A-Za-z0-9+/]+=*$", "base64",
+        |text| STANDARD.decode(text).is_ok();
+    /// An Ed25519 signature (RFC 8032), in base64.
+    Signature: Public, "a signature", 88 to 88, "^[A-Za-z0-9+/]{85}[AQgw]==$", "base64",
         |text| STANDARD.decode(text).is_ok();
     /// A stable code, for programs: `volume.busy`.
     Code: State, "a code", 1 to 64, "^[a-z0-9.-]+$", "a-z, 0-9, . and -",
@@ -132,6 +141,18 @@ impl SealedKey {
     }
 }
 
+impl SignedKeys {
+    /// From the signed bytes.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self, BadText> {
+        STANDARD.encode(bytes).try_into()
+    }
+
+    /// The signed bytes, as `token::Keys::follow` takes them.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        STANDARD.decode(&self.0).unwrap_or_default()
+    }
+}
+
 impl CardCertificate {
     /// From the signed bytes.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, BadText> {
@@ -141,6 +162,20 @@ impl CardCertificate {
     /// The signed bytes, as `token::CardKeyCertificate::verify` takes them.
     pub fn to_bytes(&self) -> Vec<u8> {
         STANDARD.decode(&self.0).unwrap_or_default()
+    }
+}
+
+impl Signature {
+    /// From the 64 bytes; of fewer, the rest is zeros.
+    pub fn from_bytes(bytes: &[u8]) -> Self {
+        let mut whole = [0; 64];
+        whole.iter_mut().zip(bytes).for_each(|(to, from)| *to = *from);
+        Self(STANDARD.encode(whole))
+    }
+
+    /// The 64 bytes.
+    pub fn to_bytes(&self) -> [u8; 64] {
+        STANDARD.decode(&self.0).ok().and_then(|bytes| bytes.try_into().ok()).unwrap_or([0; 64])
     }
 }
 
@@ -203,12 +238,15 @@ mod tests {
     fn parsers_and_documented_patterns_agree() {
         documented::<DeviceName>();
         documented::<Sha256>();
+        documented::<Signature>();
         documented::<TokenId>();
         documented::<Pem>();
         documented::<Code>();
         documented::<Sentence>();
         documented::<Label>();
         documented::<SealedKey>();
+        documented::<SignedKeys>();
+        documented::<RequestId>();
     }
 
     proptest! {

@@ -1,132 +1,8 @@
-use crate::{MAX_LIFETIME, MAX_RESOURCES, MAX_TOKEN, PublicKey, Refusal, cose};
+use crate::{Api, MAX_LIFETIME, MAX_RESOURCES, MAX_TOKEN, PublicKey, Refusal, Resource, cose};
 use aws_lc_rs::signature::Ed25519KeyPair;
 use ciborium::Value;
-use ids::{HostId, Identity, InstanceId, VolumeId};
-use serde::{Deserialize, Serialize};
+use ids::{HostId, Identity};
 use std::{fmt, str::FromStr};
-
-/// A text that names no API or no resource.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("not {0}")]
-pub struct BadName(&'static str);
-
-/// Serde by `Display` and `FromStr`.
-macro_rules! as_text {
-    ($name:ident) => {
-        impl TryFrom<String> for $name {
-            type Error = BadName;
-            fn try_from(text: String) -> Result<Self, BadName> {
-                text.parse()
-            }
-        }
-
-        impl From<$name> for String {
-            fn from(value: $name) -> String {
-                value.to_string()
-            }
-        }
-    };
-}
-
-macro_rules! apis {
-    ($($(#[$doc:meta])* $name:ident),* $(,)?) => {
-        /// What a token can allow on a host.
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-        #[serde(try_from = "String", into = "String")]
-        pub enum Api { $($(#[$doc])* $name),* }
-
-        impl Api {
-            /// All of them.
-            pub const ALL: &'static [Self] = &[$(Self::$name),*];
-
-            /// Its name in tokens, logs and the rights configuration.
-            pub fn as_str(self) -> &'static str {
-                match self { $(Self::$name => stringify!($name)),* }
-            }
-        }
-
-        impl FromStr for Api {
-            type Err = BadName;
-            fn from_str(text: &str) -> Result<Self, BadName> {
-                Self::ALL.iter().copied().find(|api| api.as_str() == text).ok_or(BadName("the name of an API"))
-            }
-        }
-    };
-}
-
-apis! {
-    /// Read the host's state.
-    HostStatus,
-    /// Read the host's log.
-    ReadLog,
-    /// Attach a volume.
-    AttachVolume,
-    /// Detach a volume.
-    DetachVolume,
-    /// Start an instance.
-    StartInstance,
-    /// Stop an instance.
-    StopInstance,
-}
-
-impl fmt::Display for Api {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
-
-as_text!(Api);
-
-/// One thing on a host that a token can name: `host/h-…`, `volume/vol-…`, `instance/i-…`. There are no
-/// wildcards.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub enum Resource {
-    /// A host.
-    Host(HostId),
-    /// A volume.
-    Volume(VolumeId),
-    /// An instance.
-    Instance(InstanceId),
-}
-
-impl Resource {
-    /// `host`, `volume` or `instance`.
-    pub fn kind(&self) -> &'static str {
-        match self {
-            Self::Host(_) => "host",
-            Self::Volume(_) => "volume",
-            Self::Instance(_) => "instance",
-        }
-    }
-}
-
-impl fmt::Display for Resource {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let id = match self {
-            Self::Host(id) => id.as_str(),
-            Self::Volume(id) => id.as_str(),
-            Self::Instance(id) => id.as_str(),
-        };
-        write!(f, "{}/{id}", self.kind())
-    }
-}
-
-impl FromStr for Resource {
-    type Err = BadName;
-    fn from_str(text: &str) -> Result<Self, BadName> {
-        let bad = BadName("a resource: want host/h-…, volume/vol-… or instance/i-…");
-        let known = match text.split_once('/') {
-            Some(("host", id)) => id.parse().ok().map(Self::Host),
-            Some(("volume", id)) => id.parse().ok().map(Self::Volume),
-            Some(("instance", id)) => id.parse().ok().map(Self::Instance),
-            _ => None,
-        };
-        known.ok_or(bad)
-    }
-}
-
-as_text!(Resource);
 
 /// What a token says. Times are Unix seconds.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -147,7 +23,7 @@ pub struct Claims {
     pub id: [u8; 16],
     /// Who may use it: the holder of this key.
     pub holder: PublicKey,
-    /// What it allows, 1 to 6 different APIs.
+    /// What it allows: at least one operation, each once.
     pub apis: Vec<Api>,
     /// On what, at most [`MAX_RESOURCES`] different ones.
     pub resources: Vec<Resource>,

@@ -21,8 +21,9 @@ mod verifier;
 
 pub use aws_lc_rs::signature::Ed25519KeyPair;
 pub use card::{CardKeyCertificate, CardKeyRefused};
-pub use claims::{Api, BadName, Claims, Resource};
+pub use claims::Claims;
 pub use cose::PublicKey;
+pub use operations::{BadName, Kind, Operation as Api, Resource};
 pub use proof::{Call, PROOF_AGE, PROOF_AHEAD, ProofId, ReplaySet};
 pub use refusal::Refusal;
 pub use verifier::{Keys, Verifier};

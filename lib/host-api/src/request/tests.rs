@@ -1,5 +1,5 @@
 use super::*;
-use crate::find;
+use crate::{SealedKey, find};
 use proptest::prelude::*;
 
 fn volume() -> VolumeId {
@@ -14,6 +14,11 @@ fn every_request() -> Vec<(Request, HttpCall)> {
     vec![
         both(&ReadStatus {}),
         both(&ReadLog { after: 41 }),
+        both(&AcknowledgeLog { up_to: 40, checkpoint: Sha256::from_digest(&[3; 32]) }),
+        both(&DrainHost {}),
+        both(&ResumeHost {}),
+        both(&PowerCycleHost {}),
+        both(&UpdateTokenKeys { key_set: SignedKeys::from_bytes(&[9; 200]).unwrap() }),
         both(&AttachVolume {
             volume: volume(),
             device_name: "/dev/sdf".parse().unwrap(),
@@ -29,6 +34,8 @@ fn every_request() -> Vec<(Request, HttpCall)> {
 
 #[test]
 fn what_a_client_sends_is_what_the_host_reads() {
+    let apis: Vec<_> = every_request().iter().map(|(request, _)| request.api()).collect();
+    assert_eq!(apis, Api::ALL);
     for (request, http) in every_request() {
         let (path, query) = match http.target.split_once('?') {
             Some((path, query)) => (path, Some(query)),
