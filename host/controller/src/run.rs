@@ -18,7 +18,7 @@ use host_api::{MAX_BODY, OutOfService, Sha256};
 use ids::HostId;
 use sandbox::Policy;
 use service::{
-    Credentials, Limits, Service,
+    Callers, Credentials, Limits, Service,
     process::{Failure, Home},
     server_config, stop_signal,
 };
@@ -243,7 +243,7 @@ fn identify(options: &Options, tpm: &mut Tpm) -> Result<(Identity, rustls::Serve
     if options.host.as_ref().is_some_and(|wanted| *wanted != host) {
         return Err(format!("the certificate is for {host}, another host: enrol this one").into());
     }
-    let tls = server_config(&credentials, None)?;
+    let tls = server_config(&credentials, Callers::Anyone)?;
     Ok((Identity { host, certificate: certificate.parse()?, key }, tls))
 }
 

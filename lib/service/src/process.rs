@@ -3,7 +3,7 @@
 //! reads input last.
 
 use crate::{
-    Credentials, Incident, Key, KeyError, Limits, Service, TlsError, bind, enrol, load_key, serve,
+    Callers, Credentials, Incident, Key, KeyError, Limits, Service, TlsError, bind, enrol, load_key, serve,
     server_config, stop_signal,
 };
 use axum::Router;
@@ -105,9 +105,17 @@ impl Door {
     /// Listens for callers with certificates. The address file says that the service is there: open
     /// everything else first.
     pub fn open(&self, key: Key) -> Result<Opened, Failure> {
-        let ca = self.authority()?;
+        self.listen(key, Callers::Certified(&self.authority()?))
+    }
+
+    /// The same, also for callers without a certificate; for them the handlers get no [`crate::Peer`].
+    pub fn open_to_all(&self, key: Key) -> Result<Opened, Failure> {
+        self.listen(key, Callers::CertifiedOrNot(&self.authority()?))
+    }
+
+    fn listen(&self, key: Key, callers: Callers<'_>) -> Result<Opened, Failure> {
         let credentials = Credentials::new(&read(&self.certificate)?, key)?;
-        let tls = server_config(&credentials, Some(&ca))?;
+        let tls = server_config(&credentials, callers)?;
         let listener = bind(self.listen, self.address_file.as_deref())?;
         Ok(Opened { listener, tls })
     }
@@ -116,6 +124,15 @@ impl Door {
 impl Opened {
     /// Serves until SIGTERM or SIGINT. Incidents go to the log.
     pub fn serve(self, router: Router) -> io::Result<()> {
+        self.serve_and_tell(router, |_| ())
+    }
+
+    /// The same; incidents also go to `observer`, on a thread that may block.
+    pub fn serve_and_tell(
+        self,
+        router: Router,
+        observer: impl Fn(&Incident) + Send + Sync + 'static,
+    ) -> io::Result<()> {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(WORKERS)
             .max_blocking_threads(BLOCKING)
@@ -126,7 +143,10 @@ impl Opened {
                 router,
                 tls: self.tls,
                 limits: Limits::default(),
-                observer: Arc::new(|incident| log(&incident)),
+                observer: Arc::new(move |incident| {
+                    log(&incident);
+                    observer(&incident);
+                }),
             };
             let stop = stop_signal()?;
             tracing::info!(address = %self.listener.local_addr()?, "serving");

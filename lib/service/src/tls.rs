@@ -100,13 +100,24 @@ pub struct Certified {
     pub public_key: [u8; ED25519_KEY],
 }
 
-/// TLS 1.3 for a server. With `client_ca` (PEM) callers must show a certificate of that authority.
-/// Sessions are not resumed: each connection checks its certificates.
-pub fn server_config(credentials: &Credentials, client_ca: Option<&str>) -> Result<ServerConfig, TlsError> {
+/// Who gets past the handshake of a server. The authority's certificate is in PEM.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Callers<'a> {
+    /// Everybody; no certificate is asked for.
+    Anyone,
+    /// Who shows a certificate of this authority.
+    Certified(&'a str),
+    /// Who shows a certificate of this authority, and who shows none: the handlers must know them otherwise.
+    CertifiedOrNot(&'a str),
+}
+
+/// TLS 1.3 for a server. Sessions are not resumed: each connection checks its certificates.
+pub fn server_config(credentials: &Credentials, callers: Callers<'_>) -> Result<ServerConfig, TlsError> {
     let builder = ServerConfig::builder_with_provider(provider()).with_protocol_versions(&[&TLS13])?;
-    let builder = match client_ca {
-        Some(ca) => builder.with_client_cert_verifier(client_verifier(ca)?),
-        None => builder.with_no_client_auth(),
+    let builder = match callers {
+        Callers::Anyone => builder.with_no_client_auth(),
+        Callers::Certified(ca) => builder.with_client_cert_verifier(client_verifier(ca, false)?),
+        Callers::CertifiedOrNot(ca) => builder.with_client_cert_verifier(client_verifier(ca, true)?),
     };
     let mut config = builder.with_cert_resolver(credentials.resolver()?);
     config.session_storage = Arc::new(NoServerSessionStorage {});
@@ -142,7 +153,7 @@ pub fn certified_by(ca: &str, chain_pem: &str, now: u64) -> Result<Certified, Tl
     let chain = read_chain(chain_pem)?;
     let (holder, others) = chain.split_first().ok_or(TlsError::Pem)?;
     let now = UnixTime::since_unix_epoch(Duration::from_secs(now));
-    client_verifier(ca)?.verify_client_cert(holder, others, now)?;
+    client_verifier(ca, false)?.verify_client_cert(holder, others, now)?;
     read_identity(holder).ok_or(TlsError::Identity)
 }
 
@@ -178,10 +189,10 @@ fn roots(ca: &str) -> Result<Arc<RootCertStore>, TlsError> {
     Ok(Arc::new(roots))
 }
 
-fn client_verifier(ca: &str) -> Result<Arc<dyn ClientCertVerifier>, TlsError> {
-    WebPkiClientVerifier::builder_with_provider(roots(ca)?, provider())
-        .build()
-        .map_err(|error| TlsError::Authority(error.to_string()))
+fn client_verifier(ca: &str, or_none: bool) -> Result<Arc<dyn ClientCertVerifier>, TlsError> {
+    let builder = WebPkiClientVerifier::builder_with_provider(roots(ca)?, provider());
+    let builder = if or_none { builder.allow_unauthenticated() } else { builder };
+    builder.build().map_err(|error| TlsError::Authority(error.to_string()))
 }
 
 fn provider() -> Arc<CryptoProvider> {

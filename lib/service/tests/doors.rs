@@ -8,8 +8,8 @@ use pki::Ca;
 use rustls::{ClientConfig, RootCertStore, pki_types::ServerName};
 use serde_json::{Value, json};
 use service::{
-    CallError, Client, Credentials, Error, Incident, Json, Key, Limits, Peer, Service, bind, certified_by,
-    serve, server_config,
+    CallError, Callers, Client, Credentials, Error, Incident, Json, Key, Limits, Peer, Service, bind,
+    certified_by, serve, server_config,
 };
 use std::{
     net::SocketAddr,
@@ -60,10 +60,10 @@ fn limits() -> Limits {
 impl House {
     /// A service `azote:service/kms` that wants certificates.
     async fn open(limits: Limits) -> Self {
-        Self::open_to(limits, true).await
+        Self::open_to(limits, |ca| Callers::Certified(ca)).await
     }
 
-    async fn open_to(limits: Limits, certified_only: bool) -> Self {
+    async fn open_to(limits: Limits, callers: fn(&str) -> Callers<'_>) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let ca = Ca::create(dir.path()).unwrap();
         let router = Router::new()
@@ -86,7 +86,7 @@ impl House {
         let told = incidents.clone();
         let service = Service {
             router,
-            tls: server_config(&me, certified_only.then(|| ca.certificate())).unwrap(),
+            tls: server_config(&me, callers(ca.certificate())).unwrap(),
             limits,
             observer: Arc::new(move |incident| told.lock().unwrap().push(incident)),
         };
@@ -188,12 +188,27 @@ async fn strangers_are_turned_away_in_the_handshake_and_told() {
 
 #[tokio::test]
 async fn a_door_for_everybody_knows_nobody() {
-    let house = House::open_to(limits(), false).await;
+    let house = House::open_to(limits(), |_| Callers::Anyone).await;
     let nobody = house.client("azote:service/kms", None);
     assert_eq!(code(nobody.post::<_, Value>("/v1/refuse", &()).await), "test.refused");
     assert_eq!(code(nobody.post::<_, Value>("/v1/who", &1).await), "peer.missing");
     let acme = house.acme().post::<_, Value>("/v1/who", &1).await;
     assert_eq!(code(acme), "peer.missing", "a certificate that was not asked for is not looked at");
+}
+
+#[tokio::test]
+async fn a_door_that_asks_for_certificates_knows_who_shows_one_and_lets_no_stranger_in() {
+    let house = House::open_to(limits(), |ca| Callers::CertifiedOrNot(ca)).await;
+    let nobody = house.client("azote:service/kms", None);
+    assert_eq!(code(nobody.post::<_, Value>("/v1/refuse", &()).await), "test.refused");
+    assert_eq!(code(nobody.post::<_, Value>("/v1/who", &1).await), "peer.missing");
+    let acme: Value = house.acme().post("/v1/who", &1).await.unwrap();
+    assert_eq!(acme, json!(["azote:tenant/acme", 1]));
+    let elsewhere = tempfile::tempdir().unwrap();
+    let other = Ca::create(elsewhere.path()).unwrap();
+    let stranger = credentials(&other, "azote:tenant/acme", false);
+    let stranger = house.client("azote:service/kms", Some(&stranger));
+    assert_eq!(code(stranger.post::<_, Value>("/v1/refuse", &()).await), "call.unreachable");
 }
 
 #[tokio::test]
