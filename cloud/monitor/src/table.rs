@@ -1,0 +1,86 @@
+//! What the monitor remembers of groups of entries: never more than so many.
+
+use ids::{HostId, Identity};
+use std::collections::{HashMap, hash_map::Entry};
+
+/// Longest text that is kept of a word in an entry, in bytes.
+const MAX_WORD: usize = 64;
+
+/// Entries that a rule counts together.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
+pub(crate) struct Group {
+    /// Index of the rule.
+    pub(crate) rule: usize,
+    pub(crate) subject: Option<Identity>,
+    pub(crate) host: Option<HostId>,
+    pub(crate) operation: Option<String>,
+    pub(crate) code: Option<String>,
+    pub(crate) source: Option<String>,
+    pub(crate) token: Option<String>,
+    pub(crate) scope: Option<String>,
+}
+
+/// A word as it is kept: short enough.
+pub(crate) fn word(text: &str) -> String {
+    let mut end = text.len().min(MAX_WORD);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    text.get(..end).unwrap_or_default().to_owned()
+}
+
+/// A bounded map. When it is full of groups that are still needed, the groups that are new to it share one place
+/// for each rule: an attacker who makes many names hides none that is watched already, and is told of.
+#[derive(Debug)]
+pub(crate) struct Table<V> {
+    map: HashMap<Group, V>,
+    limit: usize,
+    swept: u64,
+    crowded: bool,
+}
+
+impl<V> Table<V> {
+    pub(crate) fn new(limit: usize) -> Self {
+        Self { map: HashMap::new(), limit, swept: 0, crowded: false }
+    }
+
+    /// The group's value, made if it is new; what is idle at `now` (Unix milliseconds) may go for it.
+    pub(crate) fn at(
+        &mut self,
+        group: &Group,
+        now: u64,
+        idle: impl Fn(&Group, &V) -> bool,
+        new: impl FnOnce() -> V,
+    ) -> &mut V {
+        let mut group = group.clone();
+        if self.map.len() >= self.limit && !self.map.contains_key(&group) {
+            // A sweep costs as much as the table is long: at most one in a second.
+            if now >= self.swept + 1000 {
+                self.swept = now;
+                self.map.retain(|group, value| !idle(group, value));
+            }
+            if self.map.len() >= self.limit {
+                self.crowded = true;
+                group = Group { rule: group.rule, ..Group::default() };
+            }
+        }
+        match self.map.entry(group) {
+            Entry::Occupied(entry) => entry.into_mut(),
+            Entry::Vacant(entry) => entry.insert(new()),
+        }
+    }
+
+    /// Whether groups had to share a place since this was last asked.
+    pub(crate) fn take_crowded(&mut self) -> bool {
+        std::mem::take(&mut self.crowded)
+    }
+
+    pub(crate) fn retain(&mut self, keep: impl FnMut(&Group, &mut V) -> bool) {
+        self.map.retain(keep);
+    }
+
+    #[cfg(test)]
+    pub(crate) fn len(&self) -> usize {
+        self.map.len()
+    }
+}
