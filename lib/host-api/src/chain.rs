@@ -125,6 +125,9 @@ impl LogReader {
     pub fn take(&mut self, page: &LogPage) -> Result<(), Refuted> {
         page.head.verify(&self.host)?;
         page.base.verify(&self.host)?;
+        if page.last != page.head.seq {
+            return Err(Refuted::Cut(page.last));
+        }
         let mut next = self.clone();
         if page.base.seq > next.seq {
             if !next.fresh {

@@ -82,27 +82,6 @@ pub fn refusal(code: &str) -> Option<&'static RefusalCode> {
 
 /// Every code with its status, those for tokens and proofs included, as the document lists them.
 pub(crate) fn all() -> impl Iterator<Item = (u16, &'static str)> {
-    let of_tokens = OF_TOKENS.iter().map(|refusal| (refusal.status(), refusal.code()));
+    let of_tokens = token::Refusal::ALL.iter().map(|refusal| (refusal.status(), refusal.code()));
     CODES.iter().map(|row| (row.status, row.code)).chain(of_tokens)
 }
-
-const OF_TOKENS: &[token::Refusal] = {
-    use token::Refusal::*;
-    &[
-        TokenMissing,
-        TokenMalformed,
-        TokenSignature,
-        TokenExpired,
-        TokenNotYetValid,
-        TokenAudience,
-        TokenApi,
-        TokenResource,
-        ProofMissing,
-        ProofMalformed,
-        ProofSignature,
-        ProofStale,
-        ProofReplayed,
-        ProofMismatch,
-        ProofOverload,
-    ]
-};

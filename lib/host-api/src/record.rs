@@ -1,6 +1,6 @@
 //! The records of a host's log.
 
-use crate::{Api, Code, PeerAddress, Resource, Sentence, Sha256, Timestamp, TokenId};
+use crate::{Api, Code, PeerAddress, RequestId, Resource, Sentence, Sha256, Timestamp, TokenId};
 use aws_lc_rs::digest::{SHA256, digest};
 use ids::Identity;
 
@@ -43,6 +43,9 @@ messages! {
         /// Which token.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         token: Option<TokenId>,
+        /// Which request: what the caller's proof of possession says, even if it was refused.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        request: Option<RequestId>,
         /// What the request touches.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         resources: Vec<Resource>,
@@ -108,6 +111,7 @@ mod tests {
             api: Some(Api::ReadLog),
             subject: Some(format!("azote:service/{}", "s".repeat(48)).parse().unwrap()),
             token: Some("0".repeat(32).parse().unwrap()),
+            request: Some("0".repeat(32).parse().unwrap()),
             resources: vec![Resource::Host(ids::HostId::from_random(1)); 2],
             peer: Some("[2001:db8::1%7]:65535".parse().unwrap()),
             intent: Some(u64::MAX),
