@@ -48,6 +48,7 @@ impl Issuer {
             holder: request.public_key,
             apis: request.apis.clone(),
             resources: request.resources.clone(),
+            uses: token::MAX_USES,
         };
         let token = claims.sign(self.key.pair()).map_err(|_| Refusal::Malformed)?;
         Ok((claims, token))

@@ -1,6 +1,9 @@
-use crate::{Api, MAX_LIFETIME, MAX_RESOURCES, MAX_TOKEN, PublicKey, Refusal, Resource, cose};
+use crate::{
+    Api, MAX_LIFETIME, MAX_RESOURCES, MAX_TOKEN, MAX_USES, PublicKey, Refusal, Resource, SKEW, cose,
+};
 use aws_lc_rs::signature::Ed25519KeyPair;
 use ciborium::Value;
+use decision::{Native, Times, kernel};
 use ids::{HostId, Identity};
 use std::{fmt, str::FromStr};
 
@@ -27,6 +30,8 @@ pub struct Claims {
     pub apis: Vec<Api>,
     /// On what, at most [`MAX_RESOURCES`] different ones.
     pub resources: Vec<Resource>,
+    /// For how many calls, 1 to [`MAX_USES`].
+    pub uses: u32,
 }
 
 // RFC 8392 §4, RFC 8747 §3.1, RFC 9052 §7 and RFC 9053 §7.2.
@@ -46,6 +51,7 @@ const CURVE_ED25519: u64 = 6;
 const KEY_X: i64 = -2;
 const APIS: &str = "azote:apis";
 const RESOURCES: &str = "azote:resources";
+const USES: &str = "azote:uses";
 
 impl Claims {
     /// Signs a token. Refused with [`Refusal::TokenMalformed`] if a host would refuse its form.
@@ -60,31 +66,41 @@ impl Claims {
 
     /// Refuses a token for another host and one out of its time.
     pub fn check(&self, audience: &HostId, now: u64) -> Result<(), Refusal> {
-        if self.audience != *audience {
-            Err(Refusal::TokenAudience)
-        } else if now < self.not_before {
-            Err(Refusal::TokenNotYetValid)
-        } else if now >= self.expires {
-            Err(Refusal::TokenExpired)
-        } else {
-            Ok(())
-        }
+        let standing = kernel::standing(&Native, self.audience == *audience, &self.times(now));
+        Ok(kernel::refusal(standing)?)
     }
 
     /// Refuses what the token does not name: the API, or any of the resources.
     pub fn authorize(&self, api: Api, resources: &[Resource]) -> Result<(), Refusal> {
-        if !self.apis.contains(&api) {
-            Err(Refusal::TokenApi)
-        } else if !resources.iter().all(|resource| self.resources.contains(resource)) {
-            Err(Refusal::TokenResource)
-        } else {
-            Ok(())
+        Ok(kernel::refusal(kernel::scope(&Native, self.names(api), self.names_all(resources)))?)
+    }
+
+    /// The times of the token and of who checks it `now`, as the decision takes them.
+    pub fn times(&self, now: u64) -> Times<Native> {
+        Times {
+            now,
+            floor: now,
+            skew: SKEW,
+            issued: self.issued,
+            not_before: self.not_before,
+            expires: self.expires,
+            max_life: MAX_LIFETIME,
         }
+    }
+
+    /// Whether the token names the operation.
+    pub fn names(&self, api: Api) -> bool {
+        self.apis.contains(&api)
+    }
+
+    /// Whether the token names every one of the resources.
+    pub fn names_all(&self, resources: &[Resource]) -> bool {
+        resources.iter().all(|resource| self.resources.contains(resource))
     }
 
     /// The token's id in hexadecimal, for logs.
     pub fn id_text(&self) -> String {
-        self.id.iter().map(|byte| format!("{byte:02x}")).collect()
+        hex(&self.id)
     }
 
     fn in_bounds(&self) -> bool {
@@ -95,6 +111,7 @@ impl Claims {
         self.not_before < self.expires
             && self.issued < self.expires
             && self.expires - from <= MAX_LIFETIME
+            && (1..=MAX_USES).contains(&self.uses)
             && !self.apis.is_empty()
             && self.resources.len() <= MAX_RESOURCES
             && distinct(&self.apis)
@@ -119,6 +136,7 @@ impl Claims {
             (CNF.into(), Value::Map(vec![(CNF_COSE_KEY.into(), holder)])),
             (text(&APIS), Value::Array(self.apis.iter().map(|api| text(api)).collect())),
             (text(&RESOURCES), Value::Array(self.resources.iter().map(|resource| text(resource)).collect())),
+            (text(&USES), self.uses.into()),
         ]))
     }
 
@@ -143,8 +161,14 @@ impl Claims {
             holder: PublicKey(cose::exact(x)?),
             apis: list(value(8)?)?,
             resources: list(value(9)?)?,
+            uses: value(10)?.as_integer()?.try_into().ok()?,
         };
         // The values were taken by position: only writing them again tells that the names were right.
         (claims.in_bounds() && claims.encode()? == bytes).then_some(claims)
     }
+}
+
+/// Lower-case hexadecimal, as logs write ids.
+pub(crate) fn hex(id: &[u8; 16]) -> String {
+    id.iter().map(|byte| format!("{byte:02x}")).collect()
 }

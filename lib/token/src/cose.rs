@@ -43,7 +43,7 @@ fn header() -> Header {
 
 /// Signs `payload`. `context` (the external AAD of RFC 9052 §4.3) keeps signatures of one purpose from
 /// being taken for another. `None` if the library fails.
-pub(crate) fn sign(key: &Ed25519KeyPair, payload: Vec<u8>, context: &[u8]) -> Option<Vec<u8>> {
+pub fn sign(key: &Ed25519KeyPair, payload: Vec<u8>, context: &[u8]) -> Option<Vec<u8>> {
     CoseSign1Builder::new()
         .protected(header())
         .payload(payload)
@@ -55,7 +55,7 @@ pub(crate) fn sign(key: &Ed25519KeyPair, payload: Vec<u8>, context: &[u8]) -> Op
 }
 
 /// Reads a COSE_Sign1 without checking its signature.
-pub(crate) fn parse(bytes: &[u8]) -> Option<CoseSign1> {
+pub fn parse(bytes: &[u8]) -> Option<CoseSign1> {
     let message = CoseSign1::from_tagged_slice(bytes).ok()?;
     let strict = message.protected.header == header()
         && message.unprotected.is_empty()
@@ -68,7 +68,7 @@ pub(crate) fn parse(bytes: &[u8]) -> Option<CoseSign1> {
 }
 
 /// Whether one of `keys` signed the message for `context`.
-pub(crate) fn signed_by(message: &CoseSign1, keys: &[PublicKey], context: &[u8]) -> bool {
+pub fn signed_by(message: &CoseSign1, keys: &[PublicKey], context: &[u8]) -> bool {
     keys.iter().any(|key| {
         message
             .verify_signature(context, |signature, signed| {
@@ -81,12 +81,18 @@ pub(crate) fn signed_by(message: &CoseSign1, keys: &[PublicKey], context: &[u8])
     })
 }
 
-pub(crate) fn to_base64(bytes: &[u8]) -> String {
+/// The payload of a message that one of `keys` signed for `context`.
+pub fn open(bytes: &[u8], keys: &[PublicKey], context: &[u8]) -> Option<Vec<u8>> {
+    parse(bytes).filter(|message| signed_by(message, keys, context))?.payload
+}
+
+/// Base64url without padding.
+pub fn to_base64(bytes: &[u8]) -> String {
     URL_SAFE_NO_PAD.encode(bytes)
 }
 
 /// Decodes at most [`crate::MAX_TOKEN`] characters.
-pub(crate) fn from_base64(text: &str) -> Option<Vec<u8>> {
+pub fn from_base64(text: &str) -> Option<Vec<u8>> {
     if text.len() > crate::MAX_TOKEN {
         return None;
     }

@@ -12,7 +12,8 @@
 
 mod card;
 mod claims;
-mod cose;
+pub mod cose;
+mod keys;
 mod proof;
 mod refusal;
 #[cfg(test)]
@@ -23,10 +24,11 @@ pub use aws_lc_rs::signature::Ed25519KeyPair;
 pub use card::{CardKeyCertificate, CardKeyRefused};
 pub use claims::Claims;
 pub use cose::PublicKey;
+pub use keys::{KeySet, Keys};
 pub use operations::{BadName, Kind, Operation as Api, Resource};
 pub use proof::{Call, PROOF_AGE, PROOF_AHEAD, ProofId, ReplaySet};
 pub use refusal::Refusal;
-pub use verifier::{Keys, Verifier};
+pub use verifier::Verifier;
 
 /// The request header with `Bearer ` and the token.
 pub const TOKEN_HEADER: &str = "authorization";
@@ -38,5 +40,10 @@ pub const MAX_TOKEN: usize = 4096;
 pub const MAX_RESOURCES: usize = 64;
 /// Longest life of a token, in seconds: a host refuses a token that says more, whoever signed it.
 pub const MAX_LIFETIME: u64 = 24 * 60 * 60;
+/// Most calls that one token can allow.
+pub const MAX_USES: u32 = 1000;
+/// How far the token service's clock may be ahead of a host's, in seconds: so much earlier than it says is a token
+/// good.
+pub const SKEW: u64 = PROOF_AHEAD;
 /// Most public keys of the token service that a host holds: the present one and the next or last.
 pub const MAX_KEYS: usize = 2;

@@ -1,4 +1,4 @@
-use crate::{PublicKey, Refusal, cose};
+use crate::{PublicKey, Refusal, claims::hex, cose};
 use aws_lc_rs::{
     digest::{SHA256, digest},
     rand,
@@ -33,6 +33,18 @@ pub struct ProofId {
     pub id: [u8; 16],
     /// When it was made, Unix seconds.
     pub issued: u64,
+}
+
+impl ProofId {
+    /// What a proof says, unchecked.
+    pub fn peek(proof: &str) -> Option<Self> {
+        read_id(&cose::parse(&cose::from_base64(proof)?)?.payload?)
+    }
+
+    /// The id in hexadecimal: the request's id in the logs of both sides.
+    pub fn id_text(&self) -> String {
+        hex(&self.id)
+    }
 }
 
 impl Call<'_> {

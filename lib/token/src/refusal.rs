@@ -1,3 +1,5 @@
+use decision::Reason;
+
 /// Why a request with this token, or without one, is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
 pub enum Refusal {
@@ -25,6 +27,9 @@ pub enum Refusal {
     /// The token does not name a resource of the request.
     #[error("the token does not name every resource of the request: get one that does")]
     TokenResource,
+    /// As many calls as the token allows were made.
+    #[error("the token has been used as often as it allows: get a new one")]
+    TokenUsedUp,
     /// No proof header.
     #[error("no proof of possession: sign the request with the token's key in `Azote-Proof`")]
     ProofMissing,
@@ -46,9 +51,41 @@ pub enum Refusal {
     /// More proofs in the last minute than the host remembers.
     #[error("too many requests in the last minute: wait, then try again")]
     ProofOverload,
+    /// Not a signed key set.
+    #[error("this is no signed set of the token service's keys")]
+    KeysMalformed,
+    /// Signed by none of the keys that this host trusts.
+    #[error("the key set is not signed by a key that this host trusts now")]
+    KeysSignature,
+    /// Not newer than the set that this host has.
+    #[error("the key set is not newer than the one that this host has")]
+    KeysStale,
 }
 
 impl Refusal {
+    /// All of them.
+    pub const ALL: &'static [Self] = &[
+        Self::TokenMissing,
+        Self::TokenMalformed,
+        Self::TokenSignature,
+        Self::TokenExpired,
+        Self::TokenNotYetValid,
+        Self::TokenAudience,
+        Self::TokenApi,
+        Self::TokenResource,
+        Self::TokenUsedUp,
+        Self::ProofMissing,
+        Self::ProofMalformed,
+        Self::ProofSignature,
+        Self::ProofStale,
+        Self::ProofReplayed,
+        Self::ProofMismatch,
+        Self::ProofOverload,
+        Self::KeysMalformed,
+        Self::KeysSignature,
+        Self::KeysStale,
+    ];
+
     /// The stable code, for programs and logs.
     pub fn code(self) -> &'static str {
         match self {
@@ -60,6 +97,7 @@ impl Refusal {
             Self::TokenAudience => "token.audience",
             Self::TokenApi => "token.api",
             Self::TokenResource => "token.resource",
+            Self::TokenUsedUp => "token.used-up",
             Self::ProofMissing => "proof.missing",
             Self::ProofMalformed => "proof.malformed",
             Self::ProofSignature => "proof.signature",
@@ -67,6 +105,9 @@ impl Refusal {
             Self::ProofReplayed => "proof.replayed",
             Self::ProofMismatch => "proof.mismatch",
             Self::ProofOverload => "proof.overload",
+            Self::KeysMalformed => "keys.malformed",
+            Self::KeysSignature => "keys.signature",
+            Self::KeysStale => "keys.stale",
         }
     }
 
@@ -75,8 +116,28 @@ impl Refusal {
     pub fn status(self) -> u16 {
         match self {
             Self::TokenApi | Self::TokenResource | Self::TokenAudience => 403,
+            Self::KeysSignature => 403,
+            Self::KeysMalformed => 400,
+            Self::KeysStale => 409,
             Self::ProofOverload => 429,
             _ => 401,
+        }
+    }
+}
+
+/// What the decision refuses, in this crate's words.
+impl From<Reason> for Refusal {
+    fn from(reason: Reason) -> Self {
+        match reason {
+            Reason::Audience => Self::TokenAudience,
+            Reason::NotYetValid => Self::TokenNotYetValid,
+            Reason::Expired => Self::TokenExpired,
+            Reason::Holder => Self::ProofSignature,
+            Reason::Fresh => Self::ProofReplayed,
+            Reason::Operation => Self::TokenApi,
+            Reason::Resource | Reason::Content => Self::TokenResource,
+            Reason::Quota => Self::TokenUsedUp,
+            Reason::Life | Reason::Recorded => Self::TokenMalformed,
         }
     }
 }

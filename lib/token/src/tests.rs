@@ -28,6 +28,7 @@ fn claims() -> Claims {
         holder: PublicKey::of(&HOLDER),
         apis: vec![Api::AttachVolume, Api::DetachVolume],
         resources: vec![Resource::Host(HostId::from_random(1)), volume(2)],
+        uses: 3,
     }
 }
 
@@ -75,7 +76,8 @@ fn time_and_audience_are_exact() {
     let token = claims().sign(&SERVICE).unwrap();
     let verifier = verifier();
     verifier.verify(&token, NOW + 899).unwrap();
-    assert_eq!(verifier.verify(&token, NOW - 1), Err(Refusal::TokenNotYetValid));
+    verifier.verify(&token, NOW - SKEW).unwrap();
+    assert_eq!(verifier.verify(&token, NOW - SKEW - 1), Err(Refusal::TokenNotYetValid));
     assert_eq!(verifier.verify(&token, NOW + 900), Err(Refusal::TokenExpired));
     assert_eq!(verifier.verify(&token, u64::MAX), Err(Refusal::TokenExpired));
     let other = Claims { audience: HostId::from_random(9), ..claims() }.sign(&SERVICE).unwrap();
@@ -103,6 +105,8 @@ fn claims_out_of_bounds_are_neither_signed_nor_taken() {
         Claims { expires: NOW + MAX_LIFETIME + 1, ..claims() },
         Claims { issued: NOW - 1, expires: NOW + MAX_LIFETIME, ..claims() },
         Claims { expires: NOW, ..claims() },
+        Claims { uses: 0, ..claims() },
+        Claims { uses: MAX_USES + 1, ..claims() },
         Claims { not_before: NOW + 10, issued: NOW + 901, ..claims() },
     ] {
         assert_eq!(bad.sign(&SERVICE), Err(Refusal::TokenMalformed), "{bad:?}");
@@ -139,7 +143,7 @@ fn every_other_encoding_is_refused_although_the_service_signed_it() {
     indefinite.extend_from_slice(&good[1..]);
     indefinite.push(0xff);
     let mut wide = good.clone();
-    assert_eq!(wide[..2], [0xaa, 0x01]);
+    assert_eq!(wide[..2], [0xab, 0x01]);
     wide.splice(1..2, [0x18, 0x01]);
     let mut trailing = good.clone();
     trailing.push(0);
@@ -150,6 +154,9 @@ fn every_other_encoding_is_refused_although_the_service_signed_it() {
         with(&|m| m[3].1 = Value::Float((NOW + 900) as f64)),
         with(&|m| m[2].1 = Value::Array(vec![m[2].1.clone()])),
         with(&|m| m[9].1 = Value::Array(vec!["volume/*".into()])),
+        with(&|m| m[10].1 = 0.into()),
+        with(&|m| m[10].1 = (MAX_USES + 1).into()),
+        with(&|m| m[10].1 = Value::Integer((-1).into())),
         with(&|m| drop(m.pop())),
         indefinite,
         wide,
@@ -267,6 +274,46 @@ fn card_keys_are_certified_by_one_host_for_a_time() {
     assert_eq!(refused, Err(Refusal::ProofSignature));
 }
 
+#[test]
+fn keys_follow_one_another_and_only_forward() {
+    let public = PublicKey::of;
+    let (old, new) = (&*SERVICE, &*HOLDER);
+    let keys = |list: &[&Ed25519KeyPair]| Keys::new(list.iter().map(|key| public(key)).collect()).unwrap();
+    let both = KeySet { sequence: 1, keys: keys(&[old, new]) };
+    let installed = keys(&[old]);
+    assert_eq!(installed.follow(&both.sign(old).unwrap(), 0), Ok(both.clone()));
+    assert_eq!(installed.follow(&both.sign(old).unwrap(), 1), Err(Refusal::KeysStale));
+    assert_eq!(installed.follow(&both.sign(new).unwrap(), 0), Err(Refusal::KeysSignature));
+    let alone = KeySet { sequence: 2, keys: keys(&[new]) };
+    let signed = alone.sign(new).unwrap();
+    assert_eq!(KeySet::sequence_of(&signed), Some(2));
+    assert_eq!(both.keys.follow(&signed, 1), Ok(alone.clone()));
+    assert_eq!(alone.keys.follow(&both.sign(old).unwrap(), 2), Err(Refusal::KeysSignature));
+    // What the same key signed for another purpose is no key set, and keys are never lists of none or of twins.
+    let token = cose::from_base64(&claims().sign(&SERVICE).unwrap()).unwrap();
+    assert_eq!(installed.follow(&token, 0), Err(Refusal::KeysSignature));
+    assert_eq!(Keys::new(vec![public(old), public(old)]), None);
+    for list in [vec![], vec![public(old); 2], vec![public(old); 3]] {
+        let list = list.iter().map(|key| Value::Bytes(key.0.to_vec())).collect();
+        let payload = cose::to_cbor(&Value::Array(vec![1.into(), Value::Array(list)])).unwrap();
+        let signed = cose::sign(old, payload, b"azote/token-keys/1").unwrap();
+        assert_eq!(installed.follow(&signed, 0), Err(Refusal::KeysMalformed));
+    }
+    for bytes in [vec![], vec![0; MAX_TOKEN + 1]] {
+        assert_eq!(installed.follow(&bytes, 0), Err(Refusal::KeysMalformed));
+    }
+}
+
+#[test]
+fn both_sides_of_a_request_know_its_id() {
+    let token = claims().sign(&SERVICE).unwrap();
+    let proof = call(&token).prove(&HOLDER, NOW).unwrap();
+    let id = call(&token).verify(&proof, &PublicKey::of(&HOLDER), NOW).unwrap();
+    assert_eq!(ProofId::peek(&proof), Some(id));
+    assert_eq!(id.id_text().len(), 32);
+    assert_eq!(ProofId::peek(&token), None);
+}
+
 proptest! {
     #[test]
     fn any_flipped_bit_is_refused(at: prop::sample::Index, bit in 0..8_u32) {
@@ -298,6 +345,8 @@ proptest! {
         prop_assert!(verifier().open(&text).is_err());
         prop_assert!(call("").verify(&text, &PublicKey::of(&HOLDER), NOW).is_err());
         prop_assert!(CardKeyCertificate::verify(&bytes, &PublicKey::of(&HOLDER), NOW).is_err());
+        prop_assert!(Keys::new(vec![PublicKey::of(&SERVICE)]).unwrap().follow(&bytes, 0).is_err());
+        prop_assert!(ProofId::peek(&text).is_none());
         let signed = sign_raw(bytes, eddsa().build(), Header::default()).to_tagged_vec().unwrap();
         prop_assert!(verifier().open(&cose::to_base64(&signed)).is_err());
     }

@@ -1,42 +1,5 @@
-use crate::{Call, Claims, MAX_KEYS, ProofId, PublicKey, Refusal, ReplaySet, cose};
+use crate::{Call, Claims, Keys, ProofId, Refusal, ReplaySet, cose};
 use ids::HostId;
-use serde::{Deserialize, Serialize};
-
-/// The public keys of the token service, as it serves them and as a host holds them.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(try_from = "List", into = "List")]
-pub struct Keys(Vec<PublicKey>);
-
-#[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct List {
-    keys: Vec<PublicKey>,
-}
-
-impl Keys {
-    /// One to [`MAX_KEYS`] keys, otherwise `None`.
-    pub fn new(keys: Vec<PublicKey>) -> Option<Self> {
-        (1..=MAX_KEYS).contains(&keys.len()).then_some(Self(keys))
-    }
-
-    /// The keys.
-    pub fn list(&self) -> &[PublicKey] {
-        &self.0
-    }
-}
-
-impl TryFrom<List> for Keys {
-    type Error = &'static str;
-    fn try_from(list: List) -> Result<Self, Self::Error> {
-        Self::new(list.keys).ok_or("want one or two keys of the token service")
-    }
-}
-
-impl From<Keys> for List {
-    fn from(keys: Keys) -> List {
-        List { keys: keys.0 }
-    }
-}
 
 /// What a host needs to check tokens by itself.
 #[derive(Debug, Clone)]
@@ -51,12 +14,17 @@ impl Verifier {
         Self { keys, audience }
     }
 
+    /// The keys that it trusts.
+    pub fn keys(&self) -> &Keys {
+        &self.keys
+    }
+
     /// Reads a token and checks its signature and its bounds, not its audience and time: so a log can name
     /// whose token was refused.
     pub fn open(&self, token: &str) -> Result<Claims, Refusal> {
         let bytes = cose::from_base64(token).ok_or(Refusal::TokenMalformed)?;
         let message = cose::parse(&bytes).ok_or(Refusal::TokenMalformed)?;
-        if !cose::signed_by(&message, &self.keys.0, b"") {
+        if !cose::signed_by(&message, self.keys.list(), b"") {
             return Err(Refusal::TokenSignature);
         }
         Claims::decode(&message.payload.unwrap_or_default()).ok_or(Refusal::TokenMalformed)

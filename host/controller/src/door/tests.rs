@@ -48,6 +48,7 @@ impl<'a> Client<'a> {
             holder: PublicKey::of(&self.key),
             apis: vec![api],
             resources,
+            uses: 8,
         }
     }
 

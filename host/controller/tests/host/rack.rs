@@ -150,6 +150,7 @@ impl Rack {
             holder: PublicKey::of(&self.holder),
             apis: vec![C::API],
             resources: request.resources(&self.host),
+            uses: 1,
         };
         let token = claims.sign(&self.issuer).unwrap();
         let http = call.http();
