@@ -19,7 +19,8 @@ pub enum Identity {
 }
 
 /// The name of a service, tenant or operator: 1 to [`Name::MAX`] of `a-z 0-9 -`, starting with a letter.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct Name(String);
 
 impl Name {
@@ -54,6 +55,25 @@ impl FromStr for Name {
             && text.starts_with(|c: char| c.is_ascii_lowercase())
             && text.bytes().all(known);
         if good { Ok(Self(text.to_owned())) } else { Err(BadIdentity::Name) }
+    }
+}
+
+impl TryFrom<String> for Name {
+    type Error = BadIdentity;
+    fn try_from(text: String) -> Result<Self, BadIdentity> {
+        text.parse()
+    }
+}
+
+impl From<Name> for String {
+    fn from(name: Name) -> String {
+        name.0
+    }
+}
+
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
     }
 }
 
