@@ -46,7 +46,8 @@ pub enum Sealing {
     Required,
     /// Any file. Needed for hypervisors whose memory cannot be sealed: Cloud Hypervisor makes its memfd without
     /// `MFD_ALLOW_SEALING`, and files on tmpfs or hugetlbfs never can be. Chosen only where one card process
-    /// serves one hypervisor, because a hypervisor that shrinks the file then kills its own card, nobody else's.
+    /// serves one hypervisor: one that shrinks the file kills that card with `SIGBUS` at the next access, as if
+    /// the card had been unplugged. Nothing catches the signal; what the card had acknowledged as durable stays.
     Optional,
 }
 
@@ -87,7 +88,10 @@ pub enum MapError {
     #[error("the file behind the DMA map is shorter than offset + length")]
     Short,
     /// [`Sealing::Required`], and the file may shrink.
-    #[error("the file behind the DMA map can shrink; use a memfd sealed with F_SEAL_SHRINK")]
+    #[error(
+        "the file behind the DMA map can shrink; use a memfd that can be sealed with F_SEAL_SHRINK, or take any file \
+         in a process that serves one hypervisor alone"
+    )]
     Unsealed,
     /// To unmap: no map is exactly this.
     #[error("no DMA map has exactly this address and length")]

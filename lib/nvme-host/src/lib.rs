@@ -3,11 +3,15 @@
 //! no path but the function's socket; what the card says is checked by the driver.
 #![forbid(unsafe_code)]
 
-use guest_memory::{DmaMap, GuestMemory, MapError, Sealing, memfd};
+use guest_memory::{Access, DmaMap, GuestMemory, MapError, Sealing, memfd};
 use nvme::driver::{Bar, Driver, Error as DriverError, Options};
 use nvme::{Memory, MemoryFault};
 use rustix::io::Errno;
-use std::{io, os::fd::AsFd};
+use std::{
+    io,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    ptr::NonNull,
+};
 use vfio_user::{
     Client, ClientError,
     pci::{BAR0, CONFIG},
@@ -38,6 +42,21 @@ pub enum ConnectError {
 /// BAR0 of the function.
 pub struct Function(pub Client);
 
+impl Function {
+    /// Shows the card all of `memory` and lets it reach it.
+    pub fn share(client: Client, memory: &Shared) -> Result<Self, ClientError> {
+        let mut function = Self(client);
+        function.0.dma_map(memory.map(), Some(memory.as_fd()))?;
+        function.enable()?;
+        Ok(function)
+    }
+
+    /// Lets the function answer and reach memory.
+    pub fn enable(&mut self) -> Result<(), ClientError> {
+        self.0.write(CONFIG, COMMAND, &MEMORY_AND_MASTER.to_le_bytes())
+    }
+}
+
 impl Bar for Function {
     fn read(&mut self, offset: u64, into: &mut [u8]) -> io::Result<()> {
         self.0.read(BAR0, offset, into).map_err(io::Error::other)
@@ -48,44 +67,68 @@ impl Bar for Function {
     }
 }
 
-/// Memory that this side and the card both reach.
-pub struct Shared(pub GuestMemory);
+/// Memory that this side and the card both reach, at bus address 0.
+pub struct Shared {
+    memory: GuestMemory,
+    file: OwnedFd,
+    map: DmaMap,
+}
+
+impl Shared {
+    /// `bytes` of zeros, not shared with anybody yet.
+    pub fn new(bytes: u64) -> Result<Self, ConnectError> {
+        let file = memfd(bytes)?;
+        let map = DmaMap { iova: 0, len: bytes, offset: 0, readable: true, writable: true };
+        let mut memory = GuestMemory::new(Sealing::Required);
+        memory.map(
+            map,
+            Some(file.try_clone().map_err(|e| Errno::from_io_error(&e).unwrap_or(Errno::MFILE))?),
+        )?;
+        Ok(Self { memory, file, map })
+    }
+
+    /// The map that shows all of it to a card.
+    pub const fn map(&self) -> DmaMap {
+        self.map
+    }
+
+    /// Where an address is in this process, if it is in this memory.
+    pub fn pointer(&self, address: u64) -> Option<NonNull<u8>> {
+        self.memory.segment(address, 1, Access::Write).map(|segment| segment.ptr)
+    }
+}
+
+impl AsFd for Shared {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+}
 
 impl Memory for Shared {
     fn read(&self, address: u64, into: &mut [u8]) -> Result<(), MemoryFault> {
         let length = into.len();
-        self.0.read(address, into).map_err(|_| MemoryFault { address, length })
+        self.memory.read(address, into).map_err(|_| MemoryFault { address, length })
     }
 
     fn write(&self, address: u64, from: &[u8]) -> Result<(), MemoryFault> {
-        self.0.write(address, from).map_err(|_| MemoryFault { address, length: from.len() })
+        self.memory.write(address, from).map_err(|_| MemoryFault { address, length: from.len() })
     }
 
     fn load_u32(&self, address: u64) -> Result<u32, MemoryFault> {
-        self.0.load_u32(address).map_err(|_| MemoryFault { address, length: 4 })
+        self.memory.load_u32(address).map_err(|_| MemoryFault { address, length: 4 })
     }
 
     fn store_u32(&self, address: u64, value: u32) -> Result<(), MemoryFault> {
-        self.0.store_u32(address, value).map_err(|_| MemoryFault { address, length: 4 })
+        self.memory.store_u32(address, value).map_err(|_| MemoryFault { address, length: 4 })
     }
 }
 
 /// A driver on a function.
 pub type FunctionDriver = Driver<Function, Shared>;
 
-/// Shares `bytes` of new memory with the card, at bus address 0, and starts a driver that uses all of it.
-pub fn start(mut client: Client, bytes: u64, options: &Options) -> Result<FunctionDriver, ConnectError> {
-    let memory = share(&mut client, bytes)?;
-    Ok(Driver::start(Function(client), memory, 0..bytes, options)?)
-}
-
-/// Shares `bytes` of new memory with the card, at bus address 0, and lets it reach memory.
-pub fn share(client: &mut Client, bytes: u64) -> Result<Shared, ConnectError> {
-    client.write(CONFIG, COMMAND, &MEMORY_AND_MASTER.to_le_bytes())?;
-    let file = memfd(bytes)?;
-    let map = DmaMap { iova: 0, len: bytes, offset: 0, readable: true, writable: true };
-    client.dma_map(map, Some(file.as_fd()))?;
-    let mut memory = GuestMemory::new(Sealing::Required);
-    memory.map(map, Some(file))?;
-    Ok(Shared(memory))
+/// Shares `bytes` of new memory with the card and starts a driver that uses all of it.
+pub fn start(client: Client, bytes: u64, options: &Options) -> Result<FunctionDriver, ConnectError> {
+    let memory = Shared::new(bytes)?;
+    let function = Function::share(client, &memory)?;
+    Ok(Driver::start(function, memory, 0..bytes, options)?)
 }

@@ -20,7 +20,7 @@ use nvme::{
     Operation,
     driver::{Command, Options},
 };
-use rig::{Card, Disk, GUEST, Guest, Ram, boot};
+use rig::{Card, Disk, GUEST, Guest, boot};
 use rustix::{
     fs::{Advice, fadvise},
     thread::{CpuSet, sched_getaffinity, sched_setaffinity},
@@ -155,14 +155,14 @@ fn through_card(guest: &mut Guest, case: &Case, size: u64, time: Duration) -> f6
 /// same kind as guest memory (a shared memory file).
 struct Direct {
     ring: IoUring,
-    ram: Ram,
+    ram: nvme_host::Shared,
 }
 
 impl Direct {
     fn new(file: &File) -> Self {
         let ring = IoUring::builder().setup_single_issuer().setup_defer_taskrun().build(256).unwrap();
         ring.submitter().register_files(&[file.as_raw_fd()]).unwrap();
-        Self { ring, ram: Ram::new() }
+        Self { ring, ram: rig::ram() }
     }
 
     /// I/O operations in a second.
@@ -173,7 +173,7 @@ impl Direct {
         let mut over = false;
         while !over || flying > 0 {
             while !over && let Some(slot) = free.pop() {
-                let memory = self.ram.pointer(slot * u64::from(case.bytes));
+                let memory = self.ram.pointer(slot * u64::from(case.bytes)).unwrap().as_ptr();
                 let offset = places.next() * u64::from(case.bytes);
                 let entry = if case.write {
                     opcode::Write::new(Fixed(0), memory, case.bytes).offset(offset).build()

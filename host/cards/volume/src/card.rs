@@ -10,6 +10,7 @@ use crate::{
     store::Store,
     volume::{Detach, Lively, Shared, Volume, is_listener},
 };
+use guest_memory::Sealing;
 use ids::VolumeId;
 use seal::{CardKey, Context, KeyError};
 use std::{
@@ -53,14 +54,15 @@ pub struct Card {
     volumes: [Option<Volume>; MAX_VOLUMES],
     /// The volume whose detach the controller waits for.
     detaching: Option<usize>,
-    generation: u16,
+    sealing: Sealing,
     start: Instant,
     stop: bool,
 }
 
 impl Card {
     /// Makes ring, memory and key. After this the card needs none of the calls that its sandbox forbids.
-    pub fn new(control: OwnedFd) -> Result<Self, CardError> {
+    /// `sealing` says which guest memory it takes.
+    pub fn new(control: OwnedFd, sealing: Sealing) -> Result<Self, CardError> {
         let pool = Pool::new().map_err(io::Error::from)?;
         Ok(Self {
             ring: Ring::new(&pool)?,
@@ -70,7 +72,7 @@ impl Card {
             control: Link::new(control),
             volumes: [const { None }; MAX_VOLUMES],
             detaching: None,
-            generation: 0,
+            sealing,
             start: Instant::now(),
             stop: false,
         })
@@ -120,23 +122,23 @@ impl Card {
     }
 
     fn dispatch(&mut self, done: Done, now: u64) -> Result<(), CardError> {
-        let (slot, generation) = match done.event {
+        let slot = match done.event {
             Event::None => return Ok(()),
             Event::Control => return self.control(),
-            Event::Listener { slot, generation }
-            | Event::Input { slot, generation }
-            | Event::Output { slot, generation } => (slot, generation),
-            Event::Job { slot, index } => (slot, index),
-            Event::LastSync { slot } => (slot, 0),
+            Event::Listener { slot, .. }
+            | Event::Input { slot, .. }
+            | Event::Output { slot, .. }
+            | Event::Job { slot, .. }
+            | Event::LastSync { slot } => slot,
         };
         let Self { ring, pool, waiting, volumes, .. } = self;
         let shared = &mut Shared { ring, pool, waiting, now };
         let Some(Some(volume)) = volumes.get_mut(usize::from(slot)) else { return Ok(()) };
         match done.event {
             Event::None | Event::Control => {}
-            Event::Listener { .. } => volume.accept(generation, shared),
-            Event::Input { .. } => volume.input(generation, &done, shared),
-            Event::Output { .. } => volume.output(generation, shared),
+            Event::Listener { generation, .. } => volume.accept(generation, shared),
+            Event::Input { generation, .. } => volume.input(generation, &done, shared),
+            Event::Output { generation, .. } => volume.output(generation, shared),
             Event::Job { index, .. } => volume.job(index, done.result, shared),
             Event::LastSync { .. } => volume.synced(done.result),
         }
@@ -243,16 +245,14 @@ impl Card {
         })?;
         let store = Store::new(file, attach.size, xts)?;
         let serial = attach.volume.serial();
-        let endpoint = Endpoint::new(serial, attach.device_name, attach.size, self.now())
+        let endpoint = Endpoint::new(serial, attach.device_name, attach.size, self.sealing, self.now())
             .map_err(|_| Refusal::Malformed("device name or size"))?;
         let system = |_| Refusal::Io("the ring does not take it");
         self.ring.set_file(number, Some(store.file.as_fd())).map_err(system)?;
-        self.generation = self.generation.wrapping_add(256);
         let now = self.now();
         let Self { ring, pool, waiting, .. } = self;
         let mut shared = Shared { ring, pool, waiting, now };
-        let names = (attach.volume, number, self.generation);
-        let volume = Volume::new(names, endpoint, store, listener, &mut shared)
+        let volume = Volume::new(attach.volume, number, endpoint, store, listener, &mut shared)
             .map_err(|_| Refusal::Malformed("the listening socket cannot be used"))?;
         tracing::info!(volume = %volume.id, size = attach.size, "attached");
         if let Some(place) = self.volumes.get_mut(slot) {

@@ -1,7 +1,7 @@
 //! The PCI function that a hypervisor sees: registers, configuration space, interrupts, guest memory.
 
 use crate::{MAX_IN_FLIGHT, guest::Guest};
-use guest_memory::{GuestMemory, Sealing};
+use guest_memory::{GuestMemory, MapError, Sealing};
 use nvme::{Config, ConfigError, Controller, Effect, Tag, spec::Status};
 use rustix::io::Errno;
 use std::os::fd::OwnedFd;
@@ -30,7 +30,13 @@ pub(crate) struct Endpoint {
 
 impl Endpoint {
     /// A function as after power on. `size` is the volume's in bytes.
-    pub(crate) fn new(serial: String, device_name: String, size: u64, now: u64) -> Result<Self, ConfigError> {
+    pub(crate) fn new(
+        serial: String,
+        device_name: String,
+        size: u64,
+        sealing: Sealing,
+        now: u64,
+    ) -> Result<Self, ConfigError> {
         let config = Config {
             serial,
             device_name,
@@ -54,7 +60,7 @@ impl Endpoint {
         }
         Ok(Self {
             controller: Controller::new(config, now)?,
-            guest: Guest(GuestMemory::new(Sealing::Required)),
+            guest: Guest(GuestMemory::new(sealing)),
             config: ConfigSpace::new(&identity, &[bar], &msix),
             irqs: Irqs::new([1, 0, vectors, 1, 1]),
             regions,
@@ -149,7 +155,14 @@ impl Device for Endpoint {
     }
 
     fn dma_map(&mut self, map: DmaMap, file: Option<OwnedFd>) -> Result<(), Errno> {
-        Ok(self.guest.0.map(map, file)?)
+        self.guest.0.map(map, file).map_err(|error| {
+            // The protocol carries an errno and no words.
+            tracing::warn!(%error, "a DMA map is refused");
+            if error == MapError::Unsealed {
+                tracing::warn!("a card that serves this hypervisor alone takes it with --unsealed-memory");
+            }
+            error.into()
+        })
     }
 
     fn dma_unmap(&mut self, iova: u64, len: u64) -> Result<(), Errno> {

@@ -1,6 +1,7 @@
 //! `azote-volume-card --control-fd N`: serves the controller at the other end of an inherited socket.
 
 use clap::Parser;
+use guest_memory::Sealing;
 use rustix::net::{SocketType, sockopt};
 use std::{
     os::fd::{FromRawFd, OwnedFd, RawFd},
@@ -15,11 +16,15 @@ struct Arguments {
     /// The inherited, connected SOCK_SEQPACKET socket of the controller.
     #[arg(long)]
     control_fd: RawFd,
+    /// Takes guest memory that its hypervisor can shrink, as Cloud Hypervisor's and that of files on tmpfs or
+    /// hugetlbfs. A hypervisor that does shrink it kills the card (SIGBUS): only for a card that serves one.
+    #[arg(long)]
+    unsealed_memory: bool,
 }
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let level = tracing_subscriber::EnvFilter::try_from_env("AZOTE_LOG")
+    let level = tracing_subscriber::EnvFilter::try_from_env("RUST_LOG")
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
     tracing_subscriber::fmt().with_env_filter(level).with_writer(std::io::stderr).with_ansi(false).init();
     // SAFETY: the controller gives this number and nobody else in this process uses it. If it is no open
@@ -30,7 +35,8 @@ fn main() -> ExitCode {
         std::mem::forget(control);
         return ExitCode::from(2);
     }
-    match serve(control) {
+    let sealing = if arguments.unsealed_memory { Sealing::Optional } else { Sealing::Required };
+    match serve(control, sealing) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!(%error, "the card stops");
@@ -39,9 +45,11 @@ fn main() -> ExitCode {
     }
 }
 
-fn serve(control: OwnedFd) -> Result<(), Box<dyn std::error::Error>> {
+fn serve(control: OwnedFd, sealing: Sealing) -> Result<(), Box<dyn std::error::Error>> {
     let policy = sandbox::Policy::parse(SANDBOX)?;
-    let card = Card::new(control)?;
+    // Before the card's key is made: nobody may read it out of this process, not even while it starts.
+    sandbox::undumpable()?;
+    let card = Card::new(control, sealing)?;
     policy.enter(&[])?;
     card.run()?;
     Ok(())

@@ -35,11 +35,11 @@ pub(crate) enum Event {
     /// The control socket is readable.
     Control,
     /// A hypervisor wants to connect to this slot.
-    Listener { slot: u8, generation: u16 },
+    Listener { slot: u8, generation: u32 },
     /// The hypervisor of this slot has sent something.
-    Input { slot: u8, generation: u16 },
+    Input { slot: u8, generation: u32 },
     /// The hypervisor of this slot takes more.
-    Output { slot: u8, generation: u16 },
+    Output { slot: u8, generation: u32 },
     /// A step of a command.
     Job { slot: u8, index: u16 },
     /// The flush at the end of a volume's life.
@@ -48,8 +48,9 @@ pub(crate) enum Event {
 
 impl Event {
     fn encode(self) -> u64 {
-        let pack = |kind: u8, slot: u8, low: u16| {
-            u64::from_le_bytes([kind, slot, low.to_le_bytes()[0], low.to_le_bytes()[1], 0, 0, 0, 0])
+        let pack = |kind: u8, slot: u8, low: u32| {
+            let [a, b, c, d] = low.to_le_bytes();
+            u64::from_le_bytes([kind, slot, a, b, c, d, 0, 0])
         };
         match self {
             Self::None => pack(0, 0, 0),
@@ -57,20 +58,20 @@ impl Event {
             Self::Listener { slot, generation } => pack(2, slot, generation),
             Self::Input { slot, generation } => pack(3, slot, generation),
             Self::Output { slot, generation } => pack(4, slot, generation),
-            Self::Job { slot, index } => pack(5, slot, index),
+            Self::Job { slot, index } => pack(5, slot, index.into()),
             Self::LastSync { slot } => pack(6, slot, 0),
         }
     }
 
     fn decode(data: u64) -> Self {
-        let [kind, slot, low, high, ..] = data.to_le_bytes();
-        let low = u16::from_le_bytes([low, high]);
+        let [kind, slot, a, b, c, d, ..] = data.to_le_bytes();
+        let low = u32::from_le_bytes([a, b, c, d]);
         match kind {
             1 => Self::Control,
             2 => Self::Listener { slot, generation: low },
             3 => Self::Input { slot, generation: low },
             4 => Self::Output { slot, generation: low },
-            5 => Self::Job { slot, index: low },
+            5 => Self::Job { slot, index: u16::from_le_bytes([a, b]) },
             6 => Self::LastSync { slot },
             _ => Self::None,
         }
@@ -93,6 +94,7 @@ pub(crate) struct Ring {
     /// The pool is registered as buffer 0.
     registered: bool,
     broken: Option<io::Error>,
+    generation: u32,
 }
 
 impl Ring {
@@ -109,7 +111,14 @@ impl Ring {
         restrict(&ring)?;
         ring.submitter().register_enable_rings()?;
         tracing::debug!(registered, flags = ?ring.params(), "ring");
-        Ok(Self { ring, registered, broken: None })
+        Ok(Self { ring, registered, broken: None, generation: 0 })
+    }
+
+    /// A number for the events of one listener or peer, so that those of former ones are told from them. All
+    /// volumes count together: a number comes again after 2^32 of them.
+    pub(crate) fn generation(&mut self) -> u32 {
+        self.generation = self.generation.wrapping_add(1);
+        self.generation
     }
 
     /// Puts a file into the slot's place, or takes it out.
@@ -301,8 +310,8 @@ mod tests {
         for event in [
             Event::None,
             Event::Control,
-            Event::Listener { slot: 3, generation: 65535 },
-            Event::Input { slot: 15, generation: 256 },
+            Event::Listener { slot: 3, generation: u32::MAX },
+            Event::Input { slot: 15, generation: 65536 },
             Event::Output { slot: 0, generation: 1 },
             Event::Job { slot: 7, index: 255 },
             Event::LastSync { slot: 1 },

@@ -70,7 +70,7 @@ pub(crate) struct Volume {
     pub(crate) detach: Detach,
     slot: u8,
     /// Tells events of this peer from those of former ones.
-    generation: u16,
+    generation: u32,
     endpoint: Endpoint,
     jobs: Jobs,
     store: Store,
@@ -85,7 +85,8 @@ pub(crate) struct Volume {
 impl Volume {
     /// Begins to listen. The listening socket must be one.
     pub(crate) fn new(
-        (id, slot, generation): (VolumeId, u8, u16),
+        id: VolumeId,
+        slot: u8,
         endpoint: Endpoint,
         store: Store,
         listener: OwnedFd,
@@ -96,7 +97,7 @@ impl Volume {
             id,
             detach: Detach::No,
             slot,
-            generation,
+            generation: shared.ring.generation(),
             endpoint,
             jobs: Jobs::new(),
             store,
@@ -128,14 +129,14 @@ impl Volume {
     }
 
     /// Somebody wants to connect.
-    pub(crate) fn accept(&mut self, generation: u16, shared: &mut Shared<'_>) {
+    pub(crate) fn accept(&mut self, generation: u32, shared: &mut Shared<'_>) {
         if generation != self.generation || !matches!(self.peer, Peer::None) || self.detach != Detach::No {
             return;
         }
         match accept_with(&self.listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) {
             Ok(socket) => {
                 tracing::info!(volume = %self.id, "a hypervisor has connected");
-                self.generation = self.generation.wrapping_add(1);
+                self.generation = shared.ring.generation();
                 self.peer = Peer::Session(Session::new(socket));
                 self.watch_input(shared);
             }
@@ -145,7 +146,7 @@ impl Volume {
 
     /// The socket has input. The poll reports changes only: that the other end is gone is said once, maybe
     /// together with its last message, so it must be remembered.
-    pub(crate) fn input(&mut self, generation: u16, done: &Done, shared: &mut Shared<'_>) {
+    pub(crate) fn input(&mut self, generation: u32, done: &Done, shared: &mut Shared<'_>) {
         if generation != self.generation {
             return;
         }
@@ -158,7 +159,7 @@ impl Volume {
     }
 
     /// The socket takes output again.
-    pub(crate) fn output(&mut self, generation: u16, shared: &mut Shared<'_>) {
+    pub(crate) fn output(&mut self, generation: u32, shared: &mut Shared<'_>) {
         if generation == self.generation {
             self.step(shared);
         }
@@ -192,7 +193,7 @@ impl Volume {
             // The ring may hold the socket a moment longer; the other end must see the end now.
             let _ = shutdown(session.as_fd(), rustix::net::Shutdown::Both);
         }
-        self.generation = self.generation.wrapping_add(1);
+        self.generation = shared.ring.generation();
         (self.unfinished, self.hangup) = (false, false);
         self.endpoint.disconnect();
     }

@@ -4,7 +4,7 @@
 mod rig;
 
 use nvme::driver::Options;
-use rig::{Card, Disk, Function, Ram, boot, drive, host};
+use rig::{Card, Disk, boot, connect, drive, host};
 use seal::{Context, VolumeKey, seal};
 use std::{path::Path, time::Duration};
 use wire::card::{FunctionState, Request};
@@ -144,8 +144,8 @@ fn detach_waits_for_the_driver_or_is_forced() {
     let card = card();
     assert_eq!(card.attach(&disk), "done");
     assert_eq!(card.status()[0].state, FunctionState::Waiting);
-    let ram = Ram::new();
-    let function = Function::connect(&disk, &ram).unwrap();
+    let ram = rig::ram();
+    let function = connect(&disk, &ram).unwrap();
     assert_eq!(card.status()[0].state, FunctionState::Connected);
     let mut guest = drive(function, ram, &Options::default());
     assert_eq!(card.status()[0].state, FunctionState::Enabled);
@@ -155,7 +155,7 @@ fn detach_waits_for_the_driver_or_is_forced() {
     assert_eq!(card.status()[0].state, FunctionState::ShutDown);
     assert_eq!(card.detach(&disk, false), "done");
     assert!(guest.read(0, &mut [0; 512]).is_err(), "the socket is gone");
-    assert!(Function::connect(&disk, guest.memory()).is_err(), "nobody listens any more");
+    assert!(connect(&disk, guest.memory()).is_err(), "nobody listens any more");
 
     assert_eq!(card.attach(&disk), "done");
     let mut guest = boot(&disk, &Options::default());

@@ -5,17 +5,21 @@ mod rig;
 
 use nvme::{
     Memory,
-    driver::Options,
+    driver::{Bar, Options},
     spec::{IoOpcode, Status, SubmissionEntry},
 };
-use rig::{Card, Disk, Function, GUEST, Guest, Ram, boot, drive};
+use rig::{Card, Disk, GUEST, Guest, boot, connect, drive};
+use rustix::io::Errno;
 use std::{
     io::{Read, Write},
-    os::{fd::AsFd, unix::net::UnixStream},
+    os::{
+        fd::AsFd,
+        unix::{net::UnixStream, process::ExitStatusExt},
+    },
     path::Path,
     time::Duration,
 };
-use vfio_user::DmaMap;
+use vfio_user::{Client, ClientError, DmaMap};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_azote-volume-card");
 const SIZE: u64 = 8 << 20;
@@ -139,9 +143,10 @@ fn memory_that_goes_away_is_used_no_more_and_comes_back() {
         let mut back = [0; 4096];
         guest.memory().read(buffer + 50 * 4096, &mut back).unwrap();
         assert_eq!(back, mark);
-        let file = guest.memory().file.try_clone().unwrap();
+        let file = guest.memory().as_fd().try_clone_to_owned().unwrap();
+        let whole = guest.memory().map();
         let (queue, memory, function) = guest.queue(0).unwrap();
-        function.0.dma_map(Ram::whole(), Some(file.as_fd())).unwrap();
+        function.0.dma_map(whole, Some(file.as_fd())).unwrap();
         // Queue memory that is missing while doorbells are polled may be fatal: then the driver resets.
         let deadline = std::time::Instant::now() + Duration::from_secs(5);
         let mut fatal = false;
@@ -181,13 +186,42 @@ fn hypervisors_that_speak_nonsense_lose_their_session_only() {
         let mut answer = Vec::new();
         let _ = socket.read_to_end(&mut answer);
     }
-    let ram = Ram::new();
-    let mut function = Function::connect(&disk, &ram).unwrap();
+    let ram = rig::ram();
+    let mut function = connect(&disk, &ram).unwrap();
     let map = DmaMap { iova: 1 << 40, len: 1 << 30, offset: 0, readable: true, writable: true };
-    assert!(function.0.dma_map(map, Some(ram.file.as_fd())).is_err(), "longer than its file");
-    assert!(function.0.dma_map(Ram::whole(), Some(ram.file.as_fd())).is_err(), "twice");
+    assert!(function.0.dma_map(map, Some(ram.as_fd())).is_err(), "longer than its file");
+    assert!(function.0.dma_map(ram.map(), Some(ram.as_fd())).is_err(), "twice");
     assert!(function.0.dma_unmap(4096, 4096).is_err(), "never mapped");
     let mut guest = drive(function, ram, &Options::default());
     guest.write(0, &[1; 512]).unwrap();
     assert_eq!(card.detach(&disk, true), "done");
+}
+
+#[test]
+fn memory_that_may_shrink_needs_an_option_and_ends_its_own_card_only() {
+    let folder = tempfile::tempdir().unwrap();
+    let disks = [1, 2].map(|number| Disk::new(folder.path(), number, SIZE));
+    let [strict, open] =
+        [&[][..], &["--unsealed-memory"]].map(|options| Card::start_with(Path::new(PROGRAM), options));
+    assert_eq!((strict.attach(&disks[0]), open.attach(&disks[1])), ("done".to_owned(), "done".to_owned()));
+    // Files on tmpfs are what hypervisors name with `shared=on` and a path: they take no seals.
+    let file = tempfile::tempfile_in("/dev/shm").unwrap();
+    file.set_len(GUEST).unwrap();
+    let map = DmaMap { iova: 0, len: GUEST, offset: 0, readable: true, writable: true };
+    let connect = |disk: &Disk| Client::connect(&disk.socket()).unwrap();
+    let refused = connect(&disks[0]).dma_map(map, Some(file.as_fd()));
+    assert!(matches!(refused, Err(ClientError::Refused(Errno::PERM))), "{refused:?}");
+
+    let mut function = nvme_host::Function(connect(&disks[1]));
+    function.0.dma_map(map, Some(file.as_fd())).unwrap();
+    function.enable().unwrap();
+    // Admin queues at 0 and 4096, two entries each; then the memory goes, and the doorbell makes the card look.
+    for (register, value) in [(0x24, 0x0001_0001_u64), (0x28, 0), (0x30, 4096), (0x14, 0x0046_0001)] {
+        function.write(register, &value.to_le_bytes()[..if register > 0x24 { 8 } else { 4 }]).unwrap();
+    }
+    file.set_len(0).unwrap();
+    function.write(0x1000, &1_u32.to_le_bytes()).unwrap();
+    let mut open = open;
+    assert_eq!(open.child.wait().unwrap().signal(), Some(rustix::process::Signal::BUS.as_raw()));
+    assert_eq!(strict.status().len(), 1, "another card goes on");
 }

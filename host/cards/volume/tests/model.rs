@@ -8,7 +8,7 @@ use nvme::{
     driver::{Command, Options},
 };
 use proptest::prelude::*;
-use rig::{Card, Disk, GUEST, Guest, boot, drive};
+use rig::{Card, Disk, GUEST, Guest, boot, drive, function_level_reset};
 use std::{path::Path, time::Duration};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_azote-volume-card");
@@ -94,7 +94,7 @@ impl World {
             Step::Function { by_driver } => {
                 let (mut function, ram) = self.guest.take().unwrap().into_parts();
                 if by_driver {
-                    function.function_level_reset().unwrap();
+                    function_level_reset(&mut function).unwrap();
                 } else {
                     function.0.reset().unwrap();
                     function.enable().unwrap();

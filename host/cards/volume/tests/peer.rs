@@ -5,7 +5,7 @@ mod rig;
 
 use nvme::driver::{Bar, Driver, Options};
 use peer::Client;
-use rig::{Card, Disk, GUEST, Ram};
+use rig::{Card, Disk, GUEST};
 use rustix::event::{EventfdFlags, eventfd};
 use std::{
     io,
@@ -54,8 +54,8 @@ fn cloud_hypervisors_client_drives_the_card() {
     let fds: Vec<i32> = events.iter().map(AsRawFd::as_raw_fd).collect();
     client.set_irqs(MSIX, EVENTFD_TRIGGER, 0, wanted, &fds).unwrap();
 
-    let ram = Ram::new();
-    client.dma_map(0, 0, GUEST, ram.file.as_raw_fd()).unwrap();
+    let ram = rig::ram();
+    client.dma_map(0, 0, GUEST, std::os::fd::AsFd::as_fd(&ram).as_raw_fd()).unwrap();
     let options = Options { interrupts: true, ..Options::default() };
     let mut driver = Driver::start(Function(client), ram, 0..GUEST / 2, &options).unwrap();
     let text = b"written through another project's client".repeat(1024);

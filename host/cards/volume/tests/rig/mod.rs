@@ -8,12 +8,9 @@
     reason = "not every user of the rig needs all of it"
 )]
 
-use guest_memory::{Access, GuestMemory, Sealing, memfd};
 use ids::{HostId, VolumeId};
-use nvme::{
-    Memory, MemoryFault,
-    driver::{Bar, Driver, Options},
-};
+use nvme::driver::{Driver, Options};
+use nvme_host::{Function, FunctionDriver, Shared};
 use rustix::{
     fs::OFlags,
     net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with},
@@ -21,7 +18,6 @@ use rustix::{
 use seal::{Context, VolumeKey, seal};
 use std::{
     fs::{File, OpenOptions},
-    io,
     os::{
         fd::{AsFd, OwnedFd},
         unix::fs::OpenOptionsExt,
@@ -30,10 +26,7 @@ use std::{
     process::{Child, Command, Stdio},
     time::Duration,
 };
-use vfio_user::{
-    Client, ClientError, DmaMap,
-    pci::{BAR0, CONFIG},
-};
+use vfio_user::{Client, ClientError, pci::CONFIG};
 use wire::{
     Link,
     card::{Attach, Reply, Request, VolumeStatus},
@@ -60,13 +53,19 @@ pub struct Card {
 impl Card {
     /// Starts `program`, the card's binary.
     pub fn start(program: &Path) -> Self {
+        Self::start_with(program, &[])
+    }
+
+    /// The same, with options.
+    pub fn start_with(program: &Path, options: &[&str]) -> Self {
         let (ours, theirs) = Link::<Request, Reply>::pair().unwrap();
         // The socket comes as standard input, so that no descriptor needs to lose its close-on-exec flag.
         let child = Command::new(program)
             .args(["--control-fd", "0"])
+            .args(options)
             .stdin(Stdio::from(OwnedFd::from(theirs)))
             .stdout(Stdio::null())
-            .env("AZOTE_LOG", std::env::var("AZOTE_LOG").unwrap_or("error".to_owned()))
+            .env("RUST_LOG", std::env::var("RUST_LOG").unwrap_or("error".to_owned()))
             .spawn()
             .unwrap();
         let Ok(Reply::Hello { public_key }) = ours.call(&Request::Hello, &[]) else { panic!("no hello") };
@@ -182,93 +181,35 @@ impl Disk {
     }
 }
 
-/// Guest memory as the guest has it.
-pub struct Ram {
-    pub file: OwnedFd,
-    memory: GuestMemory,
+/// New guest memory.
+pub fn ram() -> Shared {
+    Shared::new(GUEST).unwrap()
 }
 
-impl Ram {
-    pub fn new() -> Self {
-        let file = memfd(GUEST).unwrap();
-        let mut memory = GuestMemory::new(Sealing::Required);
-        memory.map(Self::whole(), Some(file.try_clone().unwrap())).unwrap();
-        Self { file, memory }
-    }
-
-    /// Where an address is in this process.
-    pub fn pointer(&self, address: u64) -> *mut u8 {
-        self.memory.segment(address, 1, Access::Write).unwrap().ptr.as_ptr()
-    }
-
-    /// All of guest memory, at bus address 0.
-    pub fn whole() -> DmaMap {
-        DmaMap { iova: 0, len: GUEST, offset: 0, readable: true, writable: true }
-    }
+/// Connects as a hypervisor, gives all of guest memory, lets the function use it.
+pub fn connect(disk: &Disk, ram: &Shared) -> Result<Function, ClientError> {
+    let mut client = Client::connect(&disk.socket())?;
+    client.set_timeout(Some(Duration::from_secs(20)))?;
+    Function::share(client, ram)
 }
 
-impl Memory for Ram {
-    fn read(&self, address: u64, into: &mut [u8]) -> Result<(), MemoryFault> {
-        let length = into.len();
-        self.memory.read(address, into).map_err(|_| MemoryFault { address, length })
-    }
-    fn write(&self, address: u64, from: &[u8]) -> Result<(), MemoryFault> {
-        self.memory.write(address, from).map_err(|_| MemoryFault { address, length: from.len() })
-    }
-    fn load_u32(&self, address: u64) -> Result<u32, MemoryFault> {
-        self.memory.load_u32(address).map_err(|_| MemoryFault { address, length: 4 })
-    }
-    fn store_u32(&self, address: u64, value: u32) -> Result<(), MemoryFault> {
-        self.memory.store_u32(address, value).map_err(|_| MemoryFault { address, length: 4 })
-    }
+/// Function level reset, as a driver asks for it: in the device control register.
+pub fn function_level_reset(function: &mut Function) -> Result<(), ClientError> {
+    let mut control = [0; 2];
+    function.0.read(CONFIG, 0x48, &mut control)?;
+    function.0.write(CONFIG, 0x48, &[control[0], control[1] | 0x80])?;
+    function.enable()
 }
 
-/// A hypervisor that is connected to a function.
-pub struct Function(pub Client);
-
-impl Function {
-    /// Connects, gives all of guest memory, lets the function use it.
-    pub fn connect(disk: &Disk, ram: &Ram) -> Result<Self, ClientError> {
-        let mut client = Client::connect(&disk.socket())?;
-        client.set_timeout(Some(Duration::from_secs(20)))?;
-        client.dma_map(Ram::whole(), Some(ram.file.as_fd()))?;
-        let mut function = Self(client);
-        function.enable()?;
-        Ok(function)
-    }
-
-    /// Lets the function reach memory: memory space, bus master, no pin.
-    pub fn enable(&mut self) -> Result<(), ClientError> {
-        self.0.write(CONFIG, 4, &[0x06, 0x04])
-    }
-
-    /// Function level reset, as a driver asks for it: in the device control register.
-    pub fn function_level_reset(&mut self) -> Result<(), ClientError> {
-        let mut control = [0; 2];
-        self.0.read(CONFIG, 0x48, &mut control)?;
-        self.0.write(CONFIG, 0x48, &[control[0], control[1] | 0x80])?;
-        self.enable()
-    }
-}
-
-impl Bar for Function {
-    fn read(&mut self, offset: u64, into: &mut [u8]) -> io::Result<()> {
-        self.0.read(BAR0, offset, into).map_err(io::Error::other)
-    }
-    fn write(&mut self, offset: u64, from: &[u8]) -> io::Result<()> {
-        self.0.post(BAR0, offset, from).map_err(io::Error::other)
-    }
-}
-
-pub type Guest = Driver<Function, Ram>;
+pub type Guest = FunctionDriver;
 
 /// Starts the driver on half of guest memory; the other half is the caller's.
-pub fn drive(function: Function, ram: Ram, options: &Options) -> Guest {
+pub fn drive(function: Function, ram: Shared, options: &Options) -> Guest {
     Driver::start(function, ram, 0..GUEST / 2, options).unwrap()
 }
 
 /// Connects and starts the driver.
 pub fn boot(disk: &Disk, options: &Options) -> Guest {
-    let ram = Ram::new();
-    drive(Function::connect(disk, &ram).unwrap(), ram, options)
+    let ram = ram();
+    drive(connect(disk, &ram).unwrap(), ram, options)
 }
