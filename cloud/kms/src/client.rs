@@ -8,6 +8,8 @@ use service::{CallError, Client};
 
 /// Length of a volume key in bytes.
 const VOLUME_KEY: u16 = 64;
+/// How long the grant for one attach is good, in seconds.
+const ATTACH: u32 = 15 * 60;
 
 /// Bytes, base64 in text.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -24,6 +26,24 @@ impl TryFrom<String> for Bytes {
 impl From<Bytes> for String {
     fn from(bytes: Bytes) -> String {
         STANDARD.encode(bytes.0)
+    }
+}
+
+/// What whoever may use a grant shows with its request. Not printed.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct GrantToken(pub String);
+
+impl std::fmt::Debug for GrantToken {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("GrantToken(..)")
+    }
+}
+
+impl std::ops::Deref for GrantToken {
+    type Target = str;
+    fn deref(&self) -> &str {
+        &self.0
     }
 }
 
@@ -82,13 +102,17 @@ messages! {
         /// For which instance, if that is known.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         instance: Option<InstanceId>,
+        /// For how many seconds, 1 to [`crate::MAX_GRANT_LIFE`].
+        seconds: u32,
     }
     /// A grant.
     Grant {
         /// Its id, no secret.
         grant_id: GrantId,
+        /// Until when it is good, Unix seconds.
+        expires: u64,
         /// Whoever may ask for the operation shows this with it.
-        grant_token: String,
+        grant_token: GrantToken,
     }
     /// A grant that is no more.
     GrantRetired {
@@ -102,7 +126,7 @@ messages! {
         /// As it was when the key was made; names the volume.
         encryption_context: EncryptionContext,
         /// From [`Grant`].
-        grant_token: String,
+        grant_token: GrantToken,
         /// The card's (`token::CardKeyCertificate`).
         card_key_certificate: Bytes,
         /// The host's, PEM.
@@ -142,7 +166,7 @@ pub enum RetireGrant {
     #[serde(rename_all = "PascalCase")]
     ByToken {
         /// From [`Grant`].
-        grant_token: String,
+        grant_token: GrantToken,
     },
 }
 
@@ -177,7 +201,7 @@ pub async fn generate_volume_key(
     Ok(client.post::<_, DataKey>(GENERATE_DATA_KEY, &request).await?.ciphertext_blob.0)
 }
 
-/// Lets the key of one volume be opened for one host.
+/// Lets the key of one volume be opened for one host, for as long as an attach may take.
 pub async fn create_grant(
     client: &Client,
     key: &KeyId,
@@ -190,6 +214,7 @@ pub async fn create_grant(
         operations: vec![GrantOperation::Decrypt],
         constraint: EncryptionContext::of_volume(volume),
         instance: None,
+        seconds: ATTACH,
     };
     client.post(CREATE_GRANT, &request).await
 }
@@ -212,7 +237,7 @@ pub async fn decrypt_for(
     let request = DecryptForRecipient {
         ciphertext_blob: Bytes(ciphertext.to_vec()),
         encryption_context: EncryptionContext::of_volume(volume),
-        grant_token: grant_token.to_owned(),
+        grant_token: GrantToken(grant_token.to_owned()),
         card_key_certificate: Bytes(card_key_certificate.to_vec()),
         host_certificate: host_certificate.to_owned(),
     };

@@ -1,4 +1,4 @@
-use crate::{MAX_CIPHERTEXT, MAX_DATA_KEY, MAX_GRANTS, MAX_KEYS};
+use crate::{MAX_CIPHERTEXT, MAX_DATA_KEY, MAX_GRANT_LIFE, MAX_GRANTS, MAX_KEYS};
 use seal::KeyError;
 
 /// Why the key service does not do what it is asked.
@@ -21,13 +21,19 @@ pub enum KmsError {
     /// No such grant any more, not for this key, or a wrong token.
     #[error("there is no grant with this token for this key and operation: have the key's owner make one")]
     Grant,
+    /// The grant's time is over.
+    #[error("the grant has expired: have the key's owner make a new one")]
+    GrantExpired,
     /// The card key is not certified, now, for the host that the grant names.
     #[error(
         "the card key must be certified, now, by the host that the grant names: read both certificates again"
     )]
     Recipient,
     /// Out of bounds.
-    #[error("want 1 to {MAX_DATA_KEY} bytes in a data key, and the one operation Decrypt in a grant")]
+    #[error(
+        "want 1 to {MAX_DATA_KEY} bytes in a data key, and in a grant the one operation Decrypt for 1 to \
+         {MAX_GRANT_LIFE} seconds"
+    )]
     Malformed,
     /// Too much of it.
     #[error("the limit is {MAX_KEYS} keys a tenant and {MAX_GRANTS} grants a key: retire some")]
@@ -46,6 +52,7 @@ impl KmsError {
             Self::Ciphertext => "kms.ciphertext",
             Self::Context => "kms.context",
             Self::Grant => "kms.grant",
+            Self::GrantExpired => "kms.grant-expired",
             Self::Recipient => "kms.recipient",
             Self::Malformed => "kms.malformed",
             Self::Limit => "kms.limit",
@@ -57,7 +64,7 @@ impl KmsError {
     pub fn status(&self) -> u16 {
         match self {
             Self::NotFound => 404,
-            Self::Denied | Self::Grant | Self::Recipient => 403,
+            Self::Denied | Self::Grant | Self::GrantExpired | Self::Recipient => 403,
             Self::Ciphertext | Self::Context | Self::Malformed => 400,
             Self::Limit => 429,
             Self::Internal(_) => 500,

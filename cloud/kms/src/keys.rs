@@ -1,9 +1,9 @@
 use crate::{
-    EncryptionContext, KmsError, MAX_DATA_KEY, blob, cipher,
+    EncryptionContext, KmsError, MAX_DATA_KEY, MAX_GRANT_LIFE, blob, cipher,
     client::{
         Bytes, CreateGrant, CreateKey, DataKey, DecryptForRecipient, DescribeKey,
-        GenerateDataKeyWithoutPlaintext, Grant, GrantOperation, GrantRetired, KeyDescription, RetireGrant,
-        SealedKey,
+        GenerateDataKeyWithoutPlaintext, Grant, GrantOperation, GrantRetired, GrantToken, KeyDescription,
+        RetireGrant, SealedKey,
     },
     store::{GrantRecord, KeyRecord, Store},
 };
@@ -97,10 +97,10 @@ impl Kms {
     }
 
     /// Makes a grant.
-    pub fn create_grant(&self, caller: &Identity, request: CreateGrant, _: u64) -> Result<Grant, KmsError> {
-        let CreateGrant { key_id, grantee_host, operations, constraint, instance } = request;
+    pub fn create_grant(&self, caller: &Identity, request: CreateGrant, now: u64) -> Result<Grant, KmsError> {
+        let CreateGrant { key_id, grantee_host, operations, constraint, instance, seconds } = request;
         self.owned(caller, &key_id)?;
-        if operations != [GrantOperation::Decrypt] {
+        if operations != [GrantOperation::Decrypt] || !(1..=MAX_GRANT_LIFE).contains(&seconds) {
             return Err(KmsError::Malformed);
         }
         constraint.volume().ok_or(KmsError::Context)?;
@@ -108,10 +108,12 @@ impl Kms {
         let mut secret = [0; GRANT_SECRET];
         fill(&mut secret)?;
         let token_hash = Bytes(hash(&secret));
-        let record = GrantRecord { host: grantee_host, operations, constraint, instance, token_hash };
-        self.store.add_grant(&key_id, &grant_id, &record)?;
-        let grant_token = format!("{key_id}.{grant_id}.{}", URL_SAFE_NO_PAD.encode(secret));
-        Ok(Grant { grant_id, grant_token })
+        let expires = now.saturating_add(seconds.into());
+        let host = grantee_host;
+        let record = GrantRecord { host, operations, constraint, instance, expires, token_hash };
+        self.store.add_grant(&key_id, &grant_id, &record, now)?;
+        let grant_token = GrantToken(format!("{key_id}.{grant_id}.{}", URL_SAFE_NO_PAD.encode(secret)));
+        Ok(Grant { grant_id, expires, grant_token })
     }
 
     /// Ends a grant: its key's owner, or a service that may use it and holds its token.
@@ -162,6 +164,9 @@ impl Kms {
         let (granted, _, grant) = self.granted(&grant_token)?;
         if granted != key_id || !grant.operations.contains(&GrantOperation::Decrypt) {
             return Err(KmsError::Grant);
+        }
+        if grant.expires <= now {
+            return Err(KmsError::GrantExpired);
         }
         let volume =
             context.volume().filter(|_| context.satisfies(&grant.constraint)).ok_or(KmsError::Context)?;

@@ -33,5 +33,7 @@ pub const MAX_CIPHERTEXT: usize = 6144;
 pub const MAX_DATA_KEY: u16 = 1024;
 /// Most keys of one tenant.
 pub const MAX_KEYS: u64 = 1000;
-/// Most grants of one key at a time.
+/// Most grants of one key at a time; those that have expired do not count.
 pub const MAX_GRANTS: u64 = 1000;
+/// Longest life of a grant in seconds.
+pub const MAX_GRANT_LIFE: u32 = 24 * 60 * 60;

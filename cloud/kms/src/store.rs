@@ -36,6 +36,9 @@ pub(crate) struct GrantRecord {
     pub(crate) operations: Vec<GrantOperation>,
     pub(crate) constraint: EncryptionContext,
     pub(crate) instance: Option<InstanceId>,
+    /// Unix seconds. A record of a release without it is over.
+    #[serde(default)]
+    pub(crate) expires: u64,
     /// SHA-256 of the token's secret.
     pub(crate) token_hash: crate::client::Bytes,
 }
@@ -106,10 +109,19 @@ impl Store {
         found.map(|value| parse(value.value())).transpose()
     }
 
-    pub(crate) fn add_grant(&self, key: &KeyId, id: &GrantId, record: &GrantRecord) -> Result<(), KmsError> {
+    /// Grants of this key that are over by `now` go, whenever one comes.
+    pub(crate) fn add_grant(
+        &self,
+        key: &KeyId,
+        id: &GrantId,
+        record: &GrantRecord,
+        now: u64,
+    ) -> Result<(), KmsError> {
         let write = self.0.begin_write()?;
         {
             let mut grants = write.open_table(GRANTS)?;
+            let over = |value: &[u8]| parse::<GrantRecord>(value).is_ok_and(|grant| grant.expires <= now);
+            grants.retain_in((key.as_str(), "")..(key.as_str(), END), |_, value| !over(value))?;
             if count(grants.range((key.as_str(), "")..(key.as_str(), END))?) >= MAX_GRANTS {
                 return Err(KmsError::Limit);
             }

@@ -65,6 +65,7 @@ fn grant_for(key: &KeyId, host: u128, volume: &VolumeId) -> CreateGrant {
         operations: vec![GrantOperation::Decrypt],
         constraint: EncryptionContext::of_volume(volume),
         instance: Some(InstanceId::from_random(1)),
+        seconds: 60,
     }
 }
 
@@ -78,7 +79,7 @@ impl Scene {
         let volume = VolumeId::from_random(1);
         let key = kms.create_key(&acme, CreateKey {}, now()).unwrap().key_id;
         let blob = kms.generate_data_key(&acme, data_key(&key, 64, &volume), 0).unwrap().ciphertext_blob;
-        let grant = kms.create_grant(&acme, grant_for(&key, 1, &volume), 0).unwrap();
+        let grant = kms.create_grant(&acme, grant_for(&key, 1, &volume), now()).unwrap();
         let card = CardKey::generate().unwrap();
         let (host_certificate, card_key_certificate) = host(&ca, 1, 1, &card, now());
         let request = DecryptForRecipient {
@@ -141,7 +142,7 @@ fn keys_are_their_owners() {
         let other = who(other);
         assert_eq!(code(kms.describe_key(&other, DescribeKey { key_id: key.clone() }, 0)), "kms.denied");
         assert_eq!(code(kms.generate_data_key(&other, data_key(key, 64, volume), 0)), "kms.denied");
-        assert_eq!(code(kms.create_grant(&other, grant_for(key, 1, volume), 0)), "kms.denied");
+        assert_eq!(code(kms.create_grant(&other, grant_for(key, 1, volume), now())), "kms.denied");
         let by_id = RetireGrant::ById { key_id: key.clone(), grant_id: grant.grant_id.clone() };
         assert_eq!(code(kms.retire_grant(&other, by_id, 0)), "kms.denied");
     }
@@ -151,7 +152,7 @@ fn keys_are_their_owners() {
     let none = KeyId::from_random(7);
     assert_eq!(code(kms.describe_key(acme, DescribeKey { key_id: none.clone() }, 0)), "kms.not-found");
     assert_eq!(code(kms.generate_data_key(acme, data_key(&none, 64, volume), 0)), "kms.not-found");
-    assert_eq!(code(kms.create_grant(acme, grant_for(&none, 1, volume), 0)), "kms.not-found");
+    assert_eq!(code(kms.create_grant(acme, grant_for(&none, 1, volume), now())), "kms.not-found");
     let by_token = || RetireGrant::ByToken { grant_token: grant.grant_token.clone() };
     assert_eq!(code(kms.retire_grant(&who("azote:tenant/evil"), by_token(), 0)), "kms.denied");
     kms.retire_grant(control_plane, by_token(), 0).unwrap();
@@ -178,22 +179,26 @@ fn a_grant_is_for_one_key_one_volume_and_one_host_until_it_is_retired() {
     let scene = Scene::new();
     let Scene { kms, acme, key, volume, request, .. } = &scene;
     let token = &scene.grant.grant_token;
-    for bad in ["", "x", &token[..token.len() - 1], &format!("{token}A"), &token.replace("grant-", "grand-")]
+    for bad in
+        ["", "x", &token[..token.len() - 1], &format!("{}A", token.0), &token.replace("grant-", "grand-")]
     {
-        scene.refuses("kms.grant", DecryptForRecipient { grant_token: bad.to_owned(), ..request.clone() });
+        scene.refuses(
+            "kms.grant",
+            DecryptForRecipient { grant_token: GrantToken(bad.to_owned()), ..request.clone() },
+        );
     }
-    let mut forged = token.clone().into_bytes();
+    let mut forged = token.clone().0.into_bytes();
     let last = forged.len() - 3;
     forged[last] = if forged[last] == b'A' { b'B' } else { b'A' };
     let forged = String::from_utf8(forged).unwrap();
-    scene.refuses("kms.grant", DecryptForRecipient { grant_token: forged, ..request.clone() });
+    scene.refuses("kms.grant", DecryptForRecipient { grant_token: GrantToken(forged), ..request.clone() });
 
     let other_key = kms.create_key(acme, CreateKey {}, 0).unwrap().key_id;
-    let other = kms.create_grant(acme, grant_for(&other_key, 1, volume), 0).unwrap();
+    let other = kms.create_grant(acme, grant_for(&other_key, 1, volume), now()).unwrap();
     scene.refuses("kms.grant", DecryptForRecipient { grant_token: other.grant_token, ..request.clone() });
 
     let elsewhere = VolumeId::from_random(2);
-    let other = kms.create_grant(acme, grant_for(key, 1, &elsewhere), 0).unwrap();
+    let other = kms.create_grant(acme, grant_for(key, 1, &elsewhere), now()).unwrap();
     scene.refuses("kms.context", DecryptForRecipient { grant_token: other.grant_token, ..request.clone() });
     let encryption_context = EncryptionContext::of_volume(&elsewhere);
     scene.refuses("kms.context", DecryptForRecipient { encryption_context, ..request.clone() });
@@ -202,12 +207,16 @@ fn a_grant_is_for_one_key_one_volume_and_one_host_until_it_is_retired() {
         DecryptForRecipient { encryption_context: EncryptionContext::default(), ..request.clone() },
     );
     let wide = CreateGrant { constraint: EncryptionContext::default(), ..grant_for(key, 1, volume) };
-    assert_eq!(code(kms.create_grant(acme, wide, 0)), "kms.context");
+    assert_eq!(code(kms.create_grant(acme, wide, now())), "kms.context");
     for operations in [vec![], vec![GrantOperation::Decrypt; 2]] {
         let odd = CreateGrant { operations, ..grant_for(key, 1, volume) };
-        assert_eq!(code(kms.create_grant(acme, odd, 0)), "kms.malformed");
+        assert_eq!(code(kms.create_grant(acme, odd, now())), "kms.malformed");
     }
 
+    for seconds in [0, MAX_GRANT_LIFE + 1, u32::MAX] {
+        let odd = CreateGrant { seconds, ..grant_for(key, 1, volume) };
+        assert_eq!(code(kms.create_grant(acme, odd, now())), "kms.malformed");
+    }
     let by_id = || RetireGrant::ById { key_id: key.clone(), grant_id: scene.grant.grant_id.clone() };
     kms.retire_grant(acme, by_id(), 0).unwrap();
     scene.refuses("kms.grant", request.clone());
@@ -239,7 +248,7 @@ fn the_recipient_must_be_certified_now_for_the_host_of_the_grant() {
     scene
         .refuses("kms.recipient", DecryptForRecipient { card_key_certificate: Bytes(vec![]), ..own.clone() });
     let later = scene.kms.decrypt_for_recipient(&scene.control_plane, own.clone(), now() + 2 * DAY);
-    assert_eq!(code(later), "kms.recipient");
+    assert_eq!(code(later), "kms.grant-expired");
     // A service with a host's name in its certificate's place: the kind counts.
     let key = Key::generate().unwrap();
     let tenant = who("azote:tenant/h-00000000000000001");
@@ -251,6 +260,12 @@ fn the_recipient_must_be_certified_now_for_the_host_of_the_grant() {
         not_after: now() + 60,
     };
     scene.refuses("kms.recipient", with((chain, Bytes(certificate.sign(key.pair()).unwrap()))));
+    let mut long = grant_for(&scene.key, 1, &scene.volume);
+    long.seconds = MAX_GRANT_LIFE;
+    let grant_token = scene.kms.create_grant(&scene.acme, long, now() + DAY).unwrap().grant_token;
+    let long = DecryptForRecipient { grant_token, ..own.clone() };
+    let later = scene.kms.decrypt_for_recipient(&scene.control_plane, long, now() + DAY + 60);
+    assert_eq!(code(later), "kms.recipient");
 }
 
 #[test]
@@ -342,7 +357,7 @@ fn keys_and_grants_are_bounded() {
     let keys = until_refused(&|| kms.create_key(acme, CreateKey {}, 0).map(drop));
     assert_eq!(keys, ("kms.limit", MAX_KEYS));
     kms.create_key(&who("azote:tenant/acme-two"), CreateKey {}, 0).unwrap();
-    let grants = until_refused(&|| kms.create_grant(acme, grant_for(key, 1, volume), 0).map(drop));
+    let grants = until_refused(&|| kms.create_grant(acme, grant_for(key, 1, volume), now()).map(drop));
     assert_eq!(grants, ("kms.limit", MAX_GRANTS));
     kms.retire_grant(
         acme,
@@ -350,5 +365,29 @@ fn keys_and_grants_are_bounded() {
         0,
     )
     .unwrap();
-    kms.create_grant(acme, grant_for(key, 1, volume), 0).unwrap();
+    kms.create_grant(acme, grant_for(key, 1, volume), now()).unwrap();
+}
+
+#[test]
+fn a_grant_expires_and_then_makes_room() {
+    let Scene { kms, control_plane, request, grant, acme, key, volume, .. } = &Scene::new();
+    let at = |now| kms.decrypt_for_recipient(control_plane, request.clone(), now);
+    assert!(at(grant.expires - 1).is_ok());
+    assert_eq!(code(at(grant.expires)), "kms.grant-expired");
+    for _ in 1..MAX_GRANTS {
+        kms.create_grant(acme, grant_for(key, 1, volume), grant.expires - 1).unwrap();
+    }
+    let one_more = |now| kms.create_grant(acme, grant_for(key, 1, volume), now);
+    assert_eq!(code(one_more(grant.expires - 1)), "kms.limit");
+    one_more(grant.expires).unwrap();
+    assert_eq!(code(at(grant.expires)), "kms.grant");
+}
+
+#[test]
+fn what_opens_keys_is_not_printed() {
+    let Scene { request, grant, .. } = &Scene::new();
+    let by_token = RetireGrant::ByToken { grant_token: grant.grant_token.clone() };
+    for printed in [format!("{request:?}"), format!("{grant:?}"), format!("{by_token:?}")] {
+        assert!(!printed.contains(grant.grant_token.rsplit('.').next().unwrap()), "{printed}");
+    }
 }
