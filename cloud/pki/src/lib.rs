@@ -64,26 +64,27 @@ pub struct Ca {
 }
 
 impl Ca {
-    /// Makes a new authority in `dir`, which must exist and hold none.
+    /// Makes a new authority in `dir`, which must exist and hold none. A key without a certificate is what a
+    /// crash in here leaves; it has certified nothing, and is taken.
     pub fn create(dir: &Path) -> Result<Self, Error> {
-        let key = KeyPair::generate_for(&PKCS_ED25519)?;
+        let (key_path, certificate_path) = (dir.join(KEY_FILE), dir.join(CERTIFICATE_FILE));
+        let left = !certificate_path.exists() && key_path.exists();
+        let key = if left { read_key(&key_path)? } else { KeyPair::generate_for(&PKCS_ED25519)? };
         let mut params = params(AUTHORITY_NAME, AUTHORITY_LIFETIME);
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         let certificate = params.self_signed(&key)?.pem();
-        write_new(&dir.join(KEY_FILE), Zeroizing::new(key.serialize_pem()).as_bytes())?;
-        write_new(&dir.join(CERTIFICATE_FILE), certificate.as_bytes())?;
+        if !left {
+            write_new(&key_path, Zeroizing::new(key.serialize_pem()).as_bytes())?;
+        }
+        write_new(&certificate_path, certificate.as_bytes())?;
         Ok(Self { certificate, issuer: Issuer::new(params, key) })
     }
 
     /// Opens the authority in `dir`.
     pub fn open(dir: &Path) -> Result<Self, Error> {
-        let read = |name| {
-            let path = dir.join(name);
-            std::fs::read_to_string(&path).map_err(|source| Error::File { path, source })
-        };
-        let certificate = read(CERTIFICATE_FILE)?;
-        let key = KeyPair::from_pem(&Zeroizing::new(read(KEY_FILE)?))?;
+        let certificate = read(&dir.join(CERTIFICATE_FILE))?;
+        let key = read_key(&dir.join(KEY_FILE))?;
         let issuer = Issuer::from_ca_cert_pem(&certificate, key)?;
         Ok(Self { certificate, issuer })
     }
@@ -156,11 +157,28 @@ fn params(name: &str, lifetime: Duration) -> CertificateParams {
     params
 }
 
+fn read(path: &Path) -> Result<String, Error> {
+    std::fs::read_to_string(path).map_err(|source| Error::File { path: path.to_owned(), source })
+}
+
+fn read_key(path: &Path) -> Result<KeyPair, Error> {
+    Ok(KeyPair::from_pem(&Zeroizing::new(read(path)?))?)
+}
+
+/// The file is there whole and durable, or not at all.
 fn write_new(path: &Path, bytes: &[u8]) -> Result<(), Error> {
+    let mut unfinished = path.as_os_str().to_owned();
+    unfinished.push(".new");
     let write = || {
-        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+        // What a crash has left of it goes: it may be another's to read.
+        let _ = std::fs::remove_file(&unfinished);
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&unfinished)?;
         file.write_all(bytes)?;
         file.sync_all()?;
+        // Unlike a rename, a link replaces nothing.
+        let linked = std::fs::hard_link(&unfinished, path);
+        std::fs::remove_file(&unfinished)?;
+        linked?;
         path.parent()
             .filter(|dir| !dir.as_os_str().is_empty())
             .map_or(Ok(()), |dir| File::open(dir)?.sync_all())

@@ -107,3 +107,29 @@ fn keys_are_in_files_that_only_their_owner_reads() {
         assert_eq!(std::fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
     }
 }
+
+#[test]
+fn a_crash_at_any_write_leaves_an_authority_or_a_beginning_of_one() {
+    let whole = tempfile::tempdir().unwrap();
+    Ca::create(whole.path()).unwrap();
+    let key = std::fs::read(whole.path().join(KEY_FILE)).unwrap();
+    let none: [(&str, &[u8]); 0] = [];
+    let half = &key[..key.len() / 2];
+    for left in
+        [&none[..], &[("ca.key.new", half)], &[(KEY_FILE, &key)], &[(KEY_FILE, &key), ("ca.pem.new", half)]]
+    {
+        let dir = tempfile::tempdir().unwrap();
+        for (name, bytes) in left {
+            std::fs::write(dir.path().join(name), bytes).unwrap();
+        }
+        let made = Ca::create(dir.path()).unwrap();
+        let opened = Ca::open(dir.path()).unwrap();
+        assert_eq!(made.certificate(), opened.certificate());
+        let holder = KeyPair::generate_for(&PKCS_ED25519).unwrap();
+        opened.issue(&greedy_request(&holder), &identity("azote:tenant/acme"), false, DAY).unwrap();
+        let mut names: Vec<_> =
+            std::fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        names.sort();
+        assert_eq!(names, [KEY_FILE, CERTIFICATE_FILE]);
+    }
+}
