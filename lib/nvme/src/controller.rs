@@ -63,7 +63,7 @@ pub struct Counters {
     pub read_bytes: u64,
     /// Bytes written.
     pub written_bytes: u64,
-    /// Commands of any kind that failed.
+    /// I/O commands that failed. Refused admin commands stand in the error log alone.
     pub failed: u64,
 }
 
@@ -283,7 +283,8 @@ impl Controller {
         }
     }
 
-    /// Posts an error and records it.
+    /// Posts an error and records it. Refused admin commands are no failures of the volume: Linux asks every
+    /// controller for Identify CNS 06h, which came after this specification.
     pub(crate) fn fail<M: Memory>(
         &mut self,
         memory: &M,
@@ -292,7 +293,7 @@ impl Controller {
         lba: u64,
         status: Status,
     ) {
-        self.stats.failed += 1;
+        self.stats.failed += u64::from(sq != 0);
         self.errors.command(sq, cid, nsid, lba, status);
         self.post(memory, sq, cid, status.with_more(), 0);
     }

@@ -44,7 +44,7 @@ impl Direction {
 pub(crate) struct Stats {
     pub(crate) reads: Direction,
     pub(crate) writes: Direction,
-    /// Commands completed with an error.
+    /// I/O commands completed with an error.
     pub(crate) failed: u64,
     media_errors: u64,
     /// Reads and writes that the backend holds.

@@ -35,6 +35,10 @@ pub enum SessionError {
 ///
 /// The event loop of the card calls [`step`](Self::step) and then waits for what it says; the descriptor to wait on
 /// is [`AsFd`].
+///
+/// A loop that waits for *changes* (`EPOLLET`, io_uring's multishot poll) must remember a hang-up: the kernel may
+/// report it together with the last message, and [`step`](Self::step), which stops after a read that came back
+/// short, has then not seen the end. Step once more after `POLLHUP` or `POLLRDHUP`, however the last step ended.
 pub struct Session {
     socket: OwnedFd,
     engine: Engine,
