@@ -22,6 +22,8 @@ const MAX_QUOTAS: usize = 256;
 pub struct Quotas {
     /// Bounds of every token.
     pub token: TokenBounds,
+    /// Bounds that every host keeps by itself.
+    pub host: HostBounds,
     /// The quotas.
     #[serde(rename = "quota")]
     pub quotas: Vec<Quota>,
@@ -39,6 +41,16 @@ pub struct TokenBounds {
     pub longest_seconds: u64,
     /// Calls that a token is good for; one that names a sensitive operation is good for one call.
     pub uses: u32,
+}
+
+/// What a host does at most, whoever asks. Hosts have it compiled in and count by themselves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HostBounds {
+    /// Of each sensitive operation in one window.
+    pub sensitive: u64,
+    /// The time window in seconds.
+    pub window_seconds: u64,
 }
 
 /// How many resources a group may affect in a time window.
@@ -121,6 +133,10 @@ impl Quotas {
         }
         if !(1..=MAX_USES).contains(&uses) {
             return Err(format!("want 1 to {MAX_USES} uses"));
+        }
+        let HostBounds { sensitive, window_seconds } = self.host;
+        if !WINDOW.contains(&window_seconds) || !(1..=MAX_LIMIT).contains(&sensitive) {
+            return Err(format!("host: want 1 to {MAX_LIMIT} calls in a window of {WINDOW:?} seconds"));
         }
         if self.quotas.len() > MAX_QUOTAS {
             return Err(format!("want at most {MAX_QUOTAS} quotas"));
