@@ -45,6 +45,9 @@ pub enum ImportError {
     /// The function does not work.
     #[error(transparent)]
     Function(#[from] ConnectError),
+    /// Whoever watches the progress said so.
+    #[error("stopped before the image was whole")]
+    Stopped,
     /// A write failed.
     #[error(transparent)]
     Write(#[from] nvme::driver::Error),
@@ -64,6 +67,7 @@ impl ImportError {
         match self {
             Self::Card(fault) => &fault.code,
             Self::Image { .. } => "volume.image",
+            Self::Stopped => "volume.import-stopped",
             _ => "volume.import",
         }
     }
@@ -112,14 +116,15 @@ impl Importer {
         }
     }
 
-    /// Writes `image` into the volume, and makes it durable. `at` is told the bytes written and the bytes in all.
+    /// Writes `image` into the volume, and makes it durable. `at` is told the bytes written
+    /// and the bytes in all, and says whether to go on.
     pub fn write(
         &mut self,
         host: &HostId,
         draft: &Draft<'_>,
         sealed_key: Vec<u8>,
         mut image: Image,
-        at: &mut dyn FnMut(u64, u64),
+        at: &mut dyn FnMut(u64, u64) -> bool,
     ) -> Result<(), ImportError> {
         let volume = draft.volume();
         let (listener, driver_end) = function_socket()?;
@@ -199,7 +204,11 @@ impl Image {
         self.length
     }
 
-    fn copy(&mut self, driver: &mut FunctionDriver, at: &mut dyn FnMut(u64, u64)) -> Result<(), ImportError> {
+    fn copy(
+        &mut self,
+        driver: &mut FunctionDriver,
+        at: &mut dyn FnMut(u64, u64) -> bool,
+    ) -> Result<(), ImportError> {
         let block = driver.block_size();
         let mut piece = vec![0; PIECE];
         let mut done = 0;
@@ -213,7 +222,9 @@ impl Image {
             piece[want..whole].fill(0);
             driver.write(done / block, &piece[..whole])?;
             done += want as u64;
-            at(done, self.length);
+            if !at(done, self.length) {
+                return Err(ImportError::Stopped);
+            }
         }
         driver.flush()?;
         Ok(())

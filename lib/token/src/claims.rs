@@ -112,6 +112,7 @@ impl Claims {
             && self.issued < self.expires
             && self.expires - from <= MAX_LIFETIME
             && (1..=MAX_USES).contains(&self.uses)
+            && !self.holder.has_small_order()
             && !self.apis.is_empty()
             && self.resources.len() <= MAX_RESOURCES
             && distinct(&self.apis)

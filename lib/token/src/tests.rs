@@ -359,3 +359,11 @@ proptest! {
         prop_assert_eq!(verifier().open(&claims.sign(&SERVICE).unwrap()).unwrap(), claims);
     }
 }
+
+#[test]
+fn a_token_is_bound_to_no_key_that_anybody_can_sign_for() {
+    let mut identity = [0; 32];
+    identity[0] = 1;
+    let weak = Claims { holder: PublicKey(identity), ..claims() };
+    assert!(weak.sign(&SERVICE).is_err());
+}

@@ -14,6 +14,11 @@ impl Verifier {
         Self { keys, audience }
     }
 
+    /// Trusts `keys` from now on, and no others.
+    pub fn trust(&mut self, keys: Keys) {
+        self.keys = keys;
+    }
+
     /// The keys that it trusts.
     pub fn keys(&self) -> &Keys {
         &self.keys
