@@ -41,6 +41,8 @@ pub(crate) struct Cloud {
     operator: Actor,
     tenant: Actor,
     control_plane: Actor,
+    auditor: Actor,
+    pipeline: Actor,
     importer: Credentials,
     importer_chain: String,
     door: Client,
@@ -69,6 +71,10 @@ pub(crate) enum Who {
     Operator,
     /// Acts for the tenant.
     ControlPlane,
+    /// Compares what hosts say.
+    Auditor,
+    /// Rolls out releases and keys.
+    Pipeline,
 }
 
 impl Cloud {
@@ -89,7 +95,7 @@ impl Cloud {
             let kms = client("kms", "azote:service/kms", Some(&credentials))?;
             Ok::<_, Failure>(Actor { credentials, tokens, kms })
         };
-        let [operator, tenant, control_plane] = up::ACTORS.map(|(name, _)| actor(name));
+        let [operator, tenant, control_plane, auditor, pipeline] = up::ACTORS.map(|(name, _)| actor(name));
         let identity = Identity::Host(installation.host.clone()).to_string();
         let importer_chain = fs::read_to_string(place.path(&format!("identities/{}.pem", up::IMPORTER)));
         Ok(Self {
@@ -98,6 +104,8 @@ impl Cloud {
             operator: operator?,
             tenant: tenant?,
             control_plane: control_plane?,
+            auditor: auditor?,
+            pipeline: pipeline?,
             importer: read(up::IMPORTER)?,
             importer_chain: certificates(&importer_chain.doing("importer")?),
             door: client("controller", &identity, None)?,
@@ -115,6 +123,8 @@ impl Cloud {
         match who {
             Who::Operator => &self.operator,
             Who::ControlPlane => &self.control_plane,
+            Who::Auditor => &self.auditor,
+            Who::Pipeline => &self.pipeline,
         }
     }
 
@@ -172,6 +182,16 @@ impl Cloud {
         Ok(self.knock(who, Some(&token), call)?)
     }
 
+    /// The signed sets of the token service's keys.
+    pub(crate) fn key_sets(&self) -> Result<tokens::client::KeySets, Failure> {
+        Ok(self.runtime.block_on(tokens::client::key_sets(&self.pipeline.tokens))?)
+    }
+
+    /// Begins a rotation of the token service's keys.
+    pub(crate) fn rotate_keys(&self) -> Result<tokens::client::KeySets, Failure> {
+        Ok(self.runtime.block_on(tokens::client::rotate(&self.pipeline.tokens))?)
+    }
+
     /// What the host says of itself.
     pub(crate) fn status(&self) -> Result<host_api::HostStatus, Failure> {
         self.call(Who::Operator, &host_api::ReadStatus {})
@@ -181,7 +201,7 @@ impl Cloud {
     pub(crate) fn log(&self, mut after: u64) -> Result<Vec<LogRecord>, Failure> {
         let mut records = Vec::new();
         loop {
-            let page = self.call(Who::Operator, &host_api::ReadLog { after })?;
+            let page = self.call(Who::Auditor, &host_api::ReadLog { after })?;
             let Some(last) = page.records.last() else { return Ok(records) };
             // Reading is itself recorded: stop at what the log held when this page was made.
             let end = last.seq >= page.last;
@@ -280,7 +300,14 @@ impl Cloud {
         let mut importer = volumes::Importer::start(&crate::rack::program("azote-volume-card")?)?;
         let card = self.certify(importer.public_key())?;
         let sealed = self.seal_to(draft.volume(), &card.host, &card)?;
-        importer.write(&card.host, &draft, sealed, image, at)?;
+        let mut step = |done, all| {
+            at(done, all);
+            !interrupt::asked()
+        };
+        importer.write(&card.host, &draft, sealed, image, &mut step).map_err(|error| match error {
+            volumes::ImportError::Stopped => Failure::Interrupted,
+            other => other.into(),
+        })?;
         Ok(draft.keep()?)
     }
 

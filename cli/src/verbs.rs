@@ -4,7 +4,8 @@ use crate::{
     args::{self, Instance, Key, Verb},
     cloud::{Ask, Cloud, Who},
     console,
-    failure::Failure,
+    failure::{Doing, Failure},
+    interrupt,
     out::Out,
     place::Place,
     up,
@@ -59,6 +60,7 @@ fn act(out: Out, cloud: &Cloud, verb: &Verb) -> Result<(), Failure> {
         Verb::Volume(verb) => volume(out, cloud, verb),
         Verb::Instance(verb) => instance(out, cloud, verb),
         Verb::Token(ask) => token(out, cloud, ask),
+        Verb::Tokens(verb) => crate::tokens::run(out, cloud, verb),
         Verb::Demo(_) | Verb::Up(_) | Verb::Down | Verb::Console | Verb::Completions { .. } => Ok(()),
     }
 }
@@ -167,6 +169,8 @@ fn volume(out: Out, cloud: &Cloud, verb: &args::Volume) -> Result<(), Failure> {
 }
 
 fn create_volume(out: Out, cloud: &Cloud, create: &args::Create) -> Result<volumes::Volume, Failure> {
+    // A half-written volume is taken away before the command ends.
+    interrupt::watch().doing("signals")?;
     let key = match &create.key {
         Some(key) => key.clone(),
         None => cloud.create_key()?,
