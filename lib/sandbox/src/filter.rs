@@ -11,8 +11,15 @@ use std::collections::BTreeSet;
 
 const NAME: &str = "process";
 
-/// Compiles the policy's calls, the filter that kills last. The kernel takes the strictest of all filters'
-/// answers. seccompiler's JSON front end knows the numbers of the names.
+/// Calls by which something leaves the process for another address. One that the policy does not permit traps
+/// instead of killing: the handler of [`crate::Violation`] then tells the parent what it was.
+const OUTBOUND: &[&str] = &["bind", "connect", "sendmmsg", "sendmsg", "sendto", "socket"];
+/// SIGSYS, whose handler must stay.
+const SIGSYS: u64 = 31;
+
+/// Compiles the policy's calls. The kernel takes the strictest of all filters' answers, and killing is
+/// stricter than trapping: the last filter kills at every call that is not permitted, [`OUTBOUND`] ones aside;
+/// the one before traps at those. seccompiler's JSON front end knows the numbers of the names.
 pub(crate) fn compile(policy: &Policy) -> Result<Vec<BpfProgram>, SandboxError> {
     let wrong = |reason: String| SandboxError::Policy(reason);
     let (mut free, mut conditional, mut failing) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
@@ -42,7 +49,20 @@ pub(crate) fn compile(policy: &Policy) -> Result<Vec<BpfProgram>, SandboxError> 
     if let Some(name) = both.chain(conditional.intersection(&failing)).next() {
         return Err(wrong(format!("{name} is named in ways that exclude each other")));
     }
-    programs.push(program(&json!("kill_process"), &json!("allow"), &rules)?);
+    let kill = json!("kill_process");
+    let handler = json!({ "syscall": "rt_sigaction", "args": [
+        { "index": 0, "type": "dword", "op": "eq", "val": SIGSYS }
+    ] });
+    programs.push(program(&json!("allow"), &kill, &[handler])?);
+    let (outbound, others): (Vec<_>, Vec<_>) =
+        rules.into_iter().partition(|rule| OUTBOUND.iter().any(|name| rule["syscall"] == *name));
+    let free = |names: BTreeSet<&str>| names.into_iter().map(|name| json!({ "syscall": name })).collect();
+    // The filter that kills comes last, so the one before must let it be installed.
+    let named = others.iter().filter_map(|rule| rule["syscall"].as_str()).chain(["prctl", "seccomp"]);
+    let trapping: Vec<_> = [outbound, free(named.collect())].concat();
+    let killing: Vec<_> = [others, free(OUTBOUND.iter().copied().collect())].concat();
+    programs.push(program(&json!("trap"), &json!("allow"), &trapping)?);
+    programs.push(program(&kill, &json!("allow"), &killing)?);
     Ok(programs)
 }
 

@@ -18,7 +18,7 @@
 //! ports = [8443]                   # without it: any port
 //! why = "the API"
 //!
-//! [[syscall]]                      # the process is killed at any other
+//! [[syscall]]                      # the process ends at any other: its parent sees which kind (Violation)
 //! names = ["read", "write"]
 //! why = "I/O on what is open"
 //!
@@ -42,11 +42,14 @@
 mod filter;
 mod paths;
 mod policy;
+mod violation;
 
 pub use policy::{
     Access, Comparison, Failure, File, Landlock, Operator, Policy, Process, Socket, SocketKind, Syscall,
     Width,
 };
+
+pub use violation::Violation;
 
 use rustix::{
     process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit},
@@ -109,6 +112,7 @@ impl Policy {
             threads => return Err(SandboxError::Threads(threads)),
         }
         let programs = filter::compile(self)?;
+        violation::install()?;
         undumpable()?;
         set_no_new_privs(true).map_err(system("no new privileges"))?;
         let landlock = paths::restrict(self, variables)?;

@@ -3,16 +3,16 @@
 // A test without libtest's harness is not a #[test] to clippy.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout)]
 
-use sandbox::Policy;
+use sandbox::{Policy, Violation};
 use std::{
     fs::{self, File},
-    net::{TcpListener, TcpStream},
+    io::ErrorKind::WouldBlock,
+    net::{SocketAddr, TcpListener, TcpStream, UdpSocket},
     os::unix::process::ExitStatusExt,
     path::Path,
     process::{Command, ExitStatus},
 };
 
-const SIGSYS: i32 = 31;
 /// Exit codes of the confined process.
 const ALLOWED: i32 = 40;
 const DENIED: i32 = 41;
@@ -48,6 +48,10 @@ args = [{ index = 4, op = "eq", value = 0 }]
 why = "the test"
 
 [[syscall]]
+names = ["rt_sigaction", "rt_sigprocmask", "rt_sigreturn"]
+why = "the test"
+
+[[syscall]]
 names = ["symlink"]
 fails = "EACCES"
 why = "the test"
@@ -78,15 +82,23 @@ fn attempt(what: &str, folder: &Path) -> bool {
         "connect-elsewhere" => TcpStream::connect(("127.0.0.1", port("port"))).is_ok(),
         "connect-named" => !TcpStream::connect("127.0.0.1:9")
             .is_err_and(|error| error.kind() == std::io::ErrorKind::PermissionDenied),
-        "connect-by-sending" => {
-            use rustix::net::{AddressFamily, SendFlags, SocketType, ipproto, sendto, socket};
-            const MSG_FASTOPEN: u32 = 0x2000_0000;
-            let fd = socket(AddressFamily::INET, SocketType::STREAM, Some(ipproto::TCP)).unwrap();
-            let to: std::net::SocketAddr = ([127, 0, 0, 1], port("port")).into();
-            let sent = sendto(&fd, b"out", SendFlags::from_bits_retain(MSG_FASTOPEN), &to).is_ok();
-            // Closing asks for more calls, which would be what kills.
-            std::mem::forget(fd);
-            sent
+        "connect-by-sending" => connect_by_sending(port("port")),
+        "send-message" => send_message(port("port")),
+        "send-with-handler-blocked" => {
+            change_sigsys(|set| {
+                // SAFETY: an initialised set, no old one wanted.
+                unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, set, std::ptr::null_mut()) }
+            });
+            send_message(port("port"))
+        }
+        "replace-handler" => {
+            // SAFETY: no handler, so nothing that runs in one.
+            unsafe { libc::signal(libc::SIGSYS, libc::SIG_IGN) };
+            true
+        }
+        "replace-another-handler" => {
+            // SAFETY: no handler, so nothing that runs in one.
+            unsafe { libc::signal(libc::SIGUSR1, libc::SIG_IGN) != libc::SIG_ERR }
         }
         "link" => {
             let error = std::os::unix::fs::symlink("x", folder.join("write/link")).unwrap_err();
@@ -107,6 +119,35 @@ fn attempt(what: &str, folder: &Path) -> bool {
         "executable-memory" => executable_memory(),
         other => panic!("no case {other}"),
     }
+}
+
+fn connect_by_sending(port: u16) -> bool {
+    use rustix::net::{AddressFamily, SendFlags, SocketType, ipproto, sendto, socket};
+    const MSG_FASTOPEN: u32 = 0x2000_0000;
+    let fd = socket(AddressFamily::INET, SocketType::STREAM, Some(ipproto::TCP)).unwrap();
+    let to: SocketAddr = ([127, 0, 0, 1], port).into();
+    sendto(&fd, b"out", SendFlags::from_bits_retain(MSG_FASTOPEN), &to).is_ok()
+}
+
+fn send_message(port: u16) -> bool {
+    use rustix::net::{AddressFamily, SendAncillaryBuffer, SendFlags, SocketType, sendmsg_addr, socket};
+    let fd = socket(AddressFamily::INET, SocketType::DGRAM, None).unwrap();
+    let to: SocketAddr = ([127, 0, 0, 1], port).into();
+    let message = [std::io::IoSlice::new(b"out")];
+    let mut none = SendAncillaryBuffer::default();
+    sendmsg_addr(&fd, &to, &message, &mut none, SendFlags::empty()).is_ok()
+}
+
+/// Does something with the set that has SIGSYS alone in it.
+fn change_sigsys(change: impl FnOnce(&libc::sigset_t) -> i32) {
+    let mut set = std::mem::MaybeUninit::uninit();
+    // SAFETY: `sigemptyset` initialises the set that it is given.
+    let set = unsafe {
+        libc::sigemptyset(set.as_mut_ptr());
+        libc::sigaddset(set.as_mut_ptr(), libc::SIGSYS);
+        set.assume_init()
+    };
+    assert_eq!(change(&set), 0);
 }
 
 /// Maps a page executable; the loader does the same, so opening a library would be caught too.
@@ -132,11 +173,18 @@ fn confined(what: &str) -> ExitStatus {
     fs::write(folder.path().join("write/old"), "text").unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     fs::write(folder.path().join("read/port"), listener.local_addr().unwrap().port().to_string()).unwrap();
-    Command::new(std::env::current_exe().unwrap()).arg("probe").arg(what).arg(folder.path()).status().unwrap()
+    let datagrams = UdpSocket::bind(listener.local_addr().unwrap()).unwrap();
+    let probe =
+        Command::new(std::env::current_exe().unwrap()).arg("probe").arg(what).arg(folder.path()).status();
+    listener.set_nonblocking(true).unwrap();
+    datagrams.set_nonblocking(true).unwrap();
+    assert_eq!(listener.accept().unwrap_err().kind(), WouldBlock, "{what}: a connection came out");
+    assert_eq!(datagrams.recv(&mut [0]).unwrap_err().kind(), WouldBlock, "{what}: a datagram came out");
+    probe.unwrap()
 }
 
 fn what_is_named_works() {
-    for what in ["read", "write", "remove", "connect-named"] {
+    for what in ["read", "write", "remove", "connect-named", "replace-another-handler"] {
         assert_eq!(confined(what).code(), Some(ALLOWED), "{what}");
     }
 }
@@ -150,9 +198,24 @@ fn paths_ports_and_signals_that_are_not_named_are_denied() {
 }
 
 fn calls_and_arguments_that_are_not_named_kill_the_process() {
-    for what in ["execute", "watch-process", "connect-by-sending", "rename", "thread", "executable-memory"] {
-        assert_eq!(confined(what).signal(), Some(SIGSYS), "{what}");
+    for what in ["execute", "watch-process", "rename", "thread", "executable-memory", "replace-handler"] {
+        let status = confined(what);
+        assert_eq!(
+            (status.signal(), Violation::of(status)),
+            (Some(libc::SIGSYS), Some(Violation::Other)),
+            "{what}"
+        );
     }
+}
+
+fn the_parent_is_told_that_a_process_ended_because_it_reached_out() {
+    for what in ["connect-by-sending", "send-message"] {
+        let status = confined(what);
+        assert_eq!((status.signal(), Violation::of(status)), (None, Some(Violation::Outbound)), "{what}");
+    }
+    let status = confined("send-with-handler-blocked");
+    assert_eq!(status.signal(), Some(libc::SIGSYS), "a process that blocks SIGSYS lived on");
+    assert_eq!(Violation::of(confined("read")), None);
 }
 
 fn entering_with_threads_running_is_refused() {
@@ -178,6 +241,7 @@ fn main() {
         what_is_named_works
         paths_ports_and_signals_that_are_not_named_are_denied
         calls_and_arguments_that_are_not_named_kill_the_process
+        the_parent_is_told_that_a_process_ended_because_it_reached_out
         entering_with_threads_running_is_refused
     );
     for (name, case) in cases {
