@@ -3,7 +3,7 @@
 use crate::{Domain, Native, Reason};
 
 /// The clock of who decides, and the times that a token names. Unix seconds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, PartialEq, Eq, Hash)]
 pub struct Times<D: Domain> {
     /// What the clock says.
     pub now: D::N,
@@ -22,7 +22,7 @@ pub struct Times<D: Domain> {
 }
 
 /// What a call costs, and of what.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, PartialEq, Eq, Hash)]
 pub struct Charge<D: Domain> {
     /// Used up so far.
     pub used: D::N,
@@ -33,7 +33,7 @@ pub struct Charge<D: Domain> {
 }
 
 /// One call on a host, as facts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, PartialEq, Eq, Hash)]
 pub struct Call<D: Domain> {
     /// When.
     pub times: Times<D>,
@@ -56,7 +56,7 @@ pub struct Call<D: Domain> {
 }
 
 /// What was decided.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, PartialEq, Eq, Hash)]
 pub struct Verdict<D: Domain> {
     /// Whether the call may be done.
     pub granted: D::B,
@@ -65,6 +65,21 @@ pub struct Verdict<D: Domain> {
     /// What is used up after this decision.
     pub used_after: D::N,
 }
+
+/// Copies of what a domain that itself cannot be copied made: `derive` would ask that of it.
+macro_rules! copied {
+    ($($name:ident),*) => {$(
+        impl<D: Domain> Clone for $name<D> {
+            fn clone(&self) -> Self {
+                *self
+            }
+        }
+
+        impl<D: Domain> Copy for $name<D> {}
+    )*};
+}
+
+copied!(Times, Charge, Call, Verdict);
 
 impl Verdict<Native> {
     /// What is used up after the call, or why the call is refused.
