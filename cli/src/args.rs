@@ -67,6 +67,9 @@ pub(crate) enum Verb {
     /// Ask the token service for a bearer token, bound to the control plane's identity key, and print it.
     #[command(after_help = "Example: azote token --api DetachVolume --resource volume/vol-… --lifetime 60")]
     Token(Token),
+    /// The token service's signing keys.
+    #[command(subcommand)]
+    Tokens(Tokens),
     /// Completions for a shell, on standard output.
     #[command(
         after_help = "Example: azote completions bash > ~/.local/share/bash-completion/completions/azote"
@@ -171,6 +174,18 @@ pub(crate) enum Instance {
         #[arg(long)]
         force: bool,
     },
+}
+
+#[derive(Subcommand)]
+pub(crate) enum Tokens {
+    /// Which key signs, and whether a rotation is under way.
+    Keys,
+    /// Announce the next signing key, and tell the host of it. It signs after the service's overlap; tokens of the
+    /// present key work until they expire.
+    Rotate,
+    /// Tell the host of the key sets that it may have missed: after a rotation by the clock, and when an old key is
+    /// retired.
+    Push,
 }
 
 #[derive(ClapArgs)]

@@ -12,6 +12,7 @@ mod interrupt;
 mod out;
 mod place;
 mod rack;
+mod tokens;
 mod up;
 mod verbs;
 

@@ -29,10 +29,12 @@ const PERSON_LIFE: Duration = Duration::from_secs(90 * 24 * 60 * 60);
 /// In the order in which they start; they stop in the opposite one.
 pub(crate) const UNITS: [&str; 7] = ["tpm-host", "chip", "board", "tpm-cloud", "tokens", "kms", "controller"];
 /// People, services and the host that fills volumes, each with an identity in a file of its own.
-pub(crate) const ACTORS: [(&str, &str); 3] = [
+pub(crate) const ACTORS: [(&str, &str); 5] = [
     ("operator", "azote:operator/alice"),
     ("tenant", "azote:tenant/acme"),
     ("control-plane", "azote:service/control-plane"),
+    ("auditor", "azote:operator/ada"),
+    ("pipeline", "azote:service/pipeline"),
 ];
 /// The hashes of firmware that the host may start.
 pub(crate) const KNOWN_GOOD: &str = "host/known-good";
@@ -95,7 +97,7 @@ pub(crate) struct Rack<'a> {
 
 impl<'a> Rack<'a> {
     /// Makes what is missing in the state folder: folders, authority, identities, flash.
-    pub(crate) fn prepare(place: &'a Place, parts: &'a Parts) -> Result<Self, Failure> {
+    pub(crate) fn prepare(out: Out, place: &'a Place, parts: &'a Parts) -> Result<Self, Failure> {
         place.claim()?;
         let installation = Installation::read_or_make(place)?;
         for name in [
@@ -117,10 +119,11 @@ impl<'a> Rack<'a> {
         let ca = if pki.join("ca.pem").exists() { Ca::open(&pki) } else { Ca::create(&pki) }
             .map_err(Failure::state)?;
         let rack = Self { place, parts, ca, installation };
-        for (name, identity) in ACTORS {
+        for (name, identity) in ACTORS.into_iter().chain(crate::tokens::REVIEWERS) {
             rack.person(name, &identity.parse().map_err(Failure::state)?)?;
         }
         rack.person(IMPORTER, &Identity::Host(rack.installation.importer.clone()))?;
+        crate::tokens::write_files(out, place, &rack.installation)?;
         rack.fill_flash()?;
         Ok(rack)
     }
@@ -222,6 +225,11 @@ impl<'a> Rack<'a> {
             let mut command = Command::new(program);
             command.arg("run").arg("--state").arg(&state).arg("--tpm").arg(self.run("tpm-cloud"));
             command.arg("--ca").arg(self.place.path("pki/ca.pem"));
+            if name == "tokens" {
+                for (flag, file) in crate::tokens::FLAGS {
+                    command.arg(flag).arg(state.join(file));
+                }
+            }
             self.serve(name, &mut command, &certificate)?;
         }
         Ok(())
@@ -369,7 +377,7 @@ pub(crate) fn up(out: Out, place: &Place, board: &Board) -> Result<(), Failure> 
 
 fn start(out: Out, place: &Place, parts: &Parts, board: &Board) -> Result<(), Failure> {
     let progress = out.progress("starting");
-    let rack = Rack::prepare(place, parts)?;
+    let rack = Rack::prepare(out, place, parts)?;
     progress.at("hardware: TPM, security chip, main board in reset");
     rack.power(board)?;
     progress.at("control plane: tokens, KMS");

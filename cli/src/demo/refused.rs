@@ -4,7 +4,7 @@ use super::{Scene, Stage};
 use crate::{
     cloud::{Ask, Who},
     failure::{Doing, Failure},
-    up::{self, hex_sha256},
+    up::hex_sha256,
 };
 use host_api::{Api, Resource};
 use ids::HostId;
@@ -30,7 +30,7 @@ pub(super) fn tokens(stage: &mut Stage<'_>, scene: &Scene) -> Result<(), Failure
     };
     let root = Resource::Volume(scene.root.id.clone());
     let minute = Duration::from_secs(60);
-    let elsewhere = HostId::from_random(up::random()?);
+    let elsewhere = scene.cloud.installation.importer.clone();
     let token = |ask: Ask| scene.cloud.token(Who::ControlPlane, &ask).map(Some);
     let expired = token(ask(vec![Api::DetachVolume], root.clone(), here.clone(), BRIEF))?;
     {

@@ -1,90 +1,143 @@
 use crate::{
-    Refusal, Rights,
-    client::{KEYS, TOKENS, TokenAnswer, TokenRequest},
+    By, Entry, Issuer, Kind, MAX_TEXT, Page, Refusal,
+    client::{
+        ACKNOWLEDGED, Acknowledged, ISSUED, KEYS, KeySets, ROTATE, SETS, TOKENS, TokenAnswer, TokenRequest,
+    },
+    keyring::KeyringError,
+    time,
 };
 use axum::{
-    Router,
-    extract::State,
+    Extension, Router,
+    extract::{Query, State},
+    http::{HeaderMap, header::AUTHORIZATION},
     routing::{get, post},
 };
 use ids::Identity;
-use service::{Error, Json, Key, Peer};
-use std::{
-    sync::Arc,
-    time::{SystemTime, UNIX_EPOCH},
-};
-use token::{Claims, Keys, PublicKey};
+use serde::Deserialize;
+use service::{Error, Incident, Json, Peer};
+use std::sync::Arc;
+use token::Keys;
+use tokio::task::spawn_blocking;
 
-/// What signs.
-pub struct Issuer {
-    name: Identity,
-    key: Key,
-    rights: Rights,
-}
+/// Who reads the journal.
+const AUDIT: &str = "azote:service/audit";
+/// Who rolls out keys.
+const PIPELINE: &str = "azote:service/pipeline";
 
-impl Issuer {
-    /// Signs as `name` with `key` what `rights` allow.
-    pub fn new(name: Identity, key: Key, rights: Rights) -> Self {
-        Self { name, key, rights }
-    }
-
-    /// Decides, and signs at `now` (Unix seconds) under a new random `id`.
-    pub fn issue(
-        &self,
-        caller: &Identity,
-        request: &TokenRequest,
-        id: [u8; 16],
-        now: u64,
-    ) -> Result<(Claims, String), Refusal> {
-        let lifetime = self.rights.decide(caller, request)?;
-        let claims = Claims {
-            issuer: self.name.clone(),
-            subject: caller.clone(),
-            audience: request.audience.clone(),
-            expires: now + lifetime,
-            not_before: now,
-            issued: now,
-            id,
-            holder: request.public_key,
-            apis: request.apis.clone(),
-            resources: request.resources.clone(),
-            uses: token::MAX_USES,
-        };
-        let token = claims.sign(self.key.pair()).map_err(|_| Refusal::Malformed)?;
-        Ok((claims, token))
-    }
-}
+type Shared = State<Arc<Issuer>>;
 
 /// The service's calls.
-pub fn router(issuer: Issuer) -> Router {
-    Router::new().route(TOKENS, post(issue)).route(KEYS, get(keys)).with_state(Arc::new(issuer))
+pub fn router(issuer: Arc<Issuer>) -> Router {
+    Router::new()
+        .route(TOKENS, post(issue))
+        .route(KEYS, get(keys))
+        .route(SETS, get(sets))
+        .route(ROTATE, post(rotate))
+        .route(ISSUED, get(issued))
+        .route(ACKNOWLEDGED, post(acknowledged))
+        .with_state(issuer)
+}
+
+/// Writes down what did not come as far as a decision. For a thread that may block.
+pub fn watch(issuer: &Issuer, incident: &Incident) {
+    let detail: String = format!("{} {}", incident.address, incident.detail).chars().take(MAX_TEXT).collect();
+    let entry = Entry {
+        subject: incident.peer.clone(),
+        by: incident.peer.as_ref().map(|_| By::Certificate),
+        code: Some(incident.code.to_owned()),
+        detail: Some(detail),
+        ..Entry::new(Kind::Incident)
+    };
+    if let Err(error) = issuer.recorder.refuse_blocking(incident.peer.is_some(), entry) {
+        tracing::warn!(%error, "an incident is not in the journal");
+    }
+}
+
+impl From<Refusal> for Error {
+    fn from(refusal: Refusal) -> Self {
+        Self::new(refusal.status(), refusal.code(), refusal.to_string())
+    }
 }
 
 async fn issue(
-    State(issuer): State<Arc<Issuer>>,
-    Peer(caller): Peer,
+    State(issuer): Shared,
+    peer: Option<Extension<Peer>>,
+    headers: HeaderMap,
     Json(request): Json<TokenRequest>,
 ) -> Result<Json<TokenAnswer>, Error> {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_err(Error::internal)?.as_secs();
     let mut id = [0; 16];
     aws_lc_rs::rand::fill(&mut id).map_err(Error::internal)?;
-    let TokenRequest { apis, resources, audience, .. } = &request;
-    match issuer.issue(&caller, &request, id, now) {
-        Ok((claims, token)) => {
-            let id = claims.id_text();
-            tracing::info!(%caller, ?apis, ?resources, %audience, expires = claims.expires, id, "signed");
-            Ok(Json(TokenAnswer { token, expires: claims.expires }))
-        }
-        Err(refusal) => {
-            let code = refusal.code();
-            tracing::warn!(%caller, ?apis, ?resources, %audience, code, "refused");
-            Err(Error::new(refusal.status(), code, refusal.to_string()))
-        }
+    let peer = peer.map(|Extension(Peer(peer))| peer);
+    // What is no text is no ID token.
+    let authorization = headers.get(AUTHORIZATION).map(|value| value.to_str().unwrap_or_default());
+    Ok(Json(issuer.issue(peer, authorization, &request, id, time::seconds()).await?))
+}
+
+async fn keys(State(issuer): Shared, Peer(caller): Peer) -> Result<Json<Keys>, Error> {
+    tracing::info!(%caller, "gave the public keys");
+    issuer.keyring.keys().map(Json).ok_or_else(|| Error::internal("no key"))
+}
+
+async fn sets(State(issuer): Shared, Peer(caller): Peer) -> Result<Json<KeySets>, Error> {
+    tracing::info!(%caller, "gave the signed key sets");
+    let ring = issuer.keyring.ring();
+    let sets = blocking(move || issuer.recorder.sets()).await?.map_err(Error::internal)?;
+    Ok(Json(KeySets::new(&ring, &sets)))
+}
+
+async fn rotate(State(issuer): Shared, Peer(caller): Peer) -> Result<Json<KeySets>, Error> {
+    only(&issuer, &caller, PIPELINE).await?;
+    let rotating = issuer.clone();
+    let rotated = blocking(move || {
+        let ring = rotating.keyring.rotate(time::seconds())?;
+        Ok::<_, KeyringError>((ring, rotating.recorder.sets()?))
+    });
+    match rotated.await? {
+        Ok((ring, sets)) => Ok(Json(KeySets::new(&ring, &sets))),
+        Err(KeyringError::UnderWay(until)) => Err(Error::new(409, "keys.under-way", until.to_string())),
+        Err(KeyringError::Ledger(refused)) => Err(Refusal::from(refused).into()),
+        Err(error) => Err(Error::internal(error)),
     }
 }
 
-async fn keys(State(issuer): State<Arc<Issuer>>, Peer(caller): Peer) -> Result<Json<Keys>, Error> {
-    tracing::info!(%caller, "gave the public keys");
-    let keys = Keys::new(vec![PublicKey(issuer.key.public())]);
-    keys.map(Json).ok_or_else(|| Error::internal("no key"))
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct After {
+    #[serde(default)]
+    after: u64,
+}
+
+async fn issued(
+    State(issuer): Shared,
+    Peer(caller): Peer,
+    query: Result<Query<After>, axum::extract::rejection::QueryRejection>,
+) -> Result<Json<Page>, Error> {
+    only(&issuer, &caller, AUDIT).await?;
+    let Query(After { after }) = query.map_err(|_| Error::malformed("want ?after=N"))?;
+    let page = blocking(move || issuer.recorder.page(after)).await?;
+    page.map(Json).map_err(Error::internal)
+}
+
+async fn acknowledged(
+    State(issuer): Shared,
+    Peer(caller): Peer,
+    Json(Acknowledged { up_to }): Json<Acknowledged>,
+) -> Result<Json<Acknowledged>, Error> {
+    only(&issuer, &caller, AUDIT).await?;
+    let up_to = issuer.recorder.acknowledge(up_to).await.map_err(Refusal::from)?;
+    Ok(Json(Acknowledged { up_to }))
+}
+
+/// Refuses everybody but one service, and writes that down.
+async fn only(issuer: &Issuer, caller: &Identity, wanted: &'static str) -> Result<(), Error> {
+    if caller.to_string() == wanted {
+        return Ok(());
+    }
+    let entry =
+        Entry { subject: Some(caller.clone()), by: Some(By::Certificate), ..Entry::new(Kind::Refused) };
+    Err(issuer.refuse(entry, Refusal::Caller(wanted)).await.into())
+}
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Error> {
+    spawn_blocking(work).await.map_err(Error::internal)
 }

@@ -1,6 +1,9 @@
 //! Calls of the token service, typed.
 
-use crate::Page;
+use crate::{
+    Page,
+    rotation::{Other, Ring},
+};
 use ids::HostId;
 use serde::{Deserialize, Serialize};
 use service::{CallError, Client};
@@ -8,6 +11,8 @@ use token::{Api, Keys, PublicKey, Resource};
 
 pub(crate) const TOKENS: &str = "/v1/tokens";
 pub(crate) const KEYS: &str = "/v1/keys";
+pub(crate) const SETS: &str = "/v1/keys/sets";
+pub(crate) const ROTATE: &str = "/v1/keys/rotate";
 pub(crate) const ISSUED: &str = "/v1/issued";
 pub(crate) const ACKNOWLEDGED: &str = "/v1/issued/acknowledged";
 
@@ -41,6 +46,8 @@ pub struct TokenAnswer {
     pub token: String,
     /// From this second on (Unix time) it is no longer valid.
     pub expires: u64,
+    /// How many calls it allows.
+    pub uses: u32,
 }
 
 /// Asks for a token.
@@ -70,4 +77,40 @@ pub async fn acknowledge(client: &Client, up_to: u64) -> Result<Acknowledged, Ca
 pub struct Acknowledged {
     /// Its number.
     pub up_to: u64,
+}
+
+/// What hosts must be told to follow the signing keys.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct KeySets {
+    /// Number of the present set.
+    pub sequence: u64,
+    /// The key that signs tokens.
+    pub signing: PublicKey,
+    /// When the rotation goes on by itself, in seconds of Unix time; none if none is under way.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until: Option<u64>,
+    /// The last signed sets, oldest first, for the operation `UpdateTokenKeys`; base64url without padding.
+    pub sets: Vec<String>,
+}
+
+impl KeySets {
+    pub(crate) fn new(ring: &Ring, sets: &[Vec<u8>]) -> Self {
+        let until = match ring.other {
+            Some(Other::Next(_, until) | Other::Old(_, until)) => Some(until),
+            None => None,
+        };
+        let sets = sets.iter().map(|set| token::cose::to_base64(set)).collect();
+        Self { sequence: ring.sequence, signing: ring.present, until, sets }
+    }
+}
+
+/// Announces the next signing key. For `azote:service/pipeline` only.
+pub async fn rotate(client: &Client) -> Result<KeySets, CallError> {
+    client.post(ROTATE, &()).await
+}
+
+/// The signed key sets, for hosts that may have missed some.
+pub async fn key_sets(client: &Client) -> Result<KeySets, CallError> {
+    client.get(SETS).await
 }

@@ -1,8 +1,9 @@
 //! What the token service writes down of every decision, before anybody is told of it.
 
-use ids::{HostId, Identity};
+use crate::{client::TokenRequest, time};
+use ids::{HostId, Identity, Name};
 use serde::{Deserialize, Serialize};
-use token::{Api, Resource};
+use token::{Api, MAX_RESOURCES, Resource};
 
 /// Most entries in one [`Page`].
 pub const MAX_PAGE: usize = 256;
@@ -49,6 +50,9 @@ pub struct Entry {
     /// How they were known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub by: Option<By>,
+    /// Their groups, where rights were given.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub groups: Vec<Name>,
     /// For which operations.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub operations: Vec<Api>,
@@ -76,6 +80,40 @@ pub struct Entry {
     /// More, for people; nothing of a request's content.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub detail: Option<String>,
+}
+
+impl Entry {
+    /// An entry of this moment without a number.
+    pub(crate) fn new(kind: Kind) -> Self {
+        Self {
+            seq: 0,
+            time: time::milliseconds(),
+            kind,
+            subject: None,
+            by: None,
+            groups: Vec::new(),
+            operations: Vec::new(),
+            resources: Vec::new(),
+            audience: None,
+            ticket: None,
+            token: None,
+            uses: None,
+            expires: None,
+            code: None,
+            detail: None,
+        }
+    }
+
+    /// The refusal of a request, until it is known to be none. Lists and texts beyond what a token can hold are cut.
+    pub(crate) fn of(request: &TokenRequest) -> Self {
+        Self {
+            operations: request.apis.iter().copied().take(Api::ALL.len()).collect(),
+            resources: request.resources.iter().take(MAX_RESOURCES).cloned().collect(),
+            audience: Some(request.audience.clone()),
+            ticket: request.ticket.as_ref().map(|ticket| ticket.chars().take(MAX_TEXT).collect()),
+            ..Self::new(Kind::Refused)
+        }
+    }
 }
 
 /// A piece of the journal.

@@ -29,6 +29,8 @@ pub struct Capacity {
     pub entries: u64,
     /// With as many no refusals are taken any more: who has no rights cannot stop those who have.
     pub refusals: u64,
+    /// With as many nothing of strangers is taken any more.
+    pub strangers: u64,
 }
 
 /// One durable step: quotas and a journal entry, both or neither.
@@ -122,9 +124,15 @@ impl Ledger {
         Ok(self.write(windows, true))
     }
 
-    /// Writes down something that is not signed.
-    pub fn refuse(&mut self) -> Result<Write, Refused> {
-        self.room(self.capacity.refusals)?;
+    /// Writes down a refusal; `known` says whether it is known whose.
+    pub fn refuse(&mut self, known: bool) -> Result<Write, Refused> {
+        self.room(if known { self.capacity.refusals } else { self.capacity.strangers })?;
+        Ok(self.write(Vec::new(), false))
+    }
+
+    /// Writes down what the service itself does.
+    pub fn note(&mut self) -> Result<Write, Refused> {
+        self.room(self.capacity.entries)?;
         Ok(self.write(Vec::new(), false))
     }
 
@@ -182,7 +190,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const ROOM: Capacity = Capacity { entries: 8, refusals: 6 };
+    const ROOM: Capacity = Capacity { entries: 8, refusals: 6, strangers: 4 };
 
     fn charge(quota: &str, limit: u64, cost: u64) -> Charge {
         Charge { quota: quota.to_owned(), limit, window: 60, cost }
@@ -195,14 +203,14 @@ mod tests {
         assert_eq!(ledger.permit(&write), None);
         ledger.durable(write.seq);
         assert_eq!(ledger.permit(&write).unwrap().seq(), 1);
-        let refusal = ledger.refuse().unwrap();
+        let refusal = ledger.refuse(true).unwrap();
         ledger.durable(refusal.seq);
         assert_eq!(ledger.permit(&refusal), None, "a refusal is never signed");
         let late = ledger.grant(&[], 100).unwrap();
         ledger.broke();
         ledger.durable(late.seq);
         assert_eq!(ledger.permit(&late), None);
-        assert_eq!(ledger.refuse(), Err(Refused::Broken));
+        assert_eq!(ledger.refuse(true), Err(Refused::Broken));
     }
 
     #[test]
@@ -224,15 +232,17 @@ mod tests {
     #[test]
     fn a_full_journal_signs_nothing_and_refusals_cannot_fill_it() {
         let mut ledger = Ledger::restart(ROOM, Durable::default());
-        for _ in 0..ROOM.refusals {
-            let write = ledger.refuse().unwrap();
+        for n in 0..ROOM.refusals {
+            let write = ledger.refuse(n >= ROOM.strangers).unwrap();
+            assert_eq!(ledger.clone().refuse(false).is_ok(), n + 1 < ROOM.strangers);
             ledger.durable(write.seq);
         }
-        assert_eq!(ledger.refuse(), Err(Refused::Full));
+        assert_eq!(ledger.refuse(true), Err(Refused::Full));
         for _ in ROOM.refusals..ROOM.entries {
             ledger.grant(&[], 1).unwrap();
         }
         assert_eq!(ledger.grant(&[], 1), Err(Refused::Full));
+        assert_eq!(ledger.note(), Err(Refused::Full));
         assert_eq!(ledger.acknowledge(u64::MAX), ROOM.refusals, "only what is durable can be acknowledged");
         ledger.grant(&[], 1).unwrap();
         assert_eq!(ledger.acknowledge(1), ROOM.refusals, "nothing comes back");
@@ -244,7 +254,7 @@ mod tests {
         #[test]
         fn a_crash_never_gives_quota_back(steps in prop::collection::vec((0_u8..4, 0_u64..3, 0_usize..3), 1..60)) {
             const LIMIT: u64 = 7;
-            let room = Capacity { entries: 1000, refusals: 900 };
+            let room = Capacity { entries: 1000, refusals: 900, strangers: 800 };
             let mut durable = Durable::default();
             let mut ledger = Ledger::restart(room, durable.clone());
             let mut pending: Vec<(Write, u64)> = Vec::new();

@@ -2,21 +2,26 @@
 
 use clap::{Parser, Subcommand};
 use ids::Identity;
+use rights::{Review, Reviewers, Rights, Sources};
 use sandbox::Policy;
 use service::{
     Key,
     process::{self, Door, Failure, Home},
     seal_to, unseal_from,
 };
-use std::{fs, path::PathBuf, process::ExitCode};
-use tokens::{Issuer, Rights, router};
+use std::{fs, path::Path, path::PathBuf, process::ExitCode, sync::Arc};
+use tokens::{
+    Inventory, Issuer, JOURNAL_CAPACITY, Oidc, Opened, Prepared, Schedule, WRAPPING_KEY, router, watch,
+};
 
 const SANDBOX: &str = include_str!("../../../sandbox/tokens.toml");
-const RIGHTS: &str = include_str!("../../../policies/rights.toml");
-const SIGNING_FILE: &str = "signing.sealed";
+const WRAPPING_FILE: &str = "wrapping.sealed";
+const STORE_FILE: &str = "tokens.redb";
 const NAME: &str = "azote:service/tokens";
+/// How far the clocks of hosts may be apart from this one, in seconds.
+const SKEW: u64 = 60;
 
-/// Signs short-lived bearer tokens from the rights configuration.
+/// Signs short-lived bearer tokens from the rights configuration, and writes down each decision first.
 #[derive(Parser)]
 #[command(version)]
 struct Arguments {
@@ -29,40 +34,104 @@ enum Command {
     /// Make the keys, seal them in the TPM, and print a certificate request
     Enrol(Home),
     /// Serve
-    Run {
-        #[command(flatten)]
-        home: Home,
-        #[command(flatten)]
-        door: Door,
-        /// Rights configuration; without it, the one that was compiled in
-        #[arg(long, value_name = "FILE")]
-        rights: Option<PathBuf>,
-    },
+    Run(Box<Run>),
+}
+
+#[derive(clap::Args)]
+struct Run {
+    #[command(flatten)]
+    home: Home,
+    #[command(flatten)]
+    door: Door,
+    /// Folder with the rights configuration; without it, the one that was compiled in
+    #[arg(long, value_name = "DIR")]
+    rights: Option<PathBuf>,
+    /// Review of the rights configuration, signed by two people
+    #[arg(long, value_name = "FILE")]
+    review: PathBuf,
+    /// Who may review, and their keys
+    #[arg(long, value_name = "FILE")]
+    reviewers: PathBuf,
+    /// Every host with its fleet, environment and attestation
+    #[arg(long, value_name = "FILE")]
+    inventory: PathBuf,
+    /// OpenID provider for operators who come without a certificate
+    #[arg(long, value_name = "FILE")]
+    oidc: Option<PathBuf>,
+    /// Decisions that are kept until the audit service has taken them over
+    #[arg(long, value_name = "ENTRIES", default_value_t = JOURNAL_CAPACITY, value_parser = clap::value_parser!(u64).range(16..))]
+    journal: u64,
+    /// Seconds from the announcement of a signing key to its first signature: hosts must hear of it in between
+    #[arg(long, value_name = "SECONDS", default_value_t = 600, value_parser = clap::value_parser!(u64).range(1..))]
+    overlap: u64,
+    /// Follow each signing key by the next one after so many seconds; without it, only when the pipeline asks
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
+    rotate_after: Option<u64>,
 }
 
 fn main() -> ExitCode {
     process::main(|Arguments { command }| match command {
         Command::Enrol(home) => enrol(&home),
-        Command::Run { home, door, rights } => run(&home, &door, rights),
+        Command::Run(run) => run.serve(),
     })
 }
 
 fn enrol(home: &Home) -> Result<(), Failure> {
-    let path = home.state.join(SIGNING_FILE);
+    let path = home.state.join(WRAPPING_FILE);
     if !path.exists() {
+        // A random key of the same length as a seed.
         seal_to(&path, &mut home.tpm()?, Key::generate()?.seed())?;
     }
     home.enrol()
 }
 
-fn run(home: &Home, door: &Door, rights: Option<PathBuf>) -> Result<(), Failure> {
-    let rights = match rights {
-        Some(path) => Rights::parse(&fs::read_to_string(path)?)?,
-        None => Rights::parse(RIGHTS)?,
-    };
-    let signing = Key::from_seed(&unseal_from(&home.state.join(SIGNING_FILE), &mut home.tpm()?)?)?;
-    let opened = door.open(home.key()?)?;
-    Policy::parse(SANDBOX)?.enter(&[])?;
-    let name: Identity = NAME.parse()?;
-    Ok(opened.serve(router(Issuer::new(name, signing, rights)))?)
+impl Run {
+    fn serve(self) -> Result<(), Failure> {
+        let rights = self.reviewed()?;
+        let inventory = Inventory::parse(&text(&self.inventory)?)?;
+        let oidc = self.oidc.as_deref().map(provider).transpose()?;
+        let state = &self.home.state;
+        let wrapping = unseal_from(&state.join(WRAPPING_FILE), &mut self.home.tpm()?)?;
+        if wrapping.len() != WRAPPING_KEY {
+            return Err(format!("{WRAPPING_FILE} is of another release").into());
+        }
+        let mut store = Opened::open(&state.join(STORE_FILE), self.journal)?;
+        let keys = Prepared::open(&mut store, &wrapping)?;
+        drop(wrapping);
+        let key = self.home.key()?;
+        let opened = if oidc.is_some() { self.door.open_to_all(key) } else { self.door.open(key) }?;
+        Policy::parse(SANDBOX)?.enter(&[])?;
+        let life = rights.quotas().token.longest_seconds + SKEW;
+        let recorder = store.start();
+        let schedule = Schedule { overlap: self.overlap, rotate_after: self.rotate_after, life };
+        let keyring = keys.start(recorder.clone(), schedule);
+        let name: Identity = NAME.parse()?;
+        let issuer = Arc::new(Issuer { name, rights, inventory, oidc, recorder, keyring });
+        let watching = issuer.clone();
+        Ok(opened.serve_and_tell(router(issuer), move |incident| watch(&watching, incident))?)
+    }
+
+    /// The rights configuration, if two people other than its author have reviewed it.
+    fn reviewed(&self) -> Result<Rights, Failure> {
+        let sources = match &self.rights {
+            Some(folder) => Sources::read(folder)?,
+            None => rights::sources(),
+        };
+        let refused = |error: rights::ReviewRefused| format!("{}: {error}", error.code());
+        let review = Review::parse(&text(&self.review)?).map_err(refused)?;
+        let reviewers = Reviewers::parse(&text(&self.reviewers)?).map_err(refused)?;
+        let by = review.verify(&reviewers, &sources.hash()).map_err(refused)?;
+        let by: Vec<String> = by.iter().map(ToString::to_string).collect();
+        tracing::info!(set = %sources.hash(), author = %review.author, ?by, "the rights configuration is reviewed");
+        Ok(Rights::parse(&sources)?)
+    }
+}
+
+fn provider(path: &Path) -> Result<Oidc, Failure> {
+    let beside = path.parent().unwrap_or(Path::new("."));
+    Ok(Oidc::parse(&text(path)?, |keys| fs::read_to_string(beside.join(keys)))?)
+}
+
+fn text(path: &Path) -> Result<String, Failure> {
+    fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()).into())
 }
