@@ -19,6 +19,11 @@ impl Board {
         Self(peer)
     }
 
+    /// Whether it is still there.
+    pub fn is_there(&mut self) -> bool {
+        self.0.is_there()
+    }
+
     /// The present state.
     pub fn status(&mut self) -> Result<BoardStatus, Refusal> {
         let Reply::Status(status) = self.0.call(&Request::Status, &[])? else {

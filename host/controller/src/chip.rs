@@ -17,6 +17,11 @@ impl Chip {
         Self(peer)
     }
 
+    /// Whether it is still there.
+    pub fn is_there(&mut self) -> bool {
+        self.0.is_there()
+    }
+
     /// Whether reset is held, and how many firmware writes were refused.
     pub fn status(&mut self) -> Result<(bool, u64), Refusal> {
         match self.0.call(&Request::Status, &[])? {

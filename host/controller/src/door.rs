@@ -4,8 +4,11 @@
 use crate::{
     Refusal,
     clock::Clock,
+    history::History,
     host::Host,
+    limits::Limits,
     log::{Entry, LogError, Writer},
+    settings::Trust,
 };
 use axum::{
     Router,
@@ -15,25 +18,39 @@ use axum::{
     response::{IntoResponse, Response},
     routing::any,
 };
-use host_api::{MAX_BODY, PeerAddress, RecordKind, Request};
+use decision::{
+    Charge,
+    admission::{Admission, Answer, Asked, Event, Gate, Record, Step},
+};
+use host_api::{Api, MAX_BODY, PeerAddress, RecordKind, Request};
 use std::{
     net::SocketAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
-use token::{Call, Claims, PROOF_AHEAD, PROOF_HEADER, ReplaySet, TOKEN_HEADER, Verifier};
+use token::{Call, Claims, PROOF_AHEAD, PROOF_HEADER, ProofId, ReplaySet, TOKEN_HEADER};
 
 /// Most proofs of possession that the host remembers: as many requests in the minute for which a proof is
 /// fresh.
 const PROOFS: usize = 65_536;
 
+/// Most tokens whose uses the host counts.
+const TOKENS: usize = 65_536;
+
 /// The door.
 pub struct Door {
     host: Arc<Host>,
     log: Writer,
-    verifier: Verifier,
+    trust: Trust,
     replay: Mutex<ReplaySet>,
+    counted: Mutex<Counted>,
     clock: Clock,
+}
+
+/// What calls use up.
+struct Counted {
+    gate: Gate,
+    limits: Limits,
 }
 
 /// A request as the network brought it.
@@ -54,48 +71,79 @@ pub struct Incoming<'a> {
 }
 
 impl Door {
-    /// A door into `host` for those whose tokens `verifier` takes. Proofs made before `opened` (Unix
-    /// seconds, see [`opens`]) are refused: an earlier run may have taken them.
-    pub fn new(host: Arc<Host>, log: Writer, verifier: Verifier, clock: Clock, opened: u64) -> Self {
+    /// A door into `host`. Proofs made before `opened` (Unix seconds, see [`opens`]) are refused: an earlier run may
+    /// have taken them. What earlier runs used up stays used up.
+    pub fn new(
+        host: Arc<Host>,
+        log: Writer,
+        clock: Clock,
+        opened: u64,
+        mut limits: Limits,
+        past: &History,
+    ) -> Self {
         let replay = Mutex::new(ReplaySet::new(PROOFS, opened));
-        Self { host, log, verifier, replay, clock }
+        let gate = past.restart(TOKENS, &mut limits);
+        Self { trust: host.trust(), host, log, replay, counted: Mutex::new(Counted { gate, limits }), clock }
     }
 
-    /// Handles one request; gives the JSON text of the answer.
+    /// Handles one request; gives the JSON text of the answer. In which order things happen is for
+    /// [`decision::admission`] to say: here they are done.
     pub fn handle(&self, incoming: &Incoming<'_>) -> Result<Vec<u8>, Refusal> {
         let mut entry =
             Entry { peer: incoming.peer.and_then(peer_address), ..Entry::new(RecordKind::Intent) };
-        let request = match self.admit(incoming, &mut entry) {
-            Ok(request) => request,
-            Err(refusal) => return Err(self.refuse(entry, refusal)),
+        let (request, asked) = match self.check(incoming, &mut entry) {
+            Ok((request, asked)) => (Some(request), Ok(asked)),
+            Err(refusal) => (None, Err(refusal)),
         };
-        let intent = self.log.append(entry.clone())?;
-        let result = self.host.act(&request);
-        let outcome = Entry {
-            kind: RecordKind::Outcome,
-            intent: Some(intent),
-            code: result.as_ref().err().and_then(Refusal::log_code),
-            ..entry
-        };
-        self.log.append(outcome)?;
-        result
+        let (mut admission, mut step) = self.admit(entry.api, asked);
+        let (mut intent, mut done) = (None, Vec::new());
+        loop {
+            let event = match step {
+                Step::Write(record) => self.write(&entry, &record, &mut intent),
+                Step::Act => {
+                    let act = request.as_ref().ok_or_else(|| Refusal::of("internal"));
+                    Event::Acted(act.and_then(|act| self.host.act(act)).map(|answer| done = answer))
+                }
+                Step::Answer(Answer::Done) => return Ok(done),
+                Step::Answer(Answer::Refused(refusal)) => return Err(refusal),
+                Step::Answer(Answer::Unlogged) => return Err(Refusal::of("log.unavailable")),
+            };
+            (admission, step) = admission.next(event);
+        }
     }
 
     /// Checks everything that can be checked without touching the host. Fills `entry` with what is known
     /// of the request so far.
-    fn admit(&self, incoming: &Incoming<'_>, entry: &mut Entry) -> Result<Request, Refusal> {
+    fn check(&self, incoming: &Incoming<'_>, entry: &mut Entry) -> Result<(Request, Asked), Refusal> {
         let (path, query) = match incoming.target.split_once('?') {
             Some((path, query)) => (path, Some(query)),
             None => (incoming.target, None),
         };
-        let spec = host_api::find(incoming.method, path).ok_or_else(|| Refusal::of("request.unknown"))?;
-        entry.api = Some(spec.api);
+        let proof = incoming.proof.and_then(ProofId::peek);
+        entry.request = proof.and_then(|proof| proof.id_text().parse().ok());
+        let api = Api::find(incoming.method, path).ok_or_else(|| Refusal::of("request.unknown"))?;
+        entry.api = Some(api);
         let claims = self.authenticate(incoming, entry)?;
-        let request = Request::parse(spec.api, query, incoming.body)?;
+        let request = Request::parse(api, query, incoming.body)?;
         entry.resources = request.resources(self.host.id());
-        claims.authorize(spec.api, &entry.resources)?;
+        entry.detail = request.detail();
+        claims.authorize(api, &entry.resources)?;
         self.host.admits(&request)?;
-        Ok(request)
+        let charge = Charge { used: 0, cost: 1, limit: claims.uses.into() };
+        let call = decision::Call {
+            times: claims.times(self.clock.seconds()),
+            audience: claims.audience == *self.host.id(),
+            // Those two hold, or the caller would not have been authenticated.
+            holder: true,
+            fresh: true,
+            operation: claims.names(api),
+            resource: claims.names_all(&entry.resources),
+            // No operation has a request or an answer that customer content could be in.
+            content: false,
+            recorded: false,
+            charge,
+        };
+        Ok((request, Asked { token: claims.id, call }))
     }
 
     fn authenticate(&self, incoming: &Incoming<'_>, entry: &mut Entry) -> Result<Claims, Refusal> {
@@ -105,9 +153,9 @@ impl Door {
             entry.subject = Some(claims.subject.clone());
             entry.token = claims.id_text().parse().ok();
         };
+        let verifier = self.trust.read().unwrap_or_else(PoisonError::into_inner);
         // The signatures are checked before the lock is taken: who forges them keeps nobody waiting.
-        let verified = self
-            .verifier
+        let verified = verifier
             .check_call(incoming.authorization, incoming.proof, call, now)
             .and_then(|(claims, proof)| self.replay().accept(&proof, now).map(|()| claims));
         match verified {
@@ -119,23 +167,50 @@ impl Door {
             Err(refusal) => {
                 // Whose token it was, if it is a token of this system at all: who sent it is not known.
                 let token = incoming.authorization.and_then(|value| value.split_once(' '));
-                token.and_then(|(_, token)| self.verifier.open(token).ok()).iter().for_each(name);
+                token.and_then(|(_, token)| verifier.open(token).ok()).iter().for_each(name);
                 Err(refusal.into())
             }
         }
     }
 
-    fn replay(&self) -> MutexGuard<'_, ReplaySet> {
-        self.replay.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Decides, one call after the other.
+    fn admit(&self, api: Option<Api>, asked: Result<Asked, Refusal>) -> (Admission<Refusal>, Step<Refusal>) {
+        let mut counted = self.counted.lock().unwrap_or_else(PoisonError::into_inner);
+        let taken = asked.and_then(|asked| {
+            let api = api.ok_or_else(|| Refusal::of("internal"))?;
+            Ok((asked, counted.limits.take(api, asked.call.times.now)?))
+        });
+        let (asked, taken) = match taken {
+            Ok((asked, taken)) => (Ok(asked), Some(taken)),
+            Err(refusal) => (Err(refusal), None),
+        };
+        let (admission, step) = counted.gate.admit(asked);
+        if let (Step::Write(Record::Intent), Some(taken)) = (&step, taken) {
+            counted.limits.put(taken);
+        }
+        (admission, step)
     }
 
-    /// Logs a refusal; gives what the caller is told.
-    fn refuse(&self, entry: Entry, refusal: Refusal) -> Refusal {
-        let record = Entry { kind: RecordKind::Refusal, code: refusal.log_code(), ..entry };
-        match self.log.append(record) {
-            Ok(_) => refusal,
-            Err(error) => error.into(),
+    /// Makes a record durable.
+    fn write(&self, entry: &Entry, record: &Record<Refusal>, intent: &mut Option<u64>) -> Event<Refusal> {
+        let (kind, code) = match record {
+            Record::Intent => (RecordKind::Intent, None),
+            Record::Refusal(refusal) => (RecordKind::Refusal, refusal.log_code()),
+            Record::Outcome(result) => {
+                (RecordKind::Outcome, result.as_ref().err().and_then(Refusal::log_code))
+            }
+        };
+        match self.log.append(Entry { kind, code, intent: *intent, ..entry.clone() }) {
+            Ok(seq) => {
+                *intent = Some(seq);
+                Event::Durable
+            }
+            Err(_) => Event::Unlogged,
         }
+    }
+
+    fn replay(&self) -> MutexGuard<'_, ReplaySet> {
+        self.replay.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Logs what did not come as far as the door: a failed handshake, a request that is no HTTP.

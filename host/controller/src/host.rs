@@ -2,19 +2,31 @@
 //! how a half-done act is taken back. One lock: acts happen one after the other.
 
 use crate::{
-    Refusal, board::Board, boot, boot::KnownGood, card::Card, chip::Chip, clock::Clock, log::Entry,
-    log::Writer, state::State, state::Volume, storage::Storage, watch::Throttle,
+    Refusal,
+    board::Board,
+    boot,
+    boot::KnownGood,
+    card::Card,
+    chip::Chip,
+    clock::Clock,
+    log::Entry,
+    log::{LogError, Writer},
+    settings::{Kept, Settings, Trust},
+    state::State,
+    state::Volume,
+    storage::Storage,
+    watch::Throttle,
 };
 use host_api::{
     AttachVolume, ChipStatus, DetachVolume, Done, HostStatus, InstanceStatus, Measured, OutOfService, Pem,
-    Power, Request, Sha256, StartInstance, StopInstance, VolumeState, VolumeStatus,
+    Power, Request, Sha256, StartInstance, StopInstance, UpdateTokenKeys, VolumeState, VolumeStatus,
 };
 use ids::{HostId, VolumeId};
 use service::Key;
 use std::{
     collections::BTreeMap,
     os::fd::AsFd,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     thread::sleep,
     time::{Duration, Instant},
 };
@@ -59,16 +71,37 @@ pub struct Components {
     pub storage: Storage,
 }
 
+impl Components {
+    /// The code of a component that is gone. It comes back with the host's next power-cycle.
+    fn lost(&mut self) -> Option<&'static str> {
+        let gone = [
+            (self.chip.is_there(), "chip.gone"),
+            (self.board.is_there(), "board.gone"),
+            (self.card.is_there(), "card.gone"),
+        ];
+        gone.into_iter().find(|(there, _)| !there).map(|(_, code)| code)
+    }
+}
+
 struct Inner {
     parts: Components,
     booted: Booted,
     state: State,
+    settings: Settings,
     throttle: Throttle,
     last_event: u64,
     /// How often the board had started before the instance did.
     boots: u64,
-    /// Takes no new volume and starts no instance.
-    drained: bool,
+}
+
+/// By what the host goes.
+pub struct Rules {
+    /// The firmware that it may run.
+    pub known_good: KnownGood,
+    /// How long a stopping guest has to end by itself.
+    pub stop_grace: Duration,
+    /// What it remembers.
+    pub settings: Settings,
 }
 
 /// The host.
@@ -78,30 +111,32 @@ pub struct Host {
     stop_grace: Duration,
     log: Writer,
     clock: Clock,
+    trust: Trust,
     inner: Mutex<Inner>,
 }
 
 impl Host {
-    /// Takes over a booted host. A stopping guest has `stop_grace` to end by itself.
+    /// Takes over a booted host.
     pub fn new(
         identity: Identity,
         parts: Components,
-        known_good: KnownGood,
+        rules: Rules,
         booted: Booted,
-        stop_grace: Duration,
         log: Writer,
         clock: Clock,
     ) -> Self {
+        let Rules { known_good, stop_grace, settings } = rules;
+        let trust = settings.trust();
         let inner = Inner {
             parts,
             booted,
             state: State::default(),
+            settings,
             throttle: Throttle::default(),
             last_event: 0,
             boots: 0,
-            drained: false,
         };
-        Self { identity, known_good, stop_grace, log, clock, inner: Mutex::new(inner) }
+        Self { identity, known_good, stop_grace, log, clock, trust, inner: Mutex::new(inner) }
     }
 
     /// Its name.
@@ -109,7 +144,12 @@ impl Host {
         &self.identity.host
     }
 
-    /// Refuses acts while the host is out of service. Reads go on.
+    /// What checks callers' tokens.
+    pub fn trust(&self) -> Trust {
+        Arc::clone(&self.trust)
+    }
+
+    /// Refuses what the host cannot do in its present state. Reads go on, and what ends well.
     pub fn admits(&self, request: &Request) -> Result<(), Refusal> {
         let any_time = matches!(
             request,
@@ -119,12 +159,14 @@ impl Host {
                 | Request::UpdateTokenKeys(_)
                 | Request::DrainHost(_)
         );
-        let inner = self.lock();
+        let mut inner = self.lock();
         let adds = matches!(request, Request::AttachVolume(_) | Request::StartInstance(_));
         if inner.booted.out_of_service.is_some() && !any_time {
             Err(Refusal::of("host.out-of-service"))
-        } else if inner.drained && adds {
+        } else if inner.settings.kept().drained && adds {
             Err(Refusal::of("host.drained"))
+        } else if let Some(lost) = inner.parts.lost().filter(|_| adds) {
+            Err(Refusal::of(lost))
         } else {
             Ok(())
         }
@@ -135,7 +177,12 @@ impl Host {
         match request {
             Request::ReadStatus(_) => json(&self.status()),
             Request::ReadLog(read) => json(&self.log.page(read.after)?),
-            Request::AcknowledgeLog(_) | Request::UpdateTokenKeys(_) => Err(Refusal::of("host.failed")),
+            Request::AcknowledgeLog(read) => match self.log.acknowledge(read.up_to) {
+                Ok(_) => json(&Done {}),
+                Err(LogError::Ahead(_)) => Err(Refusal::of("log.ahead")),
+                Err(error) => Err(error.into()),
+            },
+            Request::UpdateTokenKeys(update) => json(&self.lock().trust(update)?),
             Request::DrainHost(_) => json(&self.lock().drain(true)?),
             Request::ResumeHost(_) => json(&self.lock().drain(false)?),
             Request::PowerCycleHost(_) => json(&self.lock().power_cycle(&self.known_good)?),
@@ -152,15 +199,19 @@ impl Host {
 
     fn status(&self) -> HostStatus {
         let mut inner = self.lock();
-        let Inner { parts, booted, state, .. } = &mut *inner;
+        let Inner { parts, booted, state, settings, .. } = &mut *inner;
         let chip = parts.chip.status().ok().zip(booted.firmware.clone());
         let functions: BTreeMap<_, _> =
             parts.card.volumes().into_iter().map(|volume| (volume.volume.clone(), volume)).collect();
         let there = parts.card.is_there();
+        let lost = parts.lost().and_then(|code| boot::out_of_service(code, &Refusal::of(code).message));
+        let out_of_service = booted.out_of_service.clone().or(lost);
         HostStatus {
             host: self.identity.host.clone(),
-            in_service: booted.out_of_service.is_none(),
-            out_of_service: booted.out_of_service.clone(),
+            in_service: out_of_service.is_none(),
+            out_of_service,
+            drained: settings.kept().drained,
+            token_keys: settings.sequence(),
             measurements: booted.measurements.clone(),
             pcr: booted.pcr.clone(),
             chip: chip.map(|((reset_held, refused_writes), firmware)| ChipStatus {
@@ -276,7 +327,20 @@ impl Inner {
     }
 
     fn drain(&mut self, drained: bool) -> Result<Done, Refusal> {
-        self.drained = drained;
+        self.keep(Kept { drained, ..self.settings.kept().clone() })
+    }
+
+    /// Takes the next keys of the token service: durable first, then in force.
+    fn trust(&mut self, update: &UpdateTokenKeys) -> Result<Done, Refusal> {
+        let keys = self.settings.follow(&update.key_set.to_bytes())?;
+        self.keep(Kept { keys: Some(keys), ..self.settings.kept().clone() })
+    }
+
+    fn keep(&mut self, kept: Kept) -> Result<Done, Refusal> {
+        self.settings.change(kept).map_err(|error| {
+            tracing::error!(%error, "the host's settings cannot be written");
+            Refusal::of("host.failed")
+        })?;
         Ok(Done {})
     }
 
@@ -285,7 +349,10 @@ impl Inner {
         self.state.may_power_cycle()?;
         let hash = self.hold_and_verify(known_good)?;
         self.parts.chip.release(&hash)?;
-        Ok(Done {})
+        match self.parts.board.status()?.power {
+            Power::Running => Ok(Done {}),
+            Power::Held | Power::Off => Err(Refusal::of("board.fault")),
+        }
     }
 
     /// What holds reset holds whatever ran; what is released next is what is measured here.

@@ -55,6 +55,15 @@ impl From<token::Refusal> for Refusal {
     }
 }
 
+impl From<decision::Reason> for Refusal {
+    fn from(reason: decision::Reason) -> Self {
+        match reason {
+            decision::Reason::Recorded => Self::of("log.unavailable"),
+            reason => token::Refusal::from(reason).into(),
+        }
+    }
+}
+
 impl From<host_api::Malformed> for Refusal {
     fn from(_: host_api::Malformed) -> Self {
         Self::of("request.malformed")

@@ -50,6 +50,7 @@ pub const CODES: &[RefusalCode] = codes! {
         "instance.exists" "an instance is started on this host: stop it first"
         "instance.no-root" "the root volume is not attached: attach it first"
         "instance.changing" "the instance is being started or stopped: wait, then look at the status"
+        "log.ahead" "the host's log does not reach so far: acknowledge what was read"
         "host.drained" "the host is drained: resume it, or choose another"
         "chip.unverified" "the firmware in flash is not what was verified: the host needs repair"
     }
@@ -60,6 +61,9 @@ pub const CODES: &[RefusalCode] = codes! {
         "card.fault" "the volume card failed: look at the host's status"
         "chip.fault" "the security chip failed: look at the host's status"
         "board.fault" "the main board failed: look at the host's status"
+    }
+    429 {
+        "host.quota" "this host has done as many of these operations as it does in this time: wait"
     }
     503 {
         "log.unavailable" "the host cannot write its log and does nothing until it can: free or repair its log"

@@ -12,6 +12,10 @@ messages! {
         in_service: bool,
         /// Why it is out of service.
         out_of_service: Option<OutOfService>,
+        /// Whether it takes no new volume and starts no instance.
+        drained: bool,
+        /// Number of the set of the token service's keys that it trusts; 0 for the one it was installed with.
+        token_keys: u64,
         /// What the controller measured into the TPM, in order; replaying it gives the registers' values.
         measurements: Vec<Measured>,
         /// The measuring register's value, as the TPM gave it after the last measurement.

@@ -1,7 +1,7 @@
 //! The requests, as the caller sends them and as the host reads them.
 
 use crate::{
-    Api, DeviceName, Resource, SealedKey,
+    Api, DeviceName, Resource, SealedKey, Sentence,
     datum::Datum,
     messages::{Done, HostStatus, InstanceStatus, LogPage, VolumeStatus},
     operation::SchemaOf,
@@ -168,6 +168,36 @@ impl Request {
             Self::StartInstance(r) => vec![instance(&r.instance), volume(&r.root)],
             Self::StopInstance(r) => vec![instance(&r.instance)],
         }
+    }
+}
+
+impl Request {
+    /// The parameters that the host's log notes, in the order of [`Api::notes`].
+    pub fn notes(&self) -> Vec<(&'static str, String)> {
+        match self {
+            Self::AcknowledgeLog(r) => {
+                vec![("up_to", r.up_to.to_string()), ("checkpoint", r.checkpoint.to_string())]
+            }
+            Self::UpdateTokenKeys(r) => {
+                let sequence = token::KeySet::sequence_of(&r.key_set.to_bytes());
+                vec![("sequence", sequence.map_or_else(|| "unknown".to_owned(), |number| number.to_string()))]
+            }
+            Self::AttachVolume(r) => vec![("slot", r.slot.to_string()), ("size", r.size.to_string())],
+            Self::DetachVolume(r) => vec![("force", r.force.to_string())],
+            Self::StopInstance(r) => vec![("force", r.force.to_string())],
+            Self::ReadStatus(_)
+            | Self::ReadLog(_)
+            | Self::DrainHost(_)
+            | Self::ResumeHost(_)
+            | Self::PowerCycleHost(_)
+            | Self::StartInstance(_) => vec![],
+        }
+    }
+
+    /// The notes as a record's detail: `up_to=40 checkpoint=…`.
+    pub fn detail(&self) -> Option<Sentence> {
+        let notes: Vec<_> = self.notes().into_iter().map(|(name, value)| format!("{name}={value}")).collect();
+        (!notes.is_empty()).then(|| Sentence::from_lossy(&notes.join(" ")))
     }
 }
 

@@ -112,7 +112,7 @@ texts! {
     CardCertificate: Public, "a card key certificate", 4 to 1024, "^[A-Za-z0-9+/]+=*$", "base64",
         |text| STANDARD.decode(text).is_ok();
     /// An Ed25519 signature (RFC 8032), in base64.
-    Signature: Public, "a signature", 88 to 88, "^[A-Za-z0-9+/]{85}[AQgw]==$", "base64",
+    Signature: Audit, "a signature", 88 to 88, "^[A-Za-z0-9+/]{85}[AQgw]==$", "base64",
         |text| STANDARD.decode(text).is_ok();
     /// A stable code, for programs: `volume.busy`.
     Code: State, "a code", 1 to 64, "^[a-z0-9.-]+$", "a-z, 0-9, . and -",

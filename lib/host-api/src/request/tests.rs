@@ -44,7 +44,10 @@ fn what_a_client_sends_is_what_the_host_reads() {
         let spec = find(http.method.as_str(), path).unwrap();
         assert_eq!(spec.api, request.api());
         assert_eq!(Request::parse(spec.api, query, &http.body).unwrap(), request);
-        assert!(!request.resources(&HostId::from_random(1)).is_empty());
+        let kinds: Vec<_> = request.resources(&HostId::from_random(1)).iter().map(Resource::kind).collect();
+        assert_eq!(kinds, spec.api.kinds(), "{}", spec.api);
+        let noted: Vec<_> = request.notes().into_iter().map(|(name, _)| name).collect();
+        assert_eq!(noted, spec.api.notes(), "{}", spec.api);
     }
 }
 
