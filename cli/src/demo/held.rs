@@ -149,7 +149,7 @@ fn order(records: &[LogRecord], firmware: &str) -> (bool, String) {
             )
         })
         .collect();
-    let boot = events.iter().rposition(|(_, code, _)| *code == "host.boots");
+    let boot = events.iter().rposition(|(_, code, _)| *code == "host.started");
     let (earlier, events) = events.split_at(boot.unwrap_or(0));
     let at = |wanted: &str| events.iter().position(|(_, code, _)| *code == wanted);
     let (verified, released) = (at("host.releases-reset"), at("chip.reset-released"));
@@ -193,8 +193,11 @@ mod tests {
 
     #[test]
     fn a_release_before_the_verification_or_of_other_firmware_is_noticed() {
-        let (boots, verified, released) =
-            (("host.boots", ""), ("host.releases-reset", "firmware abc"), ("chip.reset-released", "event 1"));
+        let (boots, verified, released) = (
+            ("host.started", ""),
+            ("host.releases-reset", "firmware abc"),
+            ("chip.reset-released", "event 1"),
+        );
         assert!(order(&log(&[boots, boots, verified, released]), "abc").0);
         for wrong in [
             &[boots, released, verified][..],

@@ -1,42 +1,57 @@
-//! The host's log: one file of JSON lines, each of which carries the hash of the line before. A record is
-//! durable before [`Log::append`] returns. The log refuses to grow beyond its capacity and, after a write
-//! that failed, refuses for good: a host that cannot write its log does nothing.
+//! The host's log: records, each of which carries the hash of the one before, in encrypted segments
+//! (`host_log`). A record is durable before [`Log::append`] returns, and the host has signed everything up to it.
+//! The log refuses to grow beyond its capacity and, after a write that failed, refuses for good: a host that
+//! cannot write its log does nothing.
 //!
-//! The chain shows that records were changed, left out or put in; that the file was cut at its end or its last
-//! record changed, only a reader who remembers that record can tell.
+//! Whole segments go when the audit service holds their records ([`Log::acknowledge`]); what is left begins with
+//! the host's signature over what came before. A run never writes into a segment of an earlier one, so no nonce
+//! is used twice.
+//!
+//! What is here shows that records were changed, left out or put in. That the log was cut at its end, only a
+//! reader who remembers what was there can tell (`host_api::LogReader`).
 
-use crate::clock::Clock;
-use host_api::{
-    Api, Code, GENESIS, LogPage, LogRecord, LogStatus, MAX_RECORD, PeerAddress, RecordKind, Resource,
-    Sentence, Sha256, Timestamp, TokenId,
-};
-use ids::Identity;
-use rustix::fs::{FlockOperation, Mode, OFlags, flock};
+use crate::{clock::Clock, history::History};
+use host_api::{Api, GENESIS, LogHead, LogRecord, LogStatus, MAX_RECORD, RecordKind};
+use host_log::{Batch, Cipher, HEADER, LogKey, Sealer, Start};
+use service::Key;
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeSet, VecDeque},
+    fmt,
     fs::File,
-    io::{self, BufRead, BufReader},
+    io,
+    ops::Range,
     os::unix::fs::FileExt,
-    path::Path,
+    sync::Arc,
     time::Duration,
 };
-use time::{OffsetDateTime, format_description::well_known::Rfc3339, macros::format_description};
 
+mod disk;
+mod entry;
+mod opening;
+mod page;
 mod writer;
+
+pub use entry::Entry;
+pub use page::Plan;
 pub use writer::Writer;
 
-/// Most records in one page.
-const PAGE: usize = 256;
+use disk::Folder;
+
+/// Most records that become durable with one write.
+const BATCH: usize = host_log::MAX_LINES / MAX_RECORD;
 /// Room that is kept for the outcome of every intent: an act that was recorded can always be completed.
-const RESERVE: u64 = MAX_RECORD as u64;
+const RESERVE: u64 = (HEADER + Batch::length(MAX_RECORD)) as u64;
+/// A segment that has so many bytes is followed by another, or sooner in a small log.
+const SEGMENT: u64 = 4 * 1024 * 1024;
+const SMALL_SEGMENT: u64 = 16 * 1024;
 
 /// Why the log cannot be opened or written.
 #[derive(Debug, thiserror::Error)]
 pub enum LogError {
-    /// The file.
+    /// The folder or a file in it.
     #[error("the host's log {path}: {source}")]
     File {
-        /// Which file.
+        /// Where.
         path: String,
         /// What the system said.
         source: io::Error,
@@ -44,182 +59,145 @@ pub enum LogError {
     /// Another controller writes it.
     #[error("the host's log {0} is in use: another controller runs with this state")]
     InUse(String),
-    /// Records were changed, taken out or put in.
+    /// Something was changed, taken out or put in.
     #[error(
-        "the host's log is broken at record {0}: keep the file as evidence; the host needs a factory reset"
+        "the host's log is broken in segment {segment}, at record {seq} or after: keep the folder as evidence; \
+         the host needs a factory reset"
     )]
-    Broken(u64),
+    Broken {
+        /// Which segment.
+        segment: u64,
+        /// The record that should have come next.
+        seq: u64,
+    },
+    /// A later release wrote it.
+    #[error("the host's log has format version {0}: start the release that wrote it, or a later one")]
+    Version(u16),
+    /// The key is another's.
+    #[error(
+        "the host's log was written with another log key: give the state and the TPM that belong together"
+    )]
+    Key,
     /// No room.
     #[error("the host's log is full")]
     Full,
     /// An earlier write failed; what is on disk is not known until the controller starts again.
     #[error("the host's log could not be written")]
     Poisoned,
+    /// A record that is not there cannot be acknowledged.
+    #[error("the host's log ends at record {0}: nothing after it can be acknowledged")]
+    Ahead(u64),
 }
 
-/// What a record says, beside what the log itself adds.
-#[derive(Debug, Clone)]
-pub struct Entry {
-    /// What it tells.
-    pub kind: RecordKind,
-    /// Which operation.
-    pub api: Option<Api>,
-    /// Whose token.
-    pub subject: Option<Identity>,
-    /// Which token.
-    pub token: Option<TokenId>,
-    /// What the request touches.
-    pub resources: Vec<Resource>,
-    /// Where it came from.
-    pub peer: Option<PeerAddress>,
-    /// The intent that this is the outcome of.
-    pub intent: Option<u64>,
-    /// Why, or what.
-    pub code: Option<Code>,
-    /// More about it.
-    pub detail: Option<Sentence>,
-    /// Whether the host itself makes the record, or a caller whose token and proof were verified. Others
-    /// cannot fill the whole log.
-    pub trusted: bool,
+impl LogError {
+    /// Stable.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::File { .. } => "log.file",
+            Self::InUse(_) => "log.in-use",
+            Self::Broken { .. } => "log.broken",
+            Self::Version(_) => "log.version",
+            Self::Key => "log.key",
+            Self::Full => "log.full",
+            Self::Poisoned => "log.failed",
+            Self::Ahead(_) => "log.ahead",
+        }
+    }
 }
 
-impl Entry {
-    /// An entry with nothing in it.
-    pub fn new(kind: RecordKind) -> Self {
-        Self {
-            kind,
-            api: None,
-            subject: None,
-            token: None,
-            resources: Vec::new(),
-            peer: None,
-            intent: None,
-            code: None,
-            detail: None,
-            trusted: false,
-        }
-    }
-
-    /// Something that nobody asked for.
-    pub fn event(code: &str, detail: &str) -> Self {
-        Self {
-            code: code.parse().ok(),
-            detail: Some(Sentence::from_lossy(detail)),
-            ..Self::new(RecordKind::Event)
-        }
-    }
+/// A segment on disk.
+#[derive(Debug)]
+struct Stored {
+    start: Start,
+    cipher: Arc<Cipher>,
+    /// The first record of each frame, and where the frame is.
+    frames: Vec<(u64, Range<u64>)>,
+    last: u64,
+    bytes: u64,
 }
 
 /// The open log.
-#[derive(Debug)]
 pub struct Log {
-    file: File,
+    folder: Folder,
     capacity: u64,
     clock: Clock,
     /// The time of the latest record that was there when the log was opened, since the Unix epoch.
     resumed: Duration,
-    /// Where each record starts.
-    offsets: Vec<u64>,
+    history: History,
+    key: LogKey,
+    identity: Key,
+    segments: VecDeque<Stored>,
+    /// What the last segment is written with, once this run has begun it.
+    current: Option<(File, Sealer)>,
     bytes: u64,
-    prev: [u8; 32],
-    open_intents: u64,
+    base: LogHead,
+    /// The last durable record.
+    head: LogHead,
+    acknowledged: u64,
+    /// Intents without an outcome.
+    open: BTreeSet<u64>,
     poisoned: bool,
 }
 
-impl Log {
-    /// Opens or makes the log at `path`, which may hold at most `capacity` bytes, and checks its chain. An
-    /// unfinished last line is cut off (what it announced was never done), and intents without an outcome
-    /// get one; both are recorded.
-    pub fn open(path: &Path, capacity: u64) -> Result<Self, LogError> {
-        let failed = |source: io::Error| LogError::File { path: path.display().to_string(), source };
-        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-        let file = rustix::fs::open(path, flags, Mode::RUSR | Mode::WUSR).map_err(|e| failed(e.into()))?;
-        flock(&file, FlockOperation::NonBlockingLockExclusive)
-            .map_err(|_| LogError::InUse(path.display().to_string()))?;
-        let folder = path.parent().unwrap_or(Path::new("."));
-        File::open(folder).and_then(|folder| folder.sync_all()).map_err(failed)?;
-        let mut log = Self::on(file.into(), capacity);
-        let mut interrupted = BTreeSet::new();
-        let torn = log.read_chain(&mut interrupted).map_err(|error| match error {
-            ReadError::Io(source) => failed(source),
-            ReadError::Broken(seq) => LogError::Broken(seq),
-        })?;
-        log.clock = Clock::system(log.resumed);
-        let mut entries: Vec<_> = interrupted
-            .into_iter()
-            .map(|seq| Entry {
-                intent: Some(seq),
-                code: "host.interrupted".parse().ok(),
-                ..Entry::new(RecordKind::Outcome)
-            })
-            .collect();
-        if torn > 0 {
-            log.file.set_len(log.bytes).and_then(|()| log.file.sync_all()).map_err(failed)?;
-            let detail = format!("{torn} bytes of an unfinished record were cut off");
-            entries.push(Entry { trusted: true, ..Entry::event("log.recovered", &detail) });
-        }
-        log.open_intents = entries.len() as u64;
-        log.append(&entries).into_iter().try_for_each(|result| result.map(drop))?;
-        log.open_intents = 0;
-        Ok(log)
+impl fmt::Debug for Log {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Log")
+            .field("head", &self.head.seq)
+            .field("bytes", &self.bytes)
+            .finish_non_exhaustive()
     }
+}
 
-    /// An empty log on an open file.
-    pub(crate) fn on(file: File, capacity: u64) -> Self {
+/// Records on their way into one frame.
+struct Draft {
+    lines: Vec<u8>,
+    seq: u64,
+    hash: [u8; 32],
+    /// What the log will hold without the lines.
+    bytes: u64,
+}
+
+impl Log {
+    fn empty(folder: Folder, capacity: u64, key: LogKey, identity: Key) -> Self {
+        let head = LogHead::sign(0, &GENESIS, identity.pair());
         Self {
-            file,
+            folder,
             capacity,
             clock: Clock::system(Duration::ZERO),
             resumed: Duration::ZERO,
-            offsets: Vec::new(),
+            history: History::default(),
+            key,
+            identity,
+            segments: VecDeque::new(),
+            current: None,
             bytes: 0,
-            prev: GENESIS,
-            open_intents: 0,
+            base: head.clone(),
+            head,
+            acknowledged: 0,
+            open: BTreeSet::new(),
             poisoned: false,
         }
     }
 
-    /// Reads and checks what is there; gives the bytes after the last line feed.
-    fn read_chain(&mut self, interrupted: &mut BTreeSet<u64>) -> Result<u64, ReadError> {
-        let mut reader = BufReader::new(self.file.try_clone()?);
-        let mut line = Vec::new();
-        loop {
-            let seq = self.offsets.len() as u64 + 1;
-            line.clear();
-            let length = io::Read::take(&mut reader, RESERVE + 1).read_until(b'\n', &mut line)? as u64;
-            let Some(text) = line.strip_suffix(b"\n") else {
-                return if length > RESERVE { Err(ReadError::Broken(seq)) } else { Ok(length) };
-            };
-            let record: LogRecord = serde_json::from_slice(text).map_err(|_| ReadError::Broken(seq))?;
-            let hash = record.follows(seq, &self.prev).map_err(|broken| ReadError::Broken(broken.seq))?;
-            if record.line().as_bytes() != text {
-                return Err(ReadError::Broken(seq));
-            }
-            match record.kind {
-                RecordKind::Intent => drop(interrupted.insert(seq)),
-                RecordKind::Outcome => drop(record.intent.map(|intent| interrupted.remove(&intent))),
-                RecordKind::Refusal | RecordKind::Event => {}
-            }
-            self.offsets.push(self.bytes);
-            self.bytes += length;
-            self.prev = hash;
-            self.resumed = self.resumed.max(since_epoch(&record.time));
-        }
+    /// Appends `entries` in order, with one write and one `fdatasync` for up to 64 of them; gives each one's
+    /// sequence number. The records are durable when this returns.
+    pub fn append(&mut self, entries: &[Entry]) -> Vec<Result<u64, LogError>> {
+        entries.chunks(BATCH).flat_map(|entries| self.append_batch(entries)).collect()
     }
 
-    /// Appends `entries` in order with one write and one `fdatasync`; gives each one's sequence number. The
-    /// records are durable when this returns.
-    pub fn append(&mut self, entries: &[Entry]) -> Vec<Result<u64, LogError>> {
+    fn append_batch(&mut self, entries: &[Entry]) -> Vec<Result<u64, LogError>> {
         if self.poisoned {
             return entries.iter().map(|_| Err(LogError::Poisoned)).collect();
         }
-        let mut block = Vec::new();
-        let start = self.bytes;
-        let results: Vec<_> = entries.iter().map(|entry| self.push(entry, start, &mut block)).collect();
-        let written = match block.is_empty() {
-            true => Ok(()),
-            false => self.file.write_all_at(&block, start).and_then(|()| self.file.sync_data()),
+        let header = if self.is_between_segments() { HEADER } else { 0 };
+        let mut draft = Draft {
+            lines: Vec::new(),
+            seq: self.head.seq,
+            hash: self.head.hash.to_digest(),
+            bytes: self.bytes + (header + Batch::length(0)) as u64,
         };
+        let results: Vec<_> = entries.iter().map(|entry| self.push(entry, &mut draft)).collect();
+        let written = if draft.lines.is_empty() { Ok(()) } else { self.write(&draft) };
         match written {
             Ok(()) => results,
             Err(error) => {
@@ -230,50 +208,134 @@ impl Log {
         }
     }
 
-    fn push(&mut self, entry: &Entry, start: u64, block: &mut Vec<u8>) -> Result<u64, LogError> {
-        let seq = self.offsets.len() as u64 + 1;
-        let line = record(entry, seq, self.clock.now(), &self.prev).line();
+    fn push(&mut self, entry: &Entry, draft: &mut Draft) -> Result<u64, LogError> {
+        let seq = draft.seq + 1;
+        let line = entry::record(entry, seq, self.clock.now(), &draft.hash).line();
         let length = line.len() as u64 + 1;
-        let reserved = match entry.kind {
-            RecordKind::Intent => self.open_intents + 1,
-            RecordKind::Outcome => self.open_intents.saturating_sub(1),
-            RecordKind::Refusal | RecordKind::Event => self.open_intents,
+        let closes = entry.intent.is_some_and(|intent| self.open.contains(&intent));
+        let open = match entry.kind {
+            RecordKind::Intent => self.open.len() + 1,
+            RecordKind::Outcome if closes => self.open.len() - 1,
+            RecordKind::Outcome | RecordKind::Refusal | RecordKind::Event => self.open.len(),
         };
-        // Strangers can fill three quarters of the log, guests and components another eighth: the last eighth
-        // stays for those who may act, and for the host's own start and end.
-        let capacity = match entry.kind {
-            RecordKind::Refusal if !entry.trusted => self.capacity / 4 * 3,
-            RecordKind::Event if !entry.trusted => self.capacity / 8 * 7,
-            _ => self.capacity,
-        };
-        if length > RESERVE || self.bytes + length + reserved * RESERVE > capacity {
+        let needed = draft.bytes + draft.lines.len() as u64 + length + open as u64 * RESERVE;
+        if length > MAX_RECORD as u64 || needed > self.room(entry) {
             return Err(LogError::Full);
         }
-        block.extend_from_slice(line.as_bytes());
-        block.push(b'\n');
-        self.open_intents = reserved;
-        self.offsets.push(self.bytes);
-        self.bytes = start + block.len() as u64;
-        self.prev = LogRecord::hash_of(line.as_bytes());
+        match (entry.kind, entry.intent) {
+            (RecordKind::Intent, _) => drop(self.open.insert(seq)),
+            (RecordKind::Outcome, Some(intent)) => drop(self.open.remove(&intent)),
+            _ => {}
+        }
+        draft.hash = LogRecord::hash_of(line.as_bytes());
+        draft.lines.extend_from_slice(line.as_bytes());
+        draft.lines.push(b'\n');
+        draft.seq = seq;
         Ok(seq)
     }
 
-    /// The next records after number `after`.
-    pub fn page(&self, after: u64) -> Result<LogPage, LogError> {
-        let first = usize::try_from(after).unwrap_or(usize::MAX).min(self.offsets.len());
-        let end = first.saturating_add(PAGE).min(self.offsets.len());
-        let from = self.offsets.get(first).copied().unwrap_or(self.bytes);
-        let to = self.offsets.get(end).copied().unwrap_or(self.bytes);
-        let mut block = vec![0; usize::try_from(to - from).map_err(|_| LogError::Full)?];
-        self.file.read_exact_at(&mut block, from).map_err(|_| LogError::Poisoned)?;
-        let records = block.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
-        let records = records.map(serde_json::from_slice).collect::<Result<_, _>>();
-        Ok(LogPage { records: records.map_err(|_| LogError::Poisoned)?, last: self.offsets.len() as u64 })
+    /// How far the log may grow with this entry. Strangers can fill three quarters of it, guests and components
+    /// another eighth, those who may act another sixteenth: the last stays for the host's own start and end, for
+    /// what was begun, and for those who make room.
+    fn room(&self, entry: &Entry) -> u64 {
+        let sixteenths = match entry.kind {
+            RecordKind::Refusal if !entry.trusted => 12,
+            RecordKind::Event if !entry.trusted => 14,
+            RecordKind::Refusal => 15,
+            RecordKind::Intent if entry.api != Some(Api::AcknowledgeLog) => 15,
+            RecordKind::Intent | RecordKind::Outcome | RecordKind::Event => 16,
+        };
+        self.capacity / 16 * sixteenths
+    }
+
+    fn is_between_segments(&self) -> bool {
+        let full = (self.capacity / 16).clamp(SMALL_SEGMENT, SEGMENT);
+        self.current.is_none() || self.segments.back().is_none_or(|segment| segment.bytes >= full)
+    }
+
+    /// Makes a batch durable: in one write, with the header before it where a segment begins.
+    fn write(&mut self, draft: &Draft) -> io::Result<()> {
+        let begins = self.is_between_segments();
+        let mut block = if begins { self.begin()?.to_vec() } else { Vec::new() };
+        let (Some((file, sealer)), Some(stored)) = (&mut self.current, self.segments.back_mut()) else {
+            return Err(io::ErrorKind::NotFound.into());
+        };
+        let head = LogHead::sign(draft.seq, &draft.hash, self.identity.pair());
+        let batch = Batch {
+            first: self.head.seq + 1,
+            last: draft.seq,
+            signature: head.signature.to_bytes(),
+            acknowledged: self.acknowledged,
+            lines: &draft.lines,
+        };
+        let from = stored.bytes + block.len() as u64;
+        block.extend(sealer.seal(&batch).map_err(io::Error::other)?);
+        file.write_all_at(&block, stored.bytes)?;
+        file.sync_data()?;
+        if begins {
+            self.folder.sync()?;
+        }
+        stored.bytes += block.len() as u64;
+        stored.last = batch.last;
+        stored.frames.push((batch.first, from..stored.bytes));
+        self.bytes += block.len() as u64;
+        self.head = head;
+        Ok(())
+    }
+
+    /// Begins a segment; gives its header.
+    fn begin(&mut self) -> io::Result<[u8; HEADER]> {
+        let start = Start {
+            number: self.segments.back().map_or(1, |segment| segment.start.number + 1),
+            seq: self.head.seq,
+            hash: self.head.hash.to_digest(),
+            signature: self.head.signature.to_bytes(),
+        };
+        let (sealer, header) = Sealer::new(&self.key, &start).map_err(io::Error::other)?;
+        let file = self.folder.create(start.number)?;
+        let cipher = sealer.cipher();
+        self.segments.push_back(Stored { start, cipher, frames: Vec::new(), last: 0, bytes: 0 });
+        self.current = Some((file, sealer));
+        Ok(header)
+    }
+
+    /// Learns that others hold the log up to record `up_to`, and takes away whole segments that nobody needs any
+    /// more; gives the last record that is gone. Kept are the newest segment and those with an intent whose
+    /// outcome is still to come. That the segments go is recorded before they do.
+    pub fn acknowledge(&mut self, up_to: u64) -> Result<u64, LogError> {
+        if up_to > self.head.seq {
+            return Err(LogError::Ahead(self.head.seq));
+        }
+        self.acknowledged = self.acknowledged.max(up_to);
+        let needed = self.open.first().map_or(self.acknowledged, |first| self.acknowledged.min(first - 1));
+        let older = self.segments.len().saturating_sub(1);
+        let gone = self.segments.iter().take(older).take_while(|segment| segment.last <= needed);
+        let Some(last) = gone.last().map(|segment| segment.last) else { return Ok(self.base.seq) };
+        let detail = format!("acknowledged up to record {}: the records up to {last} go", self.acknowledged);
+        let event = Entry { trusted: true, ..Entry::event("log.acknowledged", &detail) };
+        self.append(&[event]).into_iter().try_for_each(|result| result.map(drop))?;
+        while let Some(segment) = self.segments.pop_front_if(|segment| segment.last <= last) {
+            let number = segment.start.number;
+            if let Err(source) = self.folder.remove(number).and_then(|()| self.folder.sync()) {
+                self.segments.push_front(segment);
+                return Err(LogError::File { path: format!("segment {number}"), source });
+            }
+            self.bytes -= segment.bytes;
+            if let Some(next) = self.segments.front() {
+                self.base = opening::head(&next.start);
+            }
+        }
+        Ok(self.base.seq)
     }
 
     /// The clock that the records' times are from. It is never before the latest record.
     pub fn clock(&self) -> &Clock {
         &self.clock
+    }
+
+    /// What the records of earlier runs tell; nothing the next time.
+    pub fn take_history(&mut self) -> History {
+        std::mem::take(&mut self.history)
     }
 
     /// When the latest record of an earlier run was made, since the Unix epoch; zero if there was none.
@@ -283,53 +345,11 @@ impl Log {
 
     /// How far the log has come.
     pub fn status(&self) -> LogStatus {
-        LogStatus { last: self.offsets.len() as u64, bytes: self.bytes, capacity: self.capacity }
+        LogStatus { last: self.head.seq, bytes: self.bytes, capacity: self.capacity }
     }
-}
-
-enum ReadError {
-    Io(io::Error),
-    Broken(u64),
-}
-
-impl From<io::Error> for ReadError {
-    fn from(error: io::Error) -> Self {
-        Self::Io(error)
-    }
-}
-
-fn record(entry: &Entry, seq: u64, now: Duration, prev: &[u8; 32]) -> LogRecord {
-    let entry = entry.clone();
-    LogRecord {
-        seq,
-        time: timestamp(now),
-        kind: entry.kind,
-        api: entry.api,
-        subject: entry.subject,
-        token: entry.token,
-        resources: entry.resources,
-        peer: entry.peer,
-        intent: entry.intent,
-        code: entry.code,
-        detail: entry.detail,
-        prev: Sha256::from_digest(prev),
-    }
-}
-
-/// A moment since the Unix epoch as the API writes it, to the microsecond.
-fn timestamp(moment: Duration) -> Timestamp {
-    let form = format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:6]Z");
-    let moment = moment.try_into().ok().and_then(|since| OffsetDateTime::UNIX_EPOCH.checked_add(since));
-    let text = moment.and_then(|moment| moment.format(&form).ok()).unwrap_or_default();
-    // Only a clock outside the years 0 to 9999 has no such form.
-    text.parse().unwrap_or_else(|_| Timestamp::earliest())
-}
-
-/// The moment since the Unix epoch that a record tells; zero for what is no moment since.
-fn since_epoch(time: &Timestamp) -> Duration {
-    let moment = OffsetDateTime::parse(time.as_str(), &Rfc3339).ok();
-    moment.and_then(|moment| (moment - OffsetDateTime::UNIX_EPOCH).try_into().ok()).unwrap_or_default()
 }
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+pub(crate) use tests::{log_key, on_disk};

@@ -31,6 +31,9 @@ impl std::fmt::Debug for LogKey {
 }
 
 impl LogKey {
+    /// Length in bytes.
+    pub const LENGTH: usize = KEY;
+
     /// A key of 32 bytes; `None` for another length.
     pub fn new(bytes: &[u8]) -> Option<Self> {
         let bytes: &[u8; KEY] = bytes.try_into().ok()?;

@@ -6,7 +6,7 @@ use crate::{
     header,
 };
 use aws_lc_rs::aead::LessSafeKey;
-use std::{fmt, ops::Range};
+use std::{fmt, ops::Range, sync::Arc};
 
 /// Storage writes sectors of this many bytes whole or not at all.
 const SECTOR: usize = 512;
@@ -32,7 +32,7 @@ impl Cipher {
 /// Makes one segment, frame after frame.
 #[derive(Debug)]
 pub struct Sealer {
-    cipher: Cipher,
+    cipher: Arc<Cipher>,
     frames: u64,
 }
 
@@ -40,7 +40,7 @@ impl Sealer {
     /// Begins a segment; gives its header, which must be written first.
     pub fn new(key: &LogKey, start: &Start) -> Result<(Self, [u8; HEADER]), Fault> {
         let (header, cipher) = header::make(key, start)?;
-        Ok((Self { cipher: Cipher(cipher), frames: 0 }, header))
+        Ok((Self { cipher: Arc::new(Cipher(cipher)), frames: 0 }, header))
     }
 
     /// Seals the next frame. It counts whether or not it is ever written.
@@ -50,14 +50,9 @@ impl Sealer {
         frame::seal(&self.cipher.0, index, batch)
     }
 
-    /// Ends the segment; what is left opens its frames.
-    pub fn finish(self) -> Cipher {
-        self.cipher
-    }
-
     /// What opens its frames.
-    pub fn cipher(&self) -> &Cipher {
-        &self.cipher
+    pub fn cipher(&self) -> Arc<Cipher> {
+        Arc::clone(&self.cipher)
     }
 }
 
@@ -67,7 +62,7 @@ pub struct Segment {
     /// What it begins with.
     pub start: Start,
     /// Opens its frames again.
-    pub cipher: Cipher,
+    pub cipher: Arc<Cipher>,
     /// Its whole frames.
     pub frames: Vec<Frame>,
     /// Length of all that is whole, in bytes. What is behind it is the beginning of a write that a power cut
@@ -88,7 +83,7 @@ pub fn read(key: &LogKey, bytes: &[u8]) -> Result<Option<Segment>, Fault> {
         }
         parsed => parsed?,
     };
-    let mut segment = Segment { start, cipher: Cipher(cipher), frames: Vec::new(), whole: HEADER };
+    let mut segment = Segment { start, cipher: Arc::new(Cipher(cipher)), frames: Vec::new(), whole: HEADER };
     while segment.whole < bytes.len() {
         let (from, index) = (segment.whole, segment.frames.len() as u64);
         let rest = bytes.get(from..).unwrap_or_default();

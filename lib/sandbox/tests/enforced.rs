@@ -85,10 +85,7 @@ fn attempt(what: &str, folder: &Path) -> bool {
         "connect-by-sending" => connect_by_sending(port("port")),
         "send-message" => send_message(port("port")),
         "send-with-handler-blocked" => {
-            change_sigsys(|set| {
-                // SAFETY: an initialised set, no old one wanted.
-                unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, set, std::ptr::null_mut()) }
-            });
+            block_sigsys();
             send_message(port("port"))
         }
         "replace-handler" => {
@@ -138,16 +135,16 @@ fn send_message(port: u16) -> bool {
     sendmsg_addr(&fd, &to, &message, &mut none, SendFlags::empty()).is_ok()
 }
 
-/// Does something with the set that has SIGSYS alone in it.
-fn change_sigsys(change: impl FnOnce(&libc::sigset_t) -> i32) {
+fn block_sigsys() {
     let mut set = std::mem::MaybeUninit::uninit();
-    // SAFETY: `sigemptyset` initialises the set that it is given.
-    let set = unsafe {
-        libc::sigemptyset(set.as_mut_ptr());
-        libc::sigaddset(set.as_mut_ptr(), libc::SIGSYS);
-        set.assume_init()
-    };
-    assert_eq!(change(&set), 0);
+    // SAFETY: it initialises the set that it is given.
+    unsafe { libc::sigemptyset(set.as_mut_ptr()) };
+    // SAFETY: just initialised.
+    let mut set = unsafe { set.assume_init() };
+    // SAFETY: an initialised set, and a signal that there is.
+    assert_eq!(unsafe { libc::sigaddset(&raw mut set, libc::SIGSYS) }, 0);
+    // SAFETY: an initialised set; no old one is wanted.
+    assert_eq!(unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut()) }, 0);
 }
 
 /// Maps a page executable; the loader does the same, so opening a library would be caught too.

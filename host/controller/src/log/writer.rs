@@ -1,16 +1,13 @@
 //! Group commit: one thread writes for all who wait, so that records which come at the same time share a
 //! `fdatasync`.
 
-use super::{Entry, Log, LogError};
+use super::{BATCH, Entry, Log, LogError};
 use host_api::{LogPage, LogStatus};
 use std::{
     io,
-    sync::{Arc, Mutex, PoisonError, mpsc},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc},
     thread,
 };
-
-/// Most records in one write.
-const BATCH: usize = 64;
 
 struct Job {
     entry: Entry,
@@ -53,13 +50,23 @@ impl Writer {
         result.recv().map_err(|_| LogError::Poisoned)?
     }
 
-    /// See [`Log::page`].
+    /// See [`Log::page`]. Who reads keeps no writer waiting.
     pub fn page(&self, after: u64) -> Result<LogPage, LogError> {
-        self.log.lock().unwrap_or_else(PoisonError::into_inner).page(after)
+        let plan = self.lock().plan(after)?;
+        plan.read()
+    }
+
+    /// See [`Log::acknowledge`].
+    pub fn acknowledge(&self, up_to: u64) -> Result<u64, LogError> {
+        self.lock().acknowledge(up_to)
     }
 
     /// See [`Log::status`].
     pub fn status(&self) -> LogStatus {
-        self.log.lock().unwrap_or_else(PoisonError::into_inner).status()
+        self.lock().status()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Log> {
+        self.log.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
