@@ -102,6 +102,22 @@ impl Client {
         body: Vec<u8>,
         headers: &[(&str, &str)],
     ) -> Result<R, CallError> {
+        let answer = self.exchange(method, path, body, headers).await?;
+        serde_json::from_slice(&answer).map_err(|_| CallError::Malformed(self.server.clone()))
+    }
+
+    /// `GET`s what is not JSON: the bytes as they are.
+    pub async fn bytes(&self, path: &str) -> Result<Vec<u8>, CallError> {
+        self.exchange("GET", path, Vec::new(), &[]).await
+    }
+
+    async fn exchange(
+        &self,
+        method: &str,
+        path: &str,
+        body: Vec<u8>,
+        headers: &[(&str, &str)],
+    ) -> Result<Vec<u8>, CallError> {
         let malformed = || CallError::Malformed(self.server.clone());
         let method = reqwest::Method::from_bytes(method.as_bytes()).map_err(|_| malformed())?;
         let mut request = self.http.request(method, format!("https://{}{path}", self.address));
@@ -121,7 +137,7 @@ impl Client {
             answer.extend_from_slice(&part);
         }
         if status.is_success() {
-            return serde_json::from_slice(&answer).map_err(|_| malformed());
+            return Ok(answer);
         }
         let ErrorBody { code, message } = serde_json::from_slice(&answer).map_err(|_| malformed())?;
         Err(CallError::Refused { status: status.as_u16(), code, message })

@@ -1,0 +1,233 @@
+//! The one thread that writes the log. It takes whatever has come together while it wrote before, and makes all of it
+//! durable at once; who brought something is answered after that.
+
+use crate::{
+    book::{Book, Input, Kept},
+    entry::{Entry, Record},
+    store::{Log, LogError, Snapshot},
+    tile::WIDTH,
+};
+use monitor::Alarm;
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    sync::Arc,
+    thread,
+    time::{SystemTime, UNIX_EPOCH},
+};
+use tokio::sync::{mpsc, oneshot, watch};
+
+/// What waits to be written, at most; who brings more waits.
+const QUEUE: usize = 1024;
+/// How much is written at once.
+const BATCH: usize = 256;
+/// After so many entries, what is known is kept, so that the next start need not read more than these.
+const KEEP_EVERY: u64 = 65_536;
+/// So many entries before the kept ones the monitor is shown again.
+const REMIND: u64 = 16_384;
+/// Alarms younger than this are raised again after a start, in milliseconds: they may not have been sent.
+const RAISE_AGAIN: u64 = 60_000;
+const KNOWN: &str = "known.json";
+
+/// The log takes nothing more: the process ends, and starts again from what is on disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the audit log cannot be written: the service's own log says why")]
+pub struct Unwritable;
+
+type Look = Box<dyn FnOnce(&Book) + Send>;
+
+enum Job {
+    Take(Input, oneshot::Sender<()>),
+    Look(Look),
+    Stop,
+}
+
+/// The way to the thread.
+#[derive(Clone)]
+pub struct Keeper {
+    jobs: mpsc::Sender<Job>,
+    published: watch::Receiver<Arc<Snapshot>>,
+}
+
+impl Keeper {
+    /// Puts something into the log; it is durable, and under a checkpoint, when this returns.
+    pub async fn take(&self, input: Input) -> Result<(), Unwritable> {
+        let (done, wait) = oneshot::channel();
+        self.jobs.send(Job::Take(input, done)).await.map_err(|_| Unwritable)?;
+        wait.await.map_err(|_| Unwritable)
+    }
+
+    /// Puts something into the log without waiting. It is dropped if too much waits.
+    pub fn tell(&self, input: Input) -> bool {
+        self.jobs.try_send(Job::Take(input, oneshot::channel().0)).is_ok()
+    }
+
+    /// Asks what is known.
+    pub async fn look<T: Send + 'static>(
+        &self,
+        at: impl FnOnce(&Book) -> T + Send + 'static,
+    ) -> Result<T, Unwritable> {
+        let (done, wait) = oneshot::channel();
+        let look: Look = Box::new(move |book| drop(done.send(at(book))));
+        self.jobs.send(Job::Look(look)).await.map_err(|_| Unwritable)?;
+        wait.await.map_err(|_| Unwritable)
+    }
+
+    /// The log as it was published last.
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        self.published.borrow().clone()
+    }
+
+    /// Waits until the log has more than `size` entries.
+    pub async fn grown(&mut self, size: u64) -> Result<(), Unwritable> {
+        let grown = self.published.wait_for(|snapshot| snapshot.size() > size).await;
+        grown.map(drop).map_err(|_| Unwritable)
+    }
+}
+
+/// The thread, until it is stopped.
+pub struct Thread {
+    keeper: Keeper,
+    handle: thread::JoinHandle<()>,
+}
+
+struct Worker {
+    log: Log,
+    book: Book,
+    file: PathBuf,
+    kept_at: u64,
+    published: watch::Sender<Arc<Snapshot>>,
+    alarms: mpsc::UnboundedSender<Alarm>,
+}
+
+/// Now, in milliseconds of Unix time.
+pub fn now() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+impl Thread {
+    /// Reads what the log says, and goes on from there. Alarms go to `alarms` once they are durable.
+    pub fn start(
+        log: Log,
+        mut book: Book,
+        state: &Path,
+        alarms: mpsc::UnboundedSender<Alarm>,
+    ) -> io::Result<Self> {
+        let file = state.join(KNOWN);
+        read_again(&log, &mut book, &file, &alarms).map_err(io::Error::other)?;
+        book.begin(now());
+        let (jobs, queue) = mpsc::channel(QUEUE);
+        let (published, watching) = watch::channel(log.snapshot().clone());
+        let kept_at = book.kept().size;
+        let worker = Worker { log, book, file, kept_at, published, alarms };
+        let handle = thread::Builder::new().name("keeper".to_owned()).spawn(move || worker.run(queue))?;
+        Ok(Self { keeper: Keeper { jobs, published: watching }, handle })
+    }
+
+    /// The way to it.
+    pub fn keeper(&self) -> Keeper {
+        self.keeper.clone()
+    }
+
+    /// Writes what waits, keeps what is known, and ends.
+    pub fn stop(self) {
+        let _ = self.keeper.jobs.blocking_send(Job::Stop);
+        let _ = self.handle.join();
+    }
+}
+
+fn read_again(
+    log: &Log,
+    book: &mut Book,
+    file: &Path,
+    alarms: &mpsc::UnboundedSender<Alarm>,
+) -> Result<(), LogError> {
+    let snapshot = log.snapshot();
+    let kept = fs::read(file).ok().and_then(|bytes| serde_json::from_slice::<Kept>(&bytes).ok());
+    match kept {
+        Some(kept) if kept.size > snapshot.size() => return Err(LogError::RolledBack(kept.size)),
+        Some(kept) => book.restore(kept),
+        None => {}
+    }
+    let (known, recent) = (book.kept().size, now().saturating_sub(RAISE_AGAIN));
+    let first = known.saturating_sub(REMIND) / WIDTH;
+    for bundle in first..snapshot.size().div_ceil(WIDTH) {
+        for (index, line) in (bundle * WIDTH..).zip(snapshot.entries(bundle)?) {
+            let entry = Entry::parse(&line).map_err(|_| LogError::Damaged(format!("entry {index}")))?;
+            if let Record::Alarm(alarm) = &entry.record
+                && entry.time >= recent
+            {
+                let _ = alarms.send(Alarm::clone(alarm));
+            }
+            if index < known { book.remind(index, &entry) } else { book.recall(&entry) }
+        }
+    }
+    Ok(())
+}
+
+impl Worker {
+    fn run(mut self, mut queue: mpsc::Receiver<Job>) {
+        while let Some(first) = queue.blocking_recv() {
+            let mut jobs = vec![first];
+            while jobs.len() < BATCH
+                && let Ok(next) = queue.try_recv()
+            {
+                jobs.push(next);
+            }
+            let stop = jobs.iter().any(|job| matches!(job, Job::Stop));
+            if let Err(error) = self.work(jobs) {
+                tracing::error!(%error, "the audit log cannot be written");
+                // What is known is ahead of what is written: only a new start sets it right.
+                std::process::exit(1);
+            }
+            if stop {
+                return self.keep();
+            }
+        }
+    }
+
+    fn work(&mut self, jobs: Vec<Job>) -> Result<(), LogError> {
+        let (mut lines, mut alarms, mut waiting, mut looks) =
+            (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        for job in jobs {
+            match job {
+                Job::Take(input, done) => {
+                    for entry in self.book.take(now(), input) {
+                        lines.push(entry.line().ok_or(LogError::TooLong)?);
+                        if let Record::Alarm(alarm) = entry.record {
+                            alarms.push(*alarm);
+                        }
+                    }
+                    waiting.push(done);
+                }
+                Job::Look(look) => looks.push(look),
+                Job::Stop => {}
+            }
+        }
+        if !lines.is_empty() {
+            let snapshot = self.log.append(&lines)?.clone();
+            self.published.send_replace(snapshot);
+        }
+        alarms.into_iter().for_each(|alarm| drop(self.alarms.send(alarm)));
+        looks.into_iter().for_each(|look| look(&self.book));
+        for done in waiting {
+            // Who told without waiting has gone.
+            let _ = done.send(());
+        }
+        if self.book.kept().size >= self.kept_at + KEEP_EVERY {
+            self.keep();
+        }
+        Ok(())
+    }
+
+    /// Keeps what is known. Without it, the next start reads more.
+    fn keep(&mut self) {
+        let kept = self.book.kept();
+        self.kept_at = kept.size;
+        let bytes = serde_json::to_vec(kept).map_err(io::Error::other);
+        if let Err(error) = bytes.and_then(|bytes| service::write_atomic(&self.file, &bytes)) {
+            tracing::warn!(%error, "what is known could not be kept: the next start takes longer");
+        }
+    }
+}
