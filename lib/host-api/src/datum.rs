@@ -4,7 +4,7 @@ use ids::{HostId, Identity, InstanceId, Slot, VolumeId};
 use operations::{DataClass, Operation as Api, Resource};
 use serde::{Serialize, de::DeserializeOwned};
 use utoipa::openapi::{
-    Array, KnownFormat, Object, OneOfBuilder, RefOr, Schema, SchemaFormat, Type,
+    ArrayBuilder, Object, OneOfBuilder, RefOr, Schema, Type,
     extensions::Extensions,
     schema::{AdditionalProperties, Components, ObjectBuilder, SchemaType},
 };
@@ -13,7 +13,30 @@ pub(crate) fn mark(class: DataClass) -> Option<Extensions> {
     Some(Extensions::from_iter([("x-data-class", class.name())]))
 }
 
-/// A type that a message may contain. Only this crate implements it.
+/// A type that a message may contain. Only this crate implements it, for types that state their [`DataClass`]: what
+/// could hold anything, and so customer content, is none.
+///
+/// ```
+/// fn goes_into_a_message<T: host_api::Datum>() {}
+/// goes_into_a_message::<host_api::Sentence>();
+/// goes_into_a_message::<Vec<host_api::LogRecord>>();
+/// ```
+///
+/// ```compile_fail,E0277
+/// fn goes_into_a_message<T: host_api::Datum>() {}
+/// goes_into_a_message::<String>();
+/// ```
+///
+/// ```compile_fail,E0277
+/// fn goes_into_a_message<T: host_api::Datum>() {}
+/// goes_into_a_message::<Vec<u8>>();
+/// ```
+///
+/// ```compile_fail,E0603
+/// #[derive(serde::Serialize, serde::Deserialize)]
+/// struct GuestMemory([u8; 4096]);
+/// impl host_api::datum::sealed::Sealed for GuestMemory {}
+/// ```
 pub trait Datum: Serialize + DeserializeOwned + sealed::Sealed {
     /// Whether a message may leave it out.
     const OPTIONAL: bool = false;
@@ -98,10 +121,7 @@ impl Datum for bool {
 impl sealed::Sealed for u64 {}
 impl Datum for u64 {
     fn schema(_: &mut Components) -> RefOr<Schema> {
-        leaf(DataClass::State, Type::Integer)
-            .format(Some(SchemaFormat::KnownFormat(KnownFormat::Int64)))
-            .minimum(Some(0))
-            .into()
+        leaf(DataClass::State, Type::Integer).minimum(Some(0)).maximum(Some(usize::MAX)).into()
     }
 }
 
@@ -117,10 +137,25 @@ impl<T: Datum> Datum for Option<T> {
     }
 }
 
+/// What a message may contain a list of.
+pub(crate) trait Listed: Datum {
+    /// Longest list.
+    const MOST: usize;
+}
+
+impl Listed for Slot {
+    const MOST: usize = ids::SLOTS as usize;
+}
+
+impl Listed for Resource {
+    const MOST: usize = token::MAX_RESOURCES;
+}
+
 impl<T: sealed::Sealed> sealed::Sealed for Vec<T> {}
-impl<T: Datum> Datum for Vec<T> {
+impl<T: Listed> Datum for Vec<T> {
     fn schema(components: &mut Components) -> RefOr<Schema> {
-        Schema::Array(Array::new(T::schema(components))).into()
+        let list = ArrayBuilder::new().items(T::schema(components)).max_items(Some(T::MOST));
+        Schema::Array(list.build()).into()
     }
 }
 

@@ -30,7 +30,7 @@ pub use messages::{
 };
 pub use operation::{Spec, find};
 pub use operations::{DataClass, Method, Operation as Api, Resource};
-pub use record::{ChainBroken, GENESIS, LogRecord, MAX_RECORD, RecordKind};
+pub use record::{ChainBroken, GENESIS, LogRecord, MAX_PAGE, MAX_RECORD, RecordKind};
 pub use request::{
     AcknowledgeLog, AttachVolume, Call, DetachVolume, DrainHost, HttpCall, MAX_BODY, Malformed,
     PowerCycleHost, ReadLog, ReadStatus, Request, ResumeHost, StartInstance, StopInstance, UpdateTokenKeys,

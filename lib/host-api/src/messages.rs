@@ -1,6 +1,8 @@
 //! The answers.
 
-use crate::{Code, DeviceName, Label, LogHead, LogRecord, Pem, Sentence, Sha256, text::CardCertificate};
+use crate::{
+    Code, DeviceName, Label, LogHead, LogRecord, Pem, Sentence, Sha256, datum::Listed, text::CardCertificate,
+};
 use ids::{HostId, InstanceId, Slot, VolumeId};
 
 messages! {
@@ -146,6 +148,15 @@ messages! {
         /// For people: what to do.
         message: Sentence,
     }
+}
+
+/// The host has as many slots as volumes at most.
+impl Listed for VolumeStatus {
+    const MOST: usize = <Slot as Listed>::MOST;
+}
+
+impl Listed for Measured {
+    const MOST: usize = 16;
 }
 
 choices! {

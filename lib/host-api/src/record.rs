@@ -7,6 +7,9 @@ use ids::Identity;
 /// `prev` of the first record.
 pub const GENESIS: [u8; 32] = [0; 32];
 
+/// Most records in one page.
+pub const MAX_PAGE: usize = 256;
+
 /// No record is longer than this, in bytes, line feed included.
 pub const MAX_RECORD: usize = 4096;
 
@@ -64,6 +67,10 @@ messages! {
         /// SHA-256 of the line before.
         prev: Sha256,
     }
+}
+
+impl crate::datum::Listed for LogRecord {
+    const MOST: usize = MAX_PAGE;
 }
 
 /// A record does not follow the one before it: records were changed, taken out or put in.

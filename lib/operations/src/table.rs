@@ -8,7 +8,7 @@ macro_rules! operations {
         $name:ident {
             $method:ident $path:literal, $purpose:literal;
             on $($kind:ident)+; for $($caller:ident)+; $effect:ident; sensitive $sensitive:literal;
-            asks $($asked:ident)*; answers $($answered:ident)+; notes $($note:ident)*;
+            asks $($asked:ident)*; answers $($answered:ident)*; notes $($note:ident)*;
         }
     )*) => {
         /// An operation on a host: its name is what a token allows and what a log tells.
@@ -68,7 +68,7 @@ macro_rules! operations {
 
             /// Classes of the data in an answer.
             pub const fn answer_classes(self) -> &'static [DataClass] {
-                match self { $(Self::$name => &[$(DataClass::$answered),+]),* }
+                match self { $(Self::$name => &[$(DataClass::$answered),*]),* }
             }
 
             /// Parameters of the request that the record's `detail` holds, as `name=value`.
@@ -93,27 +93,27 @@ operations! {
     AcknowledgeLog {
         Post "/v1/log/acknowledge", "Tell that the audit service holds the host's log up to a record, so that the host may let the oldest records go.";
         on Host; for Auditor; Change; sensitive false;
-        asks State Measurement; answers State; notes up_to checkpoint;
+        asks State Measurement; answers; notes up_to checkpoint;
     }
     DrainHost {
         Post "/v1/host/drain", "Take no new volume and start no instance from now on; a running instance goes on.";
         on Host; for Operator; Change; sensitive true;
-        asks; answers State; notes;
+        asks; answers; notes;
     }
     ResumeHost {
         Post "/v1/host/resume", "Take new volumes and start instances again.";
         on Host; for Operator; Change; sensitive true;
-        asks; answers State; notes;
+        asks; answers; notes;
     }
     PowerCycleHost {
         Post "/v1/host/power-cycle", "Hold the main board in reset, verify its firmware again, and let it start afresh; not while an instance is started.";
         on Host; for Operator; Change; sensitive true;
-        asks; answers State; notes;
+        asks; answers; notes;
     }
     UpdateTokenKeys {
         Post "/v1/host/token-keys", "Trust the next set of the token service's public keys, signed by a key of the present set.";
         on Host; for Pipeline; Change; sensitive true;
-        asks Public; answers State; notes sequence;
+        asks Public; answers; notes sequence;
     }
     AttachVolume {
         Post "/v1/volumes/attach", "Show an encrypted volume to the main board as an NVMe function.";
@@ -123,7 +123,7 @@ operations! {
     DetachVolume {
         Post "/v1/volumes/detach", "Wipe the volume's key and take its function away.";
         on Volume; for ControlPlane; Change; sensitive false;
-        asks Identifier State; answers State; notes force;
+        asks Identifier State; answers; notes force;
     }
     StartInstance {
         Post "/v1/instances/start", "Verify the main board's firmware again and let it start from the root volume.";
@@ -133,7 +133,7 @@ operations! {
     StopInstance {
         Post "/v1/instances/stop", "Press the power button, then hold the main board in reset.";
         on Instance; for ControlPlane; Change; sensitive false;
-        asks Identifier State; answers State; notes force;
+        asks Identifier State; answers; notes force;
     }
 }
 
