@@ -59,7 +59,7 @@ impl Default for Pace {
 }
 
 /// An alarm that did not arrive. It is to be recorded, and observed with
-/// [`code::UNDELIVERED`](crate::code::UNDELIVERED).
+/// [`UNDELIVERED`](crate::UNDELIVERED).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Undelivered {
     /// Where it should have gone.

@@ -1,11 +1,10 @@
 //! The engine: entries in, alarms out. It does no I/O; time is what it is told.
 
 use crate::{
-    Alarm, Kind, Observation, Rules, Source,
+    Alarm, Observation, Rules, Source,
     baseline::Baseline,
-    rules::{By, Clock, FirstUse, Rule, Seen, Silence, Unissued, Unusual, Watch},
+    rules::{By, Clock, FirstUse, Rule, Seen, Unusual, Watch},
     table::{Group, Table, word},
-    tokens::Tokens,
 };
 use std::{
     collections::{HashSet, VecDeque},
@@ -15,6 +14,10 @@ use std::{
 
 /// Operations of one entry that are looked at; a token allows no more.
 const MAX_OPERATIONS: usize = 16;
+
+/// How often an alarm that groups without a place of their own share is raised, in milliseconds: who crowds the monitor
+/// must not keep an alarm about somebody else back.
+const OTHERS_AGAIN: u64 = 5000;
 
 /// Adds an entry's index to those that an alarm will name.
 pub(crate) fn push(entries: &mut VecDeque<u64>, entry: u64) {
@@ -35,9 +38,7 @@ pub struct Monitor {
     baselines: Table<Baseline>,
     uses: Table<Use>,
     clocks: Table<u64>,
-    heard: Table<Heard>,
     raised: Table<Raised>,
-    tokens: Tokens,
 }
 
 /// When a group was first and last seen.
@@ -45,12 +46,6 @@ pub struct Monitor {
 struct Use {
     since: u64,
     last: u64,
-}
-
-#[derive(Debug)]
-struct Heard {
-    last: u64,
-    silent: bool,
 }
 
 /// An alarm that was raised, and what came since.
@@ -63,11 +58,11 @@ struct Raised {
 }
 
 /// A rule has something to say.
-pub(crate) struct Firing {
-    pub(crate) group: Group,
-    pub(crate) count: u64,
-    pub(crate) code: Option<String>,
-    pub(crate) entries: VecDeque<u64>,
+struct Firing {
+    group: Group,
+    count: u64,
+    code: Option<String>,
+    entries: VecDeque<u64>,
 }
 
 impl Monitor {
@@ -82,9 +77,7 @@ impl Monitor {
             baselines: Table::new(groups),
             uses: Table::new(groups),
             clocks: Table::new(groups),
-            heard: Table::new(groups),
             raised: Table::new(groups),
-            tokens: Tokens::new(rules.limits.tokens),
             rules: Arc::new(rules),
         }
     }
@@ -93,11 +86,6 @@ impl Monitor {
     pub fn observe(&mut self, seen: &Observation) -> Vec<Alarm> {
         self.now = self.now.max(seen.time);
         let rules = Arc::clone(&self.rules);
-        if seen.source == Source::Tokens && seen.kind == Kind::Issued {
-            if let Some(token) = &seen.token {
-                self.tokens.issued(self.hash.hash_one(token));
-            }
-        }
         let mut firings = Vec::new();
         for (index, rule) in rules.rules.iter().enumerate().filter(|(_, rule)| rule.common.filter.takes(seen))
         {
@@ -109,45 +97,15 @@ impl Monitor {
     }
 
     /// Looks at an entry that was judged before a restart, oldest first: what it teaches is learned again, and
-    /// alarms that were raised then are not raised again at once. As many entries as a token lives are enough for
-    /// tokens; the slots of the `unusual` rules say how far the learned past goes.
+    /// alarms that were raised then are not raised again at once.
     pub fn recall(&mut self, seen: &Observation) {
         drop(self.observe(seen));
-    }
-
-    /// A source answered at `now` (Unix milliseconds): its log was read to its end, whether there was anything new
-    /// or not. Call it once for each source at the start, too: silence counts from then.
-    pub fn contact(&mut self, source: &Source, now: u64) -> Vec<Alarm> {
-        self.now = self.now.max(now);
-        let rules = Arc::clone(&self.rules);
-        for (index, rule) in rules.rules.iter().enumerate() {
-            if matches!(rule.watch, Watch::Silence(_)) && rule.common.filter.takes_source(source) {
-                let group = source_group(index, source);
-                *self.heard.at(&group, now, |_, _| false, || Heard { last: now, silent: false }) =
-                    Heard { last: now, silent: false };
-            }
-        }
-        if *source == Source::Tokens {
-            self.tokens.journal_read(now);
-        }
-        self.tick(now)
     }
 
     /// Time passes: raises what is due by time alone. Call it about once a second, `now` in Unix milliseconds.
     pub fn tick(&mut self, now: u64) -> Vec<Alarm> {
         self.now = self.now.max(now);
-        let rules = Arc::clone(&self.rules);
-        let mut firings = Vec::new();
-        for (index, rule) in rules.rules.iter().enumerate() {
-            match &rule.watch {
-                Watch::Silence(silence) => firings.extend(self.silent(index, silence)),
-                Watch::Unissued(_) => firings.extend(self.tokens.due(index)),
-                _ => {}
-            }
-        }
-        let mut alarms = self.raise_all(firings);
-        alarms.extend(self.raise_again());
-        alarms
+        self.raise_again()
     }
 
     fn apply(&mut self, rule: &Rule, group: Group, seen: &Observation) -> Option<Firing> {
@@ -159,11 +117,7 @@ impl Monitor {
                 u128::from(quota.used) * 100 >= u128::from(quota.limit) * u128::from(watch.percent)
             }),
             Watch::Clock(watch) => self.clock(watch, group.rule, seen),
-            Watch::Unissued(watch) => {
-                self.unissued(watch, group, seen);
-                return None;
-            }
-            Watch::Silence(_) | Watch::Crowded(_) => false,
+            Watch::Crowded(_) => false,
         };
         fired.then(|| Firing::one(group, seen))
     }
@@ -182,7 +136,7 @@ impl Monitor {
             });
             window.back().is_none_or(|(at, _, _)| at + span < now)
         };
-        let window = self.windows.at(&group, now, idle, VecDeque::new);
+        let window = self.windows.at(&group, now, idle, VecDeque::new).1;
         while window.front().is_some_and(|(at, _, _)| at + span < now) {
             window.pop_front();
         }
@@ -201,7 +155,7 @@ impl Monitor {
 
     fn unusual(&mut self, watch: &Unusual, group: Group, seen: &Observation) -> Option<Firing> {
         let now = self.now;
-        let baseline =
+        let (_, baseline) =
             self.baselines.at(&group, now, |_, known| known.idle(now, watch), || Baseline::new(now, watch));
         baseline.count(now, seen.entry, watch).then(|| Firing {
             group,
@@ -217,46 +171,27 @@ impl Monitor {
         let gone = |known: &Use| known.last + watch.forget_seconds * 1000 < now;
         let anything = Group { rule: group.rule, subject: Some(subject.clone()), ..Group::default() };
         let mut known_since = |group: &Group| {
-            let known = self.uses.at(group, now, |_, known| gone(known), || Use { since: now, last: now });
+            let (_, known) =
+                self.uses.at(group, now, |_, known| gone(known), || Use { since: now, last: now });
             if gone(known) {
                 known.since = now;
             }
             known.last = now;
             known.since
         };
-        known_since(&anything) + watch.settle_seconds * 1000 <= now && known_since(group) == now
+        let (subject, pair) = (known_since(&anything), known_since(group));
+        pair == now && subject + watch.settle_seconds * 1000 <= now
     }
 
     fn clock(&mut self, watch: &Clock, rule: usize, seen: &Observation) -> bool {
         let Some(said) = seen.said else { return false };
         let group = source_group(rule, &seen.source);
-        let latest = self.clocks.at(&group, self.now, |_, _| false, || said);
+        let (_, latest) = self.clocks.at(&group, self.now, |_, _| false, || said);
         let back = said.saturating_add(watch.back_seconds * 1000) < *latest;
         let ahead = said > self.now.saturating_add(watch.ahead_seconds * 1000);
         // After a jump forward that was told of, the time that comes back is told of, too, and then taken as it is.
         *latest = if back { said } else { said.max(*latest) };
         back || ahead
-    }
-
-    fn unissued(&mut self, watch: &Unissued, group: Group, seen: &Observation) {
-        if let (Source::Host(_), Some(token)) = (&seen.source, &seen.token) {
-            let due = self.now + watch.grace_seconds * 1000;
-            self.tokens.used(self.hash.hash_one(token), due, Firing::one(group, seen));
-        }
-    }
-
-    fn silent(&mut self, index: usize, watch: &Silence) -> Vec<Firing> {
-        let (now, span) = (self.now, watch.silent_seconds * 1000);
-        let mut firings = Vec::new();
-        self.heard.retain(|group, heard| {
-            if group.rule == index && !heard.silent && heard.last + span <= now {
-                heard.silent = true;
-                let entries = VecDeque::new();
-                firings.push(Firing { group: group.clone(), count: 0, code: None, entries });
-            }
-            true
-        });
-        firings
     }
 
     fn raise_all(&mut self, firings: Vec<Firing>) -> Vec<Alarm> {
@@ -265,9 +200,7 @@ impl Monitor {
             | self.baselines.take_crowded()
             | self.uses.take_crowded()
             | self.clocks.take_crowded()
-            | self.heard.take_crowded()
-            | self.raised.take_crowded()
-            | self.tokens.take_crowded();
+            | self.raised.take_crowded();
         if crowded {
             let rule = self.rules.rules.iter().position(|rule| matches!(rule.watch, Watch::Crowded(_)));
             let group = rule.map(|rule| Group { rule, ..Group::default() });
@@ -283,22 +216,22 @@ impl Monitor {
         let (now, rule) = (self.now, rules.rules.get(firing.group.rule)?);
         // What has nothing held back is not needed once its time is over.
         let idle = |group: &Group, raised: &Raised| {
-            let after = rules.rules.get(group.rule).map_or(0, |rule| rule.again_after());
+            let after = rules.rules.get(group.rule).map_or(0, |rule| again_after(rule, group));
             raised.held == 0 && raised.at.is_none_or(|at| at + after <= now)
         };
-        let raised = self.raised.at(&firing.group, now, idle, Raised::default);
+        let (group, raised) = self.raised.at(&firing.group, now, idle, Raised::default);
         let again = raised.at.is_some();
         raised.held += firing.count;
         raised.code = firing.code;
         firing.entries.iter().for_each(|entry| push(&mut raised.entries, *entry));
-        if raised.at.is_some_and(|at| now < at + rule.again_after()) {
+        if raised.at.is_some_and(|at| now < at + again_after(rule, &group)) {
             // Nothing that counts: at least that it happened.
             raised.held = raised.held.max(1);
             return None;
         }
         let taken = Raised { at: Some(now), ..Raised::default() };
         let told = std::mem::replace(raised, taken);
-        Some(self.alarm(rule, &firing.group, told, again))
+        Some(self.alarm(rule, &group, told, again))
     }
 
     /// What was kept back and is due.
@@ -308,7 +241,7 @@ impl Monitor {
         let mut due = Vec::new();
         self.raised.retain(|group, raised| {
             let Some(rule) = rules.rules.get(group.rule) else { return false };
-            if raised.at.is_some_and(|at| now < at + rule.again_after()) {
+            if raised.at.is_some_and(|at| now < at + again_after(rule, group)) {
                 return true;
             }
             if raised.held == 0 {
@@ -331,7 +264,7 @@ impl Monitor {
         let mut summary = rule.common.summary.clone();
         for (place, value) in [
             ("{subject}", text(group.subject.as_ref().map(ToString::to_string), "somebody")),
-            ("{host}", text(group.host.as_ref().map(ToString::to_string), "a host")),
+            ("{host}", text(group.host.as_ref().map(ToString::to_string), "the control plane")),
             ("{operation}", text(group.operation.clone(), "an operation")),
             ("{code}", text(code.clone(), "no code")),
             ("{source}", text(group.source.clone(), "a source")),
@@ -360,6 +293,10 @@ impl Monitor {
     }
 }
 
+fn again_after(rule: &Rule, group: &Group) -> u64 {
+    if group.others { OTHERS_AGAIN } else { rule.common.again_after_seconds * 1000 }
+}
+
 impl Firing {
     fn one(group: Group, seen: &Observation) -> Self {
         Self { group, count: 1, code: seen.code.as_deref().map(word), entries: VecDeque::from([seen.entry]) }
@@ -371,6 +308,7 @@ fn groups(index: usize, rule: &Rule, seen: &Observation) -> Vec<Group> {
     let has = |by: By| rule.common.per.contains(&by);
     let group = Group {
         rule: index,
+        others: false,
         subject: seen.subject.clone().filter(|_| has(By::Subject)),
         host: seen.host.clone().filter(|_| has(By::Host)),
         operation: None,

@@ -16,11 +16,10 @@ mod http;
 mod observation;
 mod rules;
 mod table;
-mod tokens;
 
 pub use alarm::{Alarm, Severity};
 pub use delivery::{Delivery, Pace, SendError, Sending, Sink, Undelivered};
 pub use engine::Monitor;
 pub use http::{Alertmanager, SinkError, Webhook, signature};
-pub use observation::{Kind, Observation, Quota, Source, code};
+pub use observation::{Kind, Observation, Quota, Source, UNDELIVERED};
 pub use rules::{Rules, RulesError};

@@ -4,25 +4,9 @@ use ids::{HostId, Identity};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
-/// Codes of observations that the audit service makes itself (source [`Source::Audit`], kind [`Kind::Event`]).
-pub mod code {
-    /// The callers' records and the hosts' do not match: an entry is on one side only.
-    pub const GAP: &str = "log.gap";
-    /// A host's log is shorter than what was seen of it: rolled back to an older copy, or cut.
-    pub const TRUNCATED: &str = "log.truncated";
-    /// A host shows another record than before under the same number.
-    pub const FORKED: &str = "log.forked";
-    /// A record does not follow the one before it.
-    pub const BROKEN: &str = "log.broken";
-    /// The signature over a host's log is wrong.
-    pub const SIGNATURE: &str = "log.signature";
-    /// Somebody brought a checkpoint, cosignature or tile that does not fit the log.
-    pub const FORGED: &str = "log.forged";
-    /// The policies that the token service decides by are others than before.
-    pub const POLICY: &str = "policy.changed";
-    /// An alarm could not be delivered ([`super::Undelivered`](crate::Undelivered)).
-    pub const UNDELIVERED: &str = "alarm.undelivered";
-}
+/// The code of an entry that tells of an alarm which could not be delivered ([`Undelivered`](crate::Undelivered)):
+/// an event of the audit service.
+pub const UNDELIVERED: &str = "alarm.undelivered";
 
 /// Whose record it is.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]

@@ -1,6 +1,6 @@
 //! The rules: data, parsed strictly. What is not understood is refused, and every number has bounds.
 
-use crate::{Kind, Observation, Severity, Source};
+use crate::{Kind, Observation, Severity};
 use ids::Identity;
 use operations::Operation;
 use serde::Deserialize;
@@ -81,8 +81,6 @@ pub(crate) enum By {
 pub(crate) struct Limits {
     /// Groups of entries that are told apart, in each of the monitor's tables.
     pub(crate) groups: usize,
-    /// Tokens known to be issued.
-    pub(crate) tokens: usize,
 }
 
 /// A rule.
@@ -117,7 +115,7 @@ pub(crate) struct Common {
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default)]
 pub(crate) struct Filter {
-    pub(crate) sources: BTreeSet<String>,
+    sources: BTreeSet<String>,
     kinds: BTreeSet<Kind>,
     codes: BTreeSet<String>,
     operations: BTreeSet<String>,
@@ -133,9 +131,7 @@ pub(crate) enum Watch {
     Unusual(Unusual),
     FirstUse(FirstUse),
     Quota(QuotaAt),
-    Unissued(Unissued),
     Clock(Clock),
-    Silence(Silence),
     Crowded(Crowded),
 }
 
@@ -186,26 +182,12 @@ pub(crate) struct QuotaAt {
     pub(crate) percent: u64,
 }
 
-/// A host took a token that the token service's journal does not have.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct Unissued {
-    pub(crate) grace_seconds: u64,
-}
-
 /// A source's own times run ahead of ours or go back.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Clock {
     pub(crate) ahead_seconds: u64,
     pub(crate) back_seconds: u64,
-}
-
-/// A source was not heard for so long.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct Silence {
-    pub(crate) silent_seconds: u64,
 }
 
 /// The monitor cannot tell more groups apart.
@@ -242,9 +224,7 @@ impl Rules {
         if file.rule.is_empty() || file.rule.len() > MAX_RULES {
             return whole(format!("want 1 to {MAX_RULES} rules"));
         }
-        if !(16..=100_000).contains(&file.limits.groups) || !(16..=1_000_000).contains(&file.limits.tokens) {
-            return whole("limits: want 16 to 100000 groups and 16 to 1000000 tokens".to_owned());
-        }
+        within("groups", file.limits.groups, 16..=100_000).map_err(RulesError::Whole)?;
         let rules = file.rule.into_iter().map(rule).collect::<Result<Vec<_>, _>>()?;
         let mut ids = BTreeSet::new();
         if let Some(twice) = rules.iter().find(|rule| !ids.insert(rule.common.id.as_str())) {
@@ -284,7 +264,7 @@ fn rule(mut table: toml::Table) -> Result<Rule, RulesError> {
     Ok(Rule { common, watch })
 }
 
-fn within<T: PartialOrd + std::fmt::Display>(
+fn within<T: Copy + PartialOrd + std::fmt::Display>(
     name: &str,
     value: T,
     range: RangeInclusive<T>,
@@ -298,13 +278,6 @@ fn within<T: PartialOrd + std::fmt::Display>(
 
 /// Seconds that a window may be long.
 const WINDOW: RangeInclusive<u64> = 1..=604_800;
-
-impl Rule {
-    /// After how many milliseconds the same may be raised again.
-    pub(crate) fn again_after(&self) -> u64 {
-        self.common.again_after_seconds * 1000
-    }
-}
 
 impl Common {
     fn check(&self) -> Result<(), String> {
@@ -363,11 +336,6 @@ impl Filter {
             && (self.operations.is_empty() || seen.operations.iter().any(|o| self.takes_operation(o)))
     }
 
-    /// Whether the rule looks at this source.
-    pub(crate) fn takes_source(&self, source: &Source) -> bool {
-        self.sources.is_empty() || self.sources.contains(source.class())
-    }
-
     fn takes_code(&self, code: &str) -> bool {
         self.codes.iter().any(|wanted| match wanted.strip_suffix('*') {
             Some(stem) => code.starts_with(stem),
@@ -413,12 +381,10 @@ impl Watch {
                 within("forget_seconds", first.forget_seconds, 1..=31_536_000)
             }
             Self::Quota(quota) => within("percent", quota.percent, 1..=100),
-            Self::Unissued(unissued) => within("grace_seconds", unissued.grace_seconds, 1..=3600),
             Self::Clock(clock) => {
                 within("ahead_seconds", clock.ahead_seconds, 1..=86_400)?;
                 within("back_seconds", clock.back_seconds, 1..=86_400)
             }
-            Self::Silence(silence) => within("silent_seconds", silence.silent_seconds, WINDOW),
             Self::Crowded(_) => Ok(()),
         }
     }

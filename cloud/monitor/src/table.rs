@@ -1,7 +1,7 @@
 //! What the monitor remembers of groups of entries: never more than so many.
 
 use ids::{HostId, Identity};
-use std::collections::{HashMap, hash_map::Entry};
+use std::collections::HashMap;
 
 /// Longest text that is kept of a word in an entry, in bytes.
 const MAX_WORD: usize = 64;
@@ -11,6 +11,8 @@ const MAX_WORD: usize = 64;
 pub(crate) struct Group {
     /// Index of the rule.
     pub(crate) rule: usize,
+    /// Whatever has no place of its own any more.
+    pub(crate) others: bool,
     pub(crate) subject: Option<Identity>,
     pub(crate) host: Option<HostId>,
     pub(crate) operation: Option<String>,
@@ -44,14 +46,15 @@ impl<V> Table<V> {
         Self { map: HashMap::new(), limit, swept: 0, crowded: false }
     }
 
-    /// The group's value, made if it is new; what is idle at `now` (Unix milliseconds) may go for it.
+    /// The group's value, made if it is new, and under which group it is; what is idle at `now` (Unix milliseconds)
+    /// may go for it.
     pub(crate) fn at(
         &mut self,
         group: &Group,
         now: u64,
         idle: impl Fn(&Group, &V) -> bool,
         new: impl FnOnce() -> V,
-    ) -> &mut V {
+    ) -> (Group, &mut V) {
         let mut group = group.clone();
         if self.map.len() >= self.limit && !self.map.contains_key(&group) {
             // A sweep costs as much as the table is long: at most one in a second.
@@ -61,13 +64,10 @@ impl<V> Table<V> {
             }
             if self.map.len() >= self.limit {
                 self.crowded = true;
-                group = Group { rule: group.rule, ..Group::default() };
+                group = Group { rule: group.rule, others: true, ..Group::default() };
             }
         }
-        match self.map.entry(group) {
-            Entry::Occupied(entry) => entry.into_mut(),
-            Entry::Vacant(entry) => entry.insert(new()),
-        }
+        (group.clone(), self.map.entry(group).or_insert_with(new))
     }
 
     /// Whether groups had to share a place since this was last asked.

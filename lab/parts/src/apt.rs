@@ -101,11 +101,13 @@ impl Apt {
         let package = depends.lines().find_map(|line| line.trim().strip_prefix("Depends: "));
         let package =
             package.filter(|name| !name.starts_with(['-', '<'])).ok_or(Error::Unsuitable("kernel"))?;
-        run(
-            self.command("apt-get").args(["download", package]).current_dir(self.home.join("archives")),
-            STEP,
-        )?;
-        Ok(())
+        self.download(package, STEP)
+    }
+
+    /// Fetches one package and nothing that it depends on.
+    pub(crate) fn download(&self, package: &str, step: &'static str) -> Result<(), Error> {
+        let folder = self.home.join("archives");
+        run(self.command("apt-get").args(["download", package]).current_dir(folder), step).map(drop)
     }
 
     /// The fetched package files, sorted by name.

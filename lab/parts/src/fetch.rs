@@ -27,6 +27,8 @@ const PACKAGES: [&str; 9] = [
     "fdisk",
     "qemu-utils",
 ];
+/// Where its package has it.
+pub(crate) const ALERTMANAGER: &str = "usr/bin/prometheus-alertmanager";
 const QEMU: &str = "qemu-system-x86";
 /// Raised when the layout of the parts' folder changes.
 const LAYOUT: u32 = 1;
@@ -92,6 +94,49 @@ pub(crate) fn ensure(
     remove(&home)?;
     fs::rename(&fresh, &home).map_err(|e| file_error(&home, e))?;
     check(dir)
+}
+
+/// Makes sure that Debian's Alertmanager is in `dir`; the folder that it is unpacked in. It is no part of a host: only
+/// who tests alarms needs it.
+pub(crate) fn alertmanager(dir: &Path) -> Result<PathBuf, Error> {
+    const STEP: &str = "fetching Alertmanager";
+    let home = dir.join("alertmanager");
+    fs::create_dir_all(dir).map_err(|e| file_error(dir, e))?;
+    let lock_path = dir.join("alertmanager.lock");
+    let lock = File::create(&lock_path).map_err(|e| file_error(&lock_path, e))?;
+    flock(&lock, FlockOperation::LockExclusive).map_err(|e| file_error(&lock_path, e.into()))?;
+    if home.exists() {
+        return Ok(home);
+    }
+    let fresh = dir.join("alertmanager.new");
+    let state = fresh.join("apt");
+    let apt = Apt::new(&state, &[TOOLS[0]])?;
+    apt.update(&mut |_| {})?;
+    apt.download("prometheus-alertmanager", STEP)?;
+    for package in apt.packages()? {
+        run(Command::new("dpkg-deb").arg("-x").arg(package).arg(&fresh), STEP)?;
+    }
+    relocate(&fresh.join(ALERTMANAGER))?;
+    fs::remove_dir_all(&state).map_err(|e| file_error(&state, e))?;
+    fs::rename(&fresh, &home).map_err(|e| file_error(&home, e))?;
+    Ok(home)
+}
+
+/// Debian builds it to read its templates below `/usr`, where nothing is installed: makes that path, which keeps its
+/// length, relative to the folder that it is started in.
+fn relocate(program: &Path) -> Result<(), Error> {
+    const BUILT: &[u8] = b"/usr/share/prometheus/alertmanager";
+    const MOVED: &[u8] = b"usr/share/prometheus//alertmanager";
+    let mut bytes = fs::read(program).map_err(|e| file_error(program, e))?;
+    let places: Vec<usize> =
+        bytes.windows(BUILT.len()).enumerate().filter(|(_, w)| *w == BUILT).map(|(at, _)| at).collect();
+    for at in &places {
+        bytes[*at..at + BUILT.len()].copy_from_slice(MOVED);
+    }
+    if places.is_empty() {
+        return Err(Error::Unsuitable("Alertmanager"));
+    }
+    fs::write(program, bytes).map_err(|e| file_error(program, e))
 }
 
 fn fetch(fresh: &Path, wanted: &Wanted, progress: &mut dyn FnMut(Progress<'_>)) -> Result<(), Error> {

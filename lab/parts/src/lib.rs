@@ -22,10 +22,10 @@ use std::{
 
 /// The folder of the lab: `AZOTE_LAB_DIR`, else `target/lab` of the source tree that this was built from.
 pub fn default_dir() -> PathBuf {
-    std::env::var_os("AZOTE_LAB_DIR").map_or_else(
-        || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/lab").components().collect(),
-        PathBuf::from,
-    )
+    // Normalised by hand: `target` may be a link, and what is printed should read well.
+    let tree = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2);
+    let built = || tree.unwrap_or(Path::new("/")).join("target/lab");
+    std::env::var_os("AZOTE_LAB_DIR").map_or_else(built, PathBuf::from)
 }
 
 /// A program among the parts.
@@ -164,14 +164,27 @@ impl Parts {
         }
     }
 
-    /// A program of the unpacked tree, started by the C library that came with it.
+    /// Debian's Alertmanager, for tests of alarms: fetched on first use (about 10 MB), nothing is installed.
+    pub fn alertmanager(&self) -> Result<Command, Error> {
+        let home = fetch::alertmanager(&self.dir)?;
+        let mut command = self.started(&home.join(fetch::ALERTMANAGER));
+        command.current_dir(home);
+        Ok(command)
+    }
+
+    /// A program of the unpacked tree.
     fn fetched(&self, program: &str) -> Command {
+        self.started(&self.tree.join(program))
+    }
+
+    /// A program, started by the C library that came with the tree.
+    fn started(&self, program: &Path) -> Command {
         let libraries = self.tree.join("usr/lib/x86_64-linux-gnu");
         let mut path = libraries.clone().into_os_string();
         path.push(":");
         path.push(libraries.join("swtpm"));
         let mut command = Command::new(self.tree.join("usr/lib64/ld-linux-x86-64.so.2"));
-        command.arg("--library-path").arg(path).arg(self.tree.join(program));
+        command.arg("--library-path").arg(path).arg(program);
         command
     }
 
