@@ -18,8 +18,6 @@ const SANDBOX: &str = include_str!("../../../sandbox/tokens.toml");
 const WRAPPING_FILE: &str = "wrapping.sealed";
 const STORE_FILE: &str = "tokens.redb";
 const NAME: &str = "azote:service/tokens";
-/// How far the clocks of hosts may be apart from this one, in seconds.
-const SKEW: u64 = 60;
 
 /// Signs short-lived bearer tokens from the rights configuration, and writes down each decision first.
 #[derive(Parser)]
@@ -67,6 +65,9 @@ struct Run {
     /// Follow each signing key by the next one after so many seconds; without it, only when the pipeline asks
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
     rotate_after: Option<u64>,
+    /// How far hosts' clocks may be behind this one: so much longer is an old key trusted than its tokens live
+    #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+    skew: u64,
 }
 
 fn main() -> ExitCode {
@@ -101,7 +102,7 @@ impl Run {
         let key = self.home.key()?;
         let opened = if oidc.is_some() { self.door.open_to_all(key) } else { self.door.open(key) }?;
         Policy::parse(SANDBOX)?.enter(&[])?;
-        let life = rights.quotas().token.longest_seconds + SKEW;
+        let life = rights.quotas().token.longest_seconds.saturating_add(self.skew);
         let recorder = store.start();
         let schedule = Schedule { overlap: self.overlap, rotate_after: self.rotate_after, life };
         let keyring = keys.start(recorder.clone(), schedule);

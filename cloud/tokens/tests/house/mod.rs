@@ -106,8 +106,18 @@ impl Running {
     /// SIGKILL, then the same command again.
     #[allow(dead_code, reason = "not every test restarts its service")]
     pub(crate) fn kill_and_restart(&mut self) {
+        self.kill();
+        self.restart();
+    }
+
+    /// SIGKILL.
+    pub(crate) fn kill(&mut self) {
         self.process.kill().unwrap();
         self.process.wait().unwrap();
+    }
+
+    /// The same command again.
+    pub(crate) fn restart(&mut self) {
         (self.process, self.address) = spawn(&mut self.command, &self.log);
     }
 
