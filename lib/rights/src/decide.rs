@@ -147,8 +147,14 @@ impl Rights {
         self.decide_over(ask, |slice| &slice.policies)
     }
 
+    /// The same decision over all policies instead of those that can speak about the operation: what slicing
+    /// must agree with, and is measured against.
+    pub fn decide_unsliced(&self, ask: &Ask) -> Result<Grant, Refusal> {
+        self.decide_over(ask, |_| &self.whole)
+    }
+
     /// Decides over the policies that `pick` gives for an operation.
-    pub(crate) fn decide_over<'a>(
+    fn decide_over<'a>(
         &'a self,
         ask: &Ask,
         pick: impl Fn(&'a Slice) -> &'a PolicySet,
@@ -182,6 +188,14 @@ impl Rights {
             uses: if ask.operations.iter().any(|o| o.sensitive()) { 1 } else { bounds.uses },
             quotas: self.accounts(ask, member),
         })
+    }
+
+    /// Whether a group of the caller's has the operation at all.
+    pub(crate) fn may_have(&self, subject: &Identity, action: Action) -> bool {
+        let groups = self.members.get(subject).map(|member| &member.groups);
+        let mut theirs =
+            self.groups.groups.iter().filter(|g| groups.is_some_and(|own| own.contains(&g.name)));
+        theirs.any(|group| group.operations.contains(&action))
     }
 
     /// Whether somebody may read the audit log.

@@ -9,7 +9,9 @@
 #![forbid(unsafe_code)]
 
 mod changes;
+mod corners;
 mod decide;
+mod depth;
 mod error;
 mod floor;
 mod groups;

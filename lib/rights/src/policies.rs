@@ -1,7 +1,9 @@
 //! `rights.cedar`: parsed, held to the rules of form, validated, and sliced by operation.
 
 use crate::{
-    Action, FLOOR, Groups, Quotas, RightsError, Sources, floor,
+    Action, FLOOR, Groups, Quotas, RightsError, Sources,
+    depth::is_shallow,
+    floor,
     groups::Member,
     schema,
     sources::{MAX_FILE, sources},
@@ -26,6 +28,8 @@ pub struct Rights {
     pub(crate) schema: Schema,
     pub(crate) members: BTreeMap<Identity, Member>,
     policies: PolicySet,
+    /// Policies and floor.
+    pub(crate) whole: PolicySet,
     slices: BTreeMap<Action, Slice>,
 }
 
@@ -69,8 +73,8 @@ impl Rights {
         validate(&policies, &schema)?;
         every_right_is_given(&policies, &groups)?;
         let members = groups.by_member().map_err(|why| RightsError::Name("groups.toml", why))?;
-        let slices = slices(&policies)?;
-        Ok(Self { groups, quotas, schema, members, policies, slices })
+        let (whole, slices) = slices(&policies)?;
+        Ok(Self { groups, quotas, schema, members, policies, whole, slices })
     }
 
     /// The configured policies under their ids, without the floor.
@@ -99,6 +103,9 @@ impl Rights {
 }
 
 fn parse(text: &str) -> Result<PolicySet, RightsError> {
+    if !is_shallow(text) {
+        return Err(RightsError::Size(FILE, "2048 bytes and 24 open brackets in a policy"));
+    }
     let parsed: PolicySet = text.parse().map_err(|error| RightsError::Form(FILE, format!("{error:?}")))?;
     if parsed.templates().next().is_some() {
         return Err(RightsError::Form(FILE, "templates are not taken: write each policy out".to_owned()));
@@ -233,28 +240,32 @@ fn every_right_is_given(policies: &PolicySet, groups: &Groups) -> Result<(), Rig
     Ok(())
 }
 
-/// For each operation the policies that can speak about it: those that name it, and those that name none.
-fn slices(policies: &PolicySet) -> Result<BTreeMap<Action, Slice>, RightsError> {
+/// All policies, and for each operation those that can speak about it: they name it, or name none. Each has
+/// the floor.
+fn slices(policies: &PolicySet) -> Result<(PolicySet, BTreeMap<Action, Slice>), RightsError> {
     let floor = floor();
     let written = FLOOR.matches("@id(").count();
     if floor.num_of_policies() != written || written == 0 {
         return Err(RightsError::Form("the floor", "this release is broken".to_owned()));
     }
-    let slice = |action: Action| {
-        let mut slice = Slice { policies: floor.clone(), permits: BTreeSet::new() };
-        for policy in policies.policies() {
-            let named = actions(policy).map_err(|why| RightsError::Policy(policy.id().to_string(), why))?;
-            if named.is_some_and(|named| !named.contains(&action)) {
+    let new = || Slice { policies: floor.clone(), permits: BTreeSet::new() };
+    let mut whole = floor.clone();
+    let mut slices: BTreeMap<Action, Slice> = Action::all().map(|action| (action, new())).collect();
+    for policy in policies.policies() {
+        let bad = |why: String| RightsError::Policy(policy.id().to_string(), why);
+        let twice = |_| bad("this id is there twice".to_owned());
+        let named = actions(policy).map_err(bad)?;
+        whole.add(policy.clone()).map_err(twice)?;
+        for (action, slice) in &mut slices {
+            if named.as_ref().is_some_and(|named| !named.contains(action)) {
                 continue;
             }
+            slice.policies.add(policy.clone()).map_err(twice)?;
             if let (Effect::Permit, Some(Ok(group))) = (policy.effect(), group_of(policy).map(|g| g.parse()))
             {
                 slice.permits.insert((group, policy.id().to_string()));
             }
-            let twice = |_| RightsError::Policy(policy.id().to_string(), "this id is there twice".to_owned());
-            slice.policies.add(policy.clone()).map_err(twice)?;
         }
-        Ok((action, slice))
-    };
-    Action::all().map(slice).collect()
+    }
+    Ok((whole, slices))
 }

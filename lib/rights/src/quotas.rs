@@ -54,7 +54,7 @@ pub struct HostBounds {
 }
 
 /// How many resources a group may affect in a time window.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Quota {
     /// Its name in logs.
@@ -138,6 +138,9 @@ impl Quotas {
         if !WINDOW.contains(&window_seconds) || !(1..=MAX_LIMIT).contains(&sensitive) {
             return Err(format!("host: want 1 to {MAX_LIMIT} calls in a window of {WINDOW:?} seconds"));
         }
+        if !(1..=MAX_LIMIT).contains(&self.host.sensitive) || !WINDOW.contains(&self.host.window_seconds) {
+            return Err("host: want 1 or more, in a window of a minute to thirty days".to_owned());
+        }
         if self.quotas.len() > MAX_QUOTAS {
             return Err(format!("want at most {MAX_QUOTAS} quotas"));
         }
@@ -172,7 +175,30 @@ impl Quotas {
     }
 }
 
+/// In words.
+impl fmt::Display for Quota {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let operations: Vec<_> = self.operations.iter().map(|o| o.name()).collect();
+        let Self { group, window_seconds, member, together, fleet, .. } = self;
+        write!(
+            f,
+            "{member} by a member, {together} by {group}, {fleet} in a fleet, in {window_seconds} s ({})",
+            operations.join(", ")
+        )
+    }
+}
+
 impl Quota {
+    /// Whether it bounds no less than `other`.
+    pub(crate) fn within(&self, other: &Self) -> bool {
+        self.group == other.group
+            && self.operations.is_superset(&other.operations)
+            && self.window_seconds >= other.window_seconds
+            && self.member <= other.member
+            && self.together <= other.together
+            && self.fleet <= other.fleet
+    }
+
     fn check(&self, groups: &Groups) -> Result<(), String> {
         let group = groups.group(self.group.as_str()).ok_or("no such group")?;
         if self.operations.is_empty() {
