@@ -55,6 +55,17 @@ pub async fn issue(client: &Client, request: &TokenRequest) -> Result<TokenAnswe
     client.post(TOKENS, request).await
 }
 
+/// Asks for a token as the operator whom an ID token names; `client` shows no certificate. The ID token's nonce must be
+/// [`crate::oidc::nonce`] of the request's key.
+pub async fn issue_by_id_token(
+    client: &Client,
+    id_token: &str,
+    request: &TokenRequest,
+) -> Result<TokenAnswer, CallError> {
+    let body = serde_json::to_vec(request).map_err(|_| CallError::Malformed(client.server().clone()))?;
+    client.call("POST", TOKENS, body, &[("authorization", &format!("Bearer {id_token}"))]).await
+}
+
 /// The public keys that hosts must hold to check tokens.
 pub async fn keys(client: &Client) -> Result<Keys, CallError> {
     client.get(KEYS).await

@@ -95,6 +95,14 @@ impl House {
     }
 }
 
+impl House {
+    /// A connection of somebody without a certificate.
+    #[allow(dead_code, reason = "not every service takes strangers")]
+    pub(crate) fn stranger(&self, to: &Running) -> Client {
+        Client::new(self.ca.certificate(), to.name.clone(), to.address, None).unwrap()
+    }
+}
+
 impl Drop for House {
     fn drop(&mut self) {
         self.tpm.kill().unwrap();
@@ -129,6 +137,7 @@ impl Running {
         self.process.wait().unwrap().code()
     }
 
+    #[allow(dead_code, reason = "not every test reads the log")]
     pub(crate) fn log(&self) -> String {
         fs::read_to_string(&self.log).unwrap()
     }
