@@ -70,6 +70,9 @@ pub(crate) enum Verb {
     /// The token service's signing keys.
     #[command(subcommand)]
     Tokens(Tokens),
+    /// Rights configurations: who may do what, and the review of a change.
+    #[command(subcommand)]
+    Rights(crate::rights::Rights),
     /// Completions for a shell, on standard output.
     #[command(
         after_help = "Example: azote completions bash > ~/.local/share/bash-completion/completions/azote"

@@ -12,6 +12,7 @@ mod interrupt;
 mod out;
 mod place;
 mod rack;
+mod rights;
 mod tokens;
 mod up;
 mod verbs;
@@ -68,6 +69,7 @@ fn dispatch(out: Out, args: &Args, given: bool) -> Result<(), Failure> {
             out.result(&text, &serde_json::json!({"up": place.root()}));
             Ok(())
         }
+        Verb::Rights(verb) => rights::run(out, verb),
         Verb::Down => verbs::down(out, &place()?),
         Verb::Completions { shell } => {
             let mut script = Vec::new();

@@ -61,7 +61,12 @@ fn act(out: Out, cloud: &Cloud, verb: &Verb) -> Result<(), Failure> {
         Verb::Instance(verb) => instance(out, cloud, verb),
         Verb::Token(ask) => token(out, cloud, ask),
         Verb::Tokens(verb) => crate::tokens::run(out, cloud, verb),
-        Verb::Demo(_) | Verb::Up(_) | Verb::Down | Verb::Console | Verb::Completions { .. } => Ok(()),
+        Verb::Demo(_)
+        | Verb::Up(_)
+        | Verb::Rights(_)
+        | Verb::Down
+        | Verb::Console
+        | Verb::Completions { .. } => Ok(()),
     }
 }
 

@@ -20,6 +20,7 @@ mod quotas;
 mod review;
 mod schema;
 mod sources;
+mod table;
 #[cfg(test)]
 mod tests;
 
@@ -33,3 +34,4 @@ pub use quotas::{Quota, QuotaKey, Quotas, Scope, TokenBounds};
 pub use review::{Review, ReviewRefused, Reviewer, Reviewers};
 pub use schema::{schema, wide_schema};
 pub use sources::{SetHash, Sources, sources};
+pub use table::Right;

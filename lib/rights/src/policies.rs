@@ -50,13 +50,21 @@ impl Rights {
         Self::under(sources, &sources.schema)
     }
 
+    /// Reads the configuration of another release, under the schema that it brings: only to be compared with
+    /// this one's by [`crate::changes`].
+    pub fn parse_other_release(sources: &Sources) -> Result<Self, RightsError> {
+        if sources.schema.len() as u64 > MAX_FILE {
+            return Err(RightsError::Size("schema.cedarschema", "256 KiB"));
+        }
+        Self::under(sources, &sources.schema)
+    }
+
     /// The configuration that this release was built with.
     pub fn embedded() -> Result<Self, RightsError> {
         Self::parse(&sources())
     }
 
-    /// The same under another schema; outside of tests and proofs only the generated one is taken.
-    pub(crate) fn under(sources: &Sources, schema: &str) -> Result<Self, RightsError> {
+    fn under(sources: &Sources, schema: &str) -> Result<Self, RightsError> {
         let files =
             [("groups.toml", &sources.groups), ("quotas.toml", &sources.quotas), (FILE, &sources.policies)];
         if let Some((name, _)) = files.iter().find(|(_, text)| text.len() as u64 > MAX_FILE) {
@@ -201,7 +209,7 @@ pub(crate) fn group_of(policy: &Policy) -> Option<String> {
 }
 
 /// The operations that a policy names one by one; `None` if it names none, or a class of them.
-fn actions(policy: &Policy) -> Result<Option<BTreeSet<Action>>, String> {
+pub(crate) fn actions(policy: &Policy) -> Result<Option<BTreeSet<Action>>, String> {
     let named = match policy.action_constraint() {
         ActionConstraint::Any => return Ok(None),
         ActionConstraint::Eq(action) => vec![action],
