@@ -11,6 +11,7 @@ use rustix::{
     fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create},
     io::{FdFlags, fcntl_setfd},
 };
+use sandbox::Violation;
 use std::{
     fs::File,
     io::{self, Read, Write},
@@ -88,6 +89,7 @@ pub struct Card {
     peer: Peer<CardSide>,
     public_key: Option<[u8; 32]>,
     child: Option<Child>,
+    violation: Option<Violation>,
 }
 
 impl Card {
@@ -107,12 +109,12 @@ impl Card {
             _ => None,
         };
         let public_key = Some(public_key.ok_or_else(unexpected::<CardSide>)?);
-        Ok(Self { image, peer, public_key, child })
+        Ok(Self { image, peer, public_key, child, violation: None })
     }
 
     /// A card that could not be started.
     pub fn absent(image: Sha256) -> Self {
-        Self { image, peer: Peer::absent(), public_key: None, child: None }
+        Self { image, peer: Peer::absent(), public_key: None, child: None, violation: None }
     }
 
     /// Attaches a volume: `storage` is its backing file, `function` the listening socket.
@@ -147,9 +149,17 @@ impl Card {
         let there = self.peer.is_there();
         if !there && let Some(Ok(Some(exit))) = self.child.as_mut().map(Child::try_wait) {
             tracing::error!(%exit, "the volume card is gone");
+            self.violation = Violation::of(exit);
             self.child = None;
         }
         there
+    }
+
+    /// The call that the card is gone because of, told once, if it made one that its sandbox forbids. It may be
+    /// known a moment later than that the card is gone.
+    pub fn violation(&mut self) -> Option<Violation> {
+        self.is_there();
+        self.violation.take()
     }
 
     /// Its state, with a certificate by which others know that the key is this host's card's.
@@ -183,6 +193,36 @@ impl Drop for Card {
         let end = Instant::now() + LAST_WAIT;
         while matches!(child.try_wait(), Ok(None)) && Instant::now() < end {
             sleep(Duration::from_millis(10));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_sandbox_ended_a_card_for_is_told_once() {
+        for (end, violation) in [
+            ("exit 90", Some(Violation::Outbound)),
+            ("kill -SYS $$", Some(Violation::Other)),
+            ("kill -KILL $$", None),
+            ("exit 0", None),
+        ] {
+            let (ours, theirs) = Link::<Request, Reply>::pair().unwrap();
+            theirs.send(&Reply::Hello { public_key: vec![1; 32] }, &[]).unwrap();
+            let child = Command::new("sh").arg("-c").arg(end).spawn().unwrap();
+            let image = Sha256::from_digest(&[0; 32]);
+            let mut card = Card::connect(image, Peer::new(ours).unwrap(), Some(child)).unwrap();
+            assert!(card.is_there());
+            drop(theirs);
+            let mut told = Vec::new();
+            while card.child.is_some() {
+                told.extend(card.violation());
+                sleep(Duration::from_millis(5));
+            }
+            assert_eq!(told, violation.into_iter().collect::<Vec<_>>(), "{end}");
+            assert_eq!(card.violation(), None);
         }
     }
 }

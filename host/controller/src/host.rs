@@ -24,7 +24,7 @@ use host_api::{
 use ids::{HostId, VolumeId};
 use service::Key;
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     os::fd::AsFd,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     thread::sleep,
@@ -72,14 +72,14 @@ pub struct Components {
 }
 
 impl Components {
-    /// The code of a component that is gone. It comes back with the host's next power-cycle.
-    fn lost(&mut self) -> Option<&'static str> {
-        let gone = [
-            (self.chip.is_there(), "chip.gone"),
-            (self.board.is_there(), "board.gone"),
-            (self.card.is_there(), "card.gone"),
+    /// The components that are gone. They come back with the host's next power-cycle.
+    fn lost(&mut self) -> impl Iterator<Item = (&'static str, &'static str)> {
+        let components = [
+            (self.chip.is_there(), "chip.gone", "the security chip"),
+            (self.board.is_there(), "board.gone", "the main board"),
+            (self.card.is_there(), "card.gone", "the volume card"),
         ];
-        gone.into_iter().find(|(there, _)| !there).map(|(_, code)| code)
+        components.into_iter().filter(|(there, ..)| !there).map(|(_, code, what)| (code, what))
     }
 }
 
@@ -92,6 +92,8 @@ struct Inner {
     last_event: u64,
     /// How often the board had started before the instance did.
     boots: u64,
+    /// Codes of components that the log tells to be gone.
+    told: BTreeSet<&'static str>,
 }
 
 /// By what the host goes.
@@ -135,6 +137,7 @@ impl Host {
             throttle: Throttle::default(),
             last_event: 0,
             boots: 0,
+            told: BTreeSet::new(),
         };
         Self { identity, known_good, stop_grace, log, clock, trust, inner: Mutex::new(inner) }
     }
@@ -165,7 +168,7 @@ impl Host {
             Err(Refusal::of("host.out-of-service"))
         } else if inner.settings.kept().drained && adds {
             Err(Refusal::of("host.drained"))
-        } else if let Some(lost) = inner.parts.lost().filter(|_| adds) {
+        } else if let Some((lost, _)) = inner.parts.lost().next().filter(|_| adds) {
             Err(Refusal::of(lost))
         } else {
             Ok(())
@@ -204,7 +207,8 @@ impl Host {
         let functions: BTreeMap<_, _> =
             parts.card.volumes().into_iter().map(|volume| (volume.volume.clone(), volume)).collect();
         let there = parts.card.is_there();
-        let lost = parts.lost().and_then(|code| boot::out_of_service(code, &Refusal::of(code).message));
+        let lost =
+            parts.lost().next().and_then(|(code, _)| boot::out_of_service(code, &Refusal::of(code).message));
         let out_of_service = booted.out_of_service.clone().or(lost);
         HostStatus {
             host: self.identity.host.clone(),
@@ -264,12 +268,7 @@ impl Host {
     pub fn look(&self) -> Vec<Entry> {
         let mut inner = self.lock();
         let mut entries = inner.chip_events();
-        if !inner.parts.card.is_there() {
-            match inner.state.card_died() {
-                0 => {}
-                n => entries.push(Entry::event("card.gone", &format!("{n} volumes lost their card"))),
-            }
-        }
+        entries.extend(inner.losses());
         if inner.state.guest_runs()
             && inner.parts.board.status().is_ok_and(|b| b.power == Power::Off && b.boots > inner.boots)
             && inner.state.powered_off()
@@ -373,6 +372,23 @@ impl Inner {
         self.boots = self.parts.board.status()?.boots;
         self.parts.chip.release(&hash)?;
         Ok(self.state.started(request.instance.clone(), request.root.clone()).into())
+    }
+
+    /// Components that are gone, each told once.
+    fn losses(&mut self) -> Vec<Entry> {
+        let mut entries = Vec::new();
+        if let Some(violation) = self.parts.card.violation() {
+            let detail = "the volume card made a call that its sandbox forbids, and was ended";
+            entries.push(Entry::event(violation.code(), detail));
+        }
+        for (code, what) in self.parts.lost() {
+            let volumes = if code == "card.gone" { self.state.card_died() } else { 0 };
+            if self.told.insert(code) {
+                entries
+                    .push(Entry::event(code, &format!("{what} is gone; {volumes} volumes lost their card")));
+            }
+        }
+        entries
     }
 
     fn chip_events(&mut self) -> Vec<Entry> {

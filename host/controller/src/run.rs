@@ -8,13 +8,16 @@ use crate::{
     card::{Card, Image},
     chip::Chip,
     door::{Door, opens, router},
-    host::{Booted, Components, Host, Identity},
+    host::{Booted, Components, Host, Identity, Rules},
+    limits::{self, Bounds},
     log::{Entry, Log, Writer},
     peer::{Peer, Side},
+    settings::Settings,
     storage::Storage,
     watch,
 };
 use host_api::{MAX_BODY, OutOfService, Sha256};
+use host_log::LogKey;
 use ids::HostId;
 use sandbox::Policy;
 use service::{
@@ -32,8 +35,9 @@ use std::{
     thread::sleep,
     time::{Duration, Instant},
 };
-use token::{Keys, Verifier};
+use token::Keys;
 use tpm::Tpm;
+use zeroize::Zeroizing;
 
 const SANDBOX: &str = include_str!("../../../sandbox/controller.toml");
 /// Threads that serve connections, and threads that act: fixed, so that nothing has to be asked of the system.
@@ -97,12 +101,13 @@ pub struct Options {
 
 /// Boots the host and serves its door until SIGTERM or SIGINT.
 pub fn run(options: &Options) -> Result<(), Failure> {
-    let mut log = open_log(options)?;
-    note(&mut log, Entry::event("host.boots", ""))?;
-    let mut boot = Boot::new(options.home.tpm()?);
+    let mut tpm = options.home.tpm()?;
+    let mut log = open_log(options, &mut tpm)?;
+    note(&mut log, Entry::event("host.started", ""))?;
+    let mut boot = Boot::new(tpm);
     let started = start(options, &mut boot)?;
     let (measurements, pcr) = boot.finish()?;
-    let Started { identity, tls, verifier, mut parts, known_good, firmware, mut objection } = started;
+    let Started { identity, tls, settings, mut parts, known_good, firmware, mut objection } = started;
     if let (None, Some(hash)) = (&objection, &firmware) {
         note(&mut log, Entry::event("host.releases-reset", &format!("firmware {hash}")))?;
         objection = failed("boot.chip", "the security chip", release(&mut parts.chip, hash).err().as_ref());
@@ -115,24 +120,30 @@ pub fn run(options: &Options) -> Result<(), Failure> {
     let (clock, opened) = (log.clock().clone(), opens(log.resumed()));
     // Only where the last run ended just now: who comes early would hear that a good proof is stale.
     sleep(Duration::from_secs(opened).saturating_sub(clock.now()));
+    let bounds = Bounds::of_policies().ok_or("the policies name no bounds of a host")?;
+    let limits = limits::Limits::new(bounds);
     let listener = service::bind(options.listen, options.address_file.as_deref())?;
-    let paths =
-        [("volumes", options.volumes.canonicalize()?), ("functions", options.functions.canonicalize()?)];
+    let paths = [
+        ("volumes", options.volumes.canonicalize()?),
+        ("functions", options.functions.canonicalize()?),
+        ("log", log_folder(options).canonicalize()?),
+    ];
     let paths = paths.each_ref().map(|(name, path)| (*name, path.as_path()));
     Policy::parse(SANDBOX)?.enter(&paths)?;
+    let history = log.take_history();
     let log = Writer::start(log)?;
     let booted = Booted { measurements, pcr: Some(pcr), firmware, out_of_service: objection };
-    let grace = Duration::from_secs(options.stop_grace);
-    let host = Arc::new(Host::new(identity, parts, known_good, booted, grace, log.clone(), clock.clone()));
+    let rules = Rules { known_good, stop_grace: Duration::from_secs(options.stop_grace), settings };
+    let host = Arc::new(Host::new(identity, parts, rules, booted, log.clone(), clock.clone()));
     let stop = Arc::new(AtomicBool::new(false));
-    let watching = watch::start(Arc::clone(&host), log.clone(), Arc::clone(&stop))?;
+    let watching = watch::start(Arc::clone(&host), clock.clone(), log.clone(), Arc::clone(&stop))?;
     let opened = opened.max(clock.seconds());
-    let door = Arc::new(Door::new(host, log.clone(), verifier, clock, opened));
+    let door = Arc::new(Door::new(host, log.clone(), clock, opened, limits, &history));
     let served = serve(listener, tls, door);
     stop.store(true, Ordering::Relaxed);
     // The thread has nothing to give; if it panicked, the process ends here anyway.
     let _ = watching.join();
-    log.append(Entry { trusted: true, ..Entry::event("host.stops", "") })?;
+    log.append(Entry { trusted: true, ..Entry::event("host.stopped", "") })?;
     Ok(served?)
 }
 
@@ -140,7 +151,7 @@ pub fn run(options: &Options) -> Result<(), Failure> {
 struct Started {
     identity: Identity,
     tls: rustls::ServerConfig,
-    verifier: Verifier,
+    settings: Settings,
     parts: Components,
     known_good: KnownGood,
     firmware: Option<Sha256>,
@@ -159,7 +170,12 @@ fn start(options: &Options, boot: &mut Boot<Tpm>) -> Result<Started, Failure> {
     boot.measure_digest("volume card", *image.digest())?;
 
     let (identity, tls) = identify(options, boot.register())?;
-    let verifier = Verifier::new(read_keys(&token_keys)?, identity.host.clone());
+    let key = service::Key::from_seed(identity.key.seed())?;
+    let (path, installed) = (options.home.state.join("settings"), read_keys(&token_keys)?);
+    let settings = Settings::open(&path, key, identity.host.clone(), installed)?;
+    if let Some(kept) = &settings.kept().keys {
+        boot.measure("token keys", &kept.bytes())?;
+    }
     let mut chip = Chip::new(connect(&options.chip));
     // A controller that starts is a host that starts: whatever ran before is in reset from here on.
     let held = chip.hold();
@@ -190,7 +206,7 @@ fn start(options: &Options, boot: &mut Boot<Tpm>) -> Result<Started, Failure> {
     Ok(Started {
         identity,
         tls,
-        verifier,
+        settings,
         parts,
         known_good: known_good.unwrap_or_default(),
         firmware,
@@ -260,10 +276,24 @@ fn configuration(options: &Options, token_keys: &str) -> String {
     format!("log-capacity={log_capacity}\nstop-grace={stop_grace}\ntoken-keys={token_keys}\n")
 }
 
-fn open_log(options: &Options) -> Result<Log, Failure> {
-    let folder = options.home.state.join("log");
+/// The log, with the key that the TPM sealed for it when it was begun.
+fn open_log(options: &Options, tpm: &mut Tpm) -> Result<Log, Failure> {
+    let (folder, sealed) = (log_folder(options), options.home.state.join("log.sealed"));
     DirBuilder::new().recursive(true).mode(0o700).create(&folder)?;
-    Ok(Log::open(&folder.join("host.log"), options.log_capacity.saturating_mul(MIB))?)
+    if !sealed.exists() {
+        let mut key = Zeroizing::new([0; LogKey::LENGTH]);
+        aws_lc_rs::rand::fill(&mut *key).map_err(|_| "no random bytes")?;
+        service::seal_to(&sealed, tpm, &*key)?;
+    }
+    let key =
+        LogKey::new(&service::unseal_from(&sealed, tpm)?).ok_or("the sealed log key has a wrong length")?;
+    let identity = service::load_key(&options.home.state, tpm)?;
+    let log = Log::open(&folder, options.log_capacity.saturating_mul(MIB), key, identity);
+    Ok(log.inspect_err(|error| tracing::error!(code = error.code(), "the host's log cannot be opened"))?)
+}
+
+fn log_folder(options: &Options) -> PathBuf {
+    options.home.state.join("log")
 }
 
 fn note(log: &mut Log, entry: Entry) -> Result<(), Failure> {

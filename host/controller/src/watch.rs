@@ -2,6 +2,7 @@
 
 use crate::{
     chip::describe,
+    clock::Clock,
     host::Host,
     log::{Entry, Writer},
 };
@@ -66,10 +67,16 @@ impl Throttle {
 }
 
 /// Starts the watching thread; it ends within a period after `stop` is set.
-pub fn start(host: Arc<Host>, log: Writer, stop: Arc<AtomicBool>) -> io::Result<JoinHandle<()>> {
+pub fn start(
+    host: Arc<Host>,
+    clock: Clock,
+    log: Writer,
+    stop: Arc<AtomicBool>,
+) -> io::Result<JoinHandle<()>> {
     thread::Builder::new().name("watch".to_owned()).spawn(move || {
         while !stop.load(Ordering::Relaxed) {
-            for entry in host.look() {
+            let jump = clock.jump().map(|jump| Entry::event("clock.jumped", &jump.to_string()));
+            for entry in host.look().into_iter().chain(jump) {
                 if let Err(error) = log.append(entry) {
                     tracing::error!(%error, "an event is not in the log");
                 }

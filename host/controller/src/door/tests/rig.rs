@@ -6,15 +6,17 @@ use crate::{
     boot::KnownGood,
     card::Card,
     chip::Chip,
-    host::{Booted, Components, Identity},
-    log::Log,
+    host::{Booted, Components, Identity, Rules},
+    limits::Bounds,
+    log::{Log, log_key, on_disk},
     peer::Peer,
+    settings::Settings,
     storage::Storage,
 };
 use host_api::Sha256;
 use serde::{Serialize, de::DeserializeOwned};
 use std::{
-    fs::{self, File, OpenOptions},
+    fs::{self, File},
     path::PathBuf,
     thread,
     time::Duration,
@@ -26,6 +28,8 @@ pub(super) const NOW: u64 = 1_800_000_000;
 pub(super) const SIZE: u64 = 1 << 20;
 pub(super) const CARD_KEY: [u8; 32] = [3; 32];
 const FIRMWARE: [u8; 32] = [0xaa; 32];
+/// Most of each sensitive operation in an hour.
+pub(super) const SENSITIVE: u64 = 3;
 const PLENTY: u64 = 1 << 20;
 
 pub(super) fn host_id() -> HostId {
@@ -44,7 +48,7 @@ fn now() -> Clock {
 #[derive(Debug, Clone)]
 pub(super) struct Seen {
     pub(super) what: String,
-    /// Intents that were in the log's file at that moment.
+    /// Intents that were in the log's files at that moment.
     pub(super) intents_on_disk: usize,
 }
 
@@ -124,8 +128,8 @@ impl Part {
                 if let Some(code) = memory.next_fault.take() {
                     reply = fault(Fault::new(&code, "from inside"));
                 }
-                let text = fs::read_to_string(&log).unwrap_or_default();
-                let intents_on_disk = text.matches("\"kind\":\"intent\"").count();
+                let intents = on_disk(&log).into_iter().filter(|record| record.kind == RecordKind::Intent);
+                let intents_on_disk = intents.count();
                 memory.seen.push(Seen { what: what.to_owned(), intents_on_disk });
                 theirs.send(&reply, &[]).unwrap();
             }
@@ -214,7 +218,7 @@ fn board_answers(memory: &mut Memory, request: board::Request) -> (&'static str,
 pub(super) struct Rig {
     dir: tempfile::TempDir,
     pub(super) issuer: Ed25519KeyPair,
-    pub(super) identity: PublicKey,
+    pub(super) key: service::Key,
     pub(super) host: Arc<Host>,
     pub(super) door: Arc<Door>,
     pub(super) chip: Part,
@@ -228,20 +232,49 @@ impl Rig {
     }
 
     pub(super) fn with_log_capacity(capacity: u64) -> Self {
-        Self::build(|path| Log::open(path, capacity).unwrap())
+        Self::build(capacity, |_| ())
     }
 
-    pub(super) fn with_log_on(device: &'static str) -> Self {
-        Self::build(|_| Log::on(OpenOptions::new().write(true).open(device).unwrap(), PLENTY))
+    /// A host whose log has nowhere to write.
+    pub(super) fn with_failing_log() -> Self {
+        Self::build(PLENTY, |folder| fs::remove_dir(folder).unwrap())
     }
 
-    fn build(open: impl FnOnce(&std::path::Path) -> Log) -> Self {
+    fn build(capacity: u64, spoil: impl FnOnce(&std::path::Path)) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        for name in ["volumes", "functions"] {
+        for name in ["volumes", "functions", "log"] {
             fs::create_dir(dir.path().join(name)).unwrap();
         }
-        let path = dir.path().join("host.log");
-        let log = Writer::start(open(&path)).unwrap();
+        let (key, issuer) = (service::Key::generate().unwrap(), Ed25519KeyPair::generate().unwrap());
+        Self::start(dir, key, issuer, capacity, spoil)
+    }
+
+    /// The same host after its controller, and all its components, started anew.
+    pub(super) fn restart(self) -> Self {
+        let Self { dir, issuer, key, host, door, .. } = self;
+        drop((host, door));
+        Self::start(dir, key, issuer, PLENTY, |_| ())
+    }
+
+    fn start(
+        dir: tempfile::TempDir,
+        key: service::Key,
+        issuer: Ed25519KeyPair,
+        capacity: u64,
+        spoil: impl FnOnce(&std::path::Path),
+    ) -> Self {
+        let path = dir.path().join("log");
+        let own = || service::Key::from_seed(key.seed()).unwrap();
+        let mut log = loop {
+            // The thread that wrote it before may still be closing it.
+            match Log::open(&path, capacity, log_key(), own()) {
+                Err(crate::log::LogError::InUse(_)) => thread::yield_now(),
+                log => break log.unwrap(),
+            }
+        };
+        let history = log.take_history();
+        let log = Writer::start(log).unwrap();
+        spoil(&path);
         let [chip, card, board] = [Part::new(), Part::new(), Part::new()];
         let parts = Components {
             chip: Chip::new(Peer::new(chip.serve(path.clone(), chip_answers, chip::Reply::Fault)).unwrap()),
@@ -256,19 +289,18 @@ impl Rig {
             .unwrap(),
             storage: Storage::open(&dir.path().join("volumes"), &dir.path().join("functions")).unwrap(),
         };
-        let key = service::Key::generate().unwrap();
-        let identity = PublicKey(key.public());
         let certificate = "-----BEGIN CERTIFICATE-----\n".parse().unwrap();
         let known_good = KnownGood::parse(&format!("{}  firmware\n", good_firmware())).unwrap();
         let booted =
             Booted { measurements: vec![], pcr: None, firmware: Some(good_firmware()), out_of_service: None };
-        let who = Identity { host: host_id(), certificate, key };
-        let grace = Duration::from_millis(500);
-        let host = Arc::new(Host::new(who, parts, known_good, booted, grace, log.clone(), now()));
-        let issuer = Ed25519KeyPair::generate().unwrap();
         let keys = token::Keys::new(vec![PublicKey::of(&issuer)]).unwrap();
-        let door = Arc::new(Door::new(Arc::clone(&host), log, Verifier::new(keys, host_id()), now(), NOW));
-        Self { dir, issuer, identity, host, door, chip, card, board }
+        let settings = Settings::open(&dir.path().join("settings"), own(), host_id(), keys).unwrap();
+        let who = Identity { host: host_id(), certificate, key: own() };
+        let rules = Rules { known_good, stop_grace: Duration::from_millis(500), settings };
+        let host = Arc::new(Host::new(who, parts, rules, booted, log.clone(), now()));
+        let limits = Limits::new(Bounds { sensitive: SENSITIVE, window_seconds: 3600 });
+        let door = Arc::new(Door::new(Arc::clone(&host), log, now(), NOW, limits, &history));
+        Self { dir, issuer, key, host, door, chip, card, board }
     }
 
     pub(super) fn make_storage(&self, volume: &VolumeId) {
@@ -280,13 +312,8 @@ impl Rig {
         self.dir.path().join(format!("functions/{volume}.sock"))
     }
 
-    pub(super) fn log_bytes(&self) -> Vec<u8> {
-        fs::read(self.dir.path().join("host.log")).unwrap_or_default()
-    }
-
-    /// The records as they are in the file now.
+    /// The records as they are on disk now.
     pub(super) fn records(&self) -> Vec<LogRecord> {
-        let text = String::from_utf8(self.log_bytes()).unwrap();
-        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+        on_disk(&self.dir.path().join("log"))
     }
 }
