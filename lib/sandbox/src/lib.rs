@@ -31,6 +31,15 @@
 //! names = ["clone3"]
 //! fails = "ENOSYS"
 //! why = "the C library then uses clone, whose flags a filter can see"
+//!
+//! [[listen]]                       # what it listens on, and holds open, when it enters: nothing here makes or takes
+//! at = "{installation}/run/chip"   # it away, but a survey of the host fails on anything that is not named
+//! why = "the controller"
+//!
+//! [[hold]]                         # `*` stands for anything without a slash
+//! path = "{installation}/kms/*"
+//! access = "write"
+//! why = "the store"
 //! ```
 //!
 //! `op` is one of `eq ne lt le gt ge masked-eq`; values are 64 bits wide unless `width = 32`. Abstract Unix
@@ -42,11 +51,12 @@
 mod filter;
 mod paths;
 mod policy;
+mod privileges;
 mod violation;
 
 pub use policy::{
-    Access, Comparison, Failure, File, Landlock, Operator, Policy, Process, Socket, SocketKind, Syscall,
-    Width,
+    Access, Comparison, Failure, File, Landlock, Listen, Operator, Policy, Process, Socket, SocketKind,
+    Syscall, Width,
 };
 
 pub use violation::Violation;
@@ -115,6 +125,7 @@ impl Policy {
         violation::install()?;
         undumpable()?;
         set_no_new_privs(true).map_err(system("no new privileges"))?;
+        privileges::drop_all()?;
         let landlock = paths::restrict(self, variables)?;
         tracing::debug!(process = self.process.name, ?landlock, "confined");
         programs.iter().try_for_each(|p| seccompiler::apply_filter_all_threads(p)).map_err(|error| {
