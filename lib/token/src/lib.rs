@@ -18,6 +18,7 @@ mod proof;
 mod refusal;
 #[cfg(test)]
 mod tests;
+mod verified;
 mod verifier;
 
 pub use aws_lc_rs::signature::Ed25519KeyPair;
