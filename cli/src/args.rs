@@ -47,9 +47,11 @@ pub(crate) enum Verb {
     Down,
     /// What the host says of itself: measurements, reset, volumes, instance.
     Status,
-    /// The host's log: every attempt, refusals included, each written before it was acted on.
-    Log {
-        /// Only records after this number.
+    /// The audit log: what hosts, token service and callers wrote down, what was found, and alarms.
+    Log(Log),
+    /// The alarms.
+    Alarms {
+        /// Only those at this place of the audit log or later.
         #[arg(long, default_value_t = 0)]
         after: u64,
     },
@@ -81,6 +83,42 @@ pub(crate) enum Verb {
         /// Which shell.
         shell: clap_complete::Shell,
     },
+}
+
+#[derive(ClapArgs)]
+#[command(args_conflicts_with_subcommands = true)]
+pub(crate) struct Log {
+    #[command(subcommand)]
+    pub(crate) verb: Option<LogVerb>,
+    /// Only entries from this place on.
+    #[arg(long, default_value_t = 0)]
+    pub(crate) after: u64,
+    /// Go on as entries come, until Ctrl-C. Reads of the log are left out.
+    #[arg(long)]
+    pub(crate) follow: bool,
+}
+
+#[derive(Subcommand)]
+pub(crate) enum LogVerb {
+    /// Check signature, tree, proofs, and the hosts' chains and signatures, against the log's public key.
+    #[command(
+        after_help = "Examples:\n  azote log verify\n  azote log verify --offline copy-of-log --key 'azote/audit/…+…+…' --since checkpoint-of-yesterday"
+    )]
+    Verify(Verify),
+}
+
+#[derive(ClapArgs)]
+pub(crate) struct Verify {
+    /// A folder with a copy of the log's files; without it, they are read from the audit service.
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub(crate) offline: Option<PathBuf>,
+    /// The log's public key; that of this installation without it.
+    #[arg(long, value_name = "KEY")]
+    pub(crate) key: Option<audit::note::VerifierKey>,
+    /// A checkpoint that was kept, which the log must continue (`verified-checkpoint` in the state folder is the
+    /// last one that was verified).
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) since: Option<PathBuf>,
 }
 
 #[derive(ClapArgs)]

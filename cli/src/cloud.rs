@@ -7,6 +7,7 @@ use crate::{
     place::Place,
     up::{self, Installation},
 };
+use audit::caller::Journal;
 use host_api::{Api, DeviceName, LogRecord, Resource};
 use ids::{HostId, Identity, InstanceId, KeyId, Slot, VolumeId};
 use seal::CardKey;
@@ -20,6 +21,10 @@ use std::{
 use token::{CardKeyCertificate, PublicKey};
 use volumes::{Draft, Store, Volume};
 
+/// The calls that the audit service has not been told of yet.
+const ATTEMPTS: &str = "attempts";
+/// How long a call's end may wait for the audit service.
+const TELL: Duration = Duration::from_secs(5);
 /// Life of a token that one call uses.
 const CALL_LIFE: Duration = Duration::from_secs(60);
 /// Life of the certificate that a card of our own gets.
@@ -43,6 +48,8 @@ pub(crate) struct Cloud {
     control_plane: Actor,
     auditor: Actor,
     pipeline: Actor,
+    log_reader: Actor,
+    journal: Journal,
     importer: Credentials,
     importer_chain: String,
     door: Client,
@@ -62,6 +69,7 @@ struct Actor {
     credentials: Credentials,
     tokens: Client,
     kms: Client,
+    audit: Client,
 }
 
 /// Who makes a call at the host's door.
@@ -75,6 +83,8 @@ pub(crate) enum Who {
     Auditor,
     /// Rolls out releases and keys.
     Pipeline,
+    /// Finds out what happened.
+    LogReader,
 }
 
 impl Cloud {
@@ -93,9 +103,12 @@ impl Cloud {
             let credentials = read(name)?;
             let tokens = client("tokens", "azote:service/tokens", Some(&credentials))?;
             let kms = client("kms", "azote:service/kms", Some(&credentials))?;
-            Ok::<_, Failure>(Actor { credentials, tokens, kms })
+            let audit = client("audit", "azote:service/audit", Some(&credentials))?;
+            Ok::<_, Failure>(Actor { credentials, tokens, kms, audit })
         };
-        let [operator, tenant, control_plane, auditor, pipeline] = up::ACTORS.map(|(name, _)| actor(name));
+        let [operator, tenant, control_plane, auditor, pipeline, log_reader] =
+            up::ACTORS.map(|(name, _)| actor(name));
+        let journal = place.path(ATTEMPTS);
         let identity = Identity::Host(installation.host.clone()).to_string();
         let importer_chain = fs::read_to_string(place.path(&format!("identities/{}.pem", up::IMPORTER)));
         Ok(Self {
@@ -106,6 +119,8 @@ impl Cloud {
             control_plane: control_plane?,
             auditor: auditor?,
             pipeline: pipeline?,
+            log_reader: log_reader?,
+            journal: Journal::open(&journal).doing(journal.display())?,
             importer: read(up::IMPORTER)?,
             importer_chain: certificates(&importer_chain.doing("importer")?),
             door: client("controller", &identity, None)?,
@@ -125,6 +140,7 @@ impl Cloud {
             Who::ControlPlane => &self.control_plane,
             Who::Auditor => &self.auditor,
             Who::Pipeline => &self.pipeline,
+            Who::LogReader => &self.log_reader,
         }
     }
 
@@ -144,32 +160,75 @@ impl Cloud {
         Ok(answer.token)
     }
 
-    /// Knocks at the host's door with a given token, or none.
+    /// Knocks at the host's door with a given token, or none. A call that can be told from others is written down
+    /// before it is made.
     pub(crate) fn knock<C: host_api::Call>(
         &self,
         who: Who,
         token: Option<&str>,
         call: &C,
-    ) -> Result<C::Answer, CallError> {
-        let http = call.http();
-        let method = http.method.as_str();
-        let bearer = format!("Bearer {}", token.unwrap_or_default());
-        let proof = token.and_then(|token| {
-            let request = token::Call { method, path: &http.target, body: &http.body, token };
-            request.prove(self.actor(who).credentials.key().pair(), now())
-        });
-        let mut headers = Vec::new();
-        if let Some(proof) = &proof {
-            headers.extend([(token::TOKEN_HEADER, bearer.as_str()), (token::PROOF_HEADER, proof)]);
-        }
-        let answer = self.runtime.block_on(self.door.call(method, &http.target, http.body.clone(), &headers));
+    ) -> Result<C::Answer, Failure> {
+        let host = &self.installation.host;
+        let credentials = &self.actor(who).credentials;
+        let answer = match token {
+            None => {
+                let http = call.http();
+                let knock = self.door.call(http.method.name(), &http.target, http.body.clone(), &[]);
+                self.runtime.block_on(knock)
+            }
+            Some(token) => {
+                let me = (&credentials.identity().map_err(Failure::state)?, credentials.key());
+                let prepared = audit::caller::prepare(call, host, me, token, now() * 1000)
+                    .ok_or_else(|| Failure::state("the system gives no random numbers"))?;
+                self.journal.write(&prepared.attempt).doing("the record of calls")?;
+                let answer = self.runtime.block_on(prepared.send(&self.door, token));
+                if let Some(withdrawn) = prepared.withdrawn(&answer) {
+                    self.journal.write(&withdrawn).doing("the record of calls")?;
+                }
+                answer
+            }
+        };
         let request: host_api::Request = call.clone().into();
         self.attempts.borrow_mut().push(Attempt {
             api: C::API,
-            resources: request.resources(&self.installation.host),
+            resources: request.resources(host),
             code: answer.as_ref().err().map(|error| error.code().to_owned()),
         });
-        answer
+        self.tell();
+        Ok(answer?)
+    }
+
+    /// Tells the audit service of the calls that were made. What it cannot be told of waits for the next call.
+    fn tell(&self) {
+        let deliver = async {
+            while let Ok(attempts) = self.journal.next() {
+                let Some(caller) = attempts.first().map(|attempt| attempt.caller.to_string()) else { return };
+                let actor = up::ACTORS.iter().position(|(_, identity)| *identity == caller);
+                let everybody = [
+                    &self.operator,
+                    &self.tenant,
+                    &self.control_plane,
+                    &self.auditor,
+                    &self.pipeline,
+                    &self.log_reader,
+                ];
+                let Some(actor) = actor.and_then(|at| everybody.get(at)) else { return };
+                let told = audit::client::attempts(&actor.audit, &attempts).await;
+                if told.is_err() || self.journal.told(&attempts).is_err() {
+                    return;
+                }
+            }
+        };
+        // It stays written down until it is told.
+        let _ = self.runtime.block_on(async { tokio::time::timeout(TELL, deliver).await });
+    }
+
+    /// Asks the audit service, as the one who reads logs.
+    pub(crate) fn audit<T>(
+        &self,
+        ask: impl AsyncFnOnce(&Client) -> Result<T, CallError>,
+    ) -> Result<T, CallError> {
+        self.runtime.block_on(ask(&self.log_reader.audit))
     }
 
     /// Makes a call with a token for exactly this call.
@@ -179,7 +238,7 @@ impl Cloud {
         let resources = request.resources(&self.installation.host);
         let ask = Ask { apis: vec![C::API], resources, audience: None, lifetime: CALL_LIFE };
         let token = self.token(who, &ask)?;
-        Ok(self.knock(who, Some(&token), call)?)
+        self.knock(who, Some(&token), call)
     }
 
     /// The signed sets of the token service's keys.
@@ -197,7 +256,7 @@ impl Cloud {
         self.call(Who::Operator, &host_api::ReadStatus {})
     }
 
-    /// The host's log after a record, to its end.
+    /// The host's log after a record, to its end, from the host itself.
     pub(crate) fn log(&self, mut after: u64) -> Result<Vec<LogRecord>, Failure> {
         let mut records = Vec::new();
         loop {

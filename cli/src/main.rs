@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 
 mod args;
+mod audit;
 mod cloud;
 mod console;
 mod demo;
@@ -71,6 +72,8 @@ fn dispatch(out: Out, args: &Args, given: bool) -> Result<(), Failure> {
         }
         Verb::Rights(verb) => rights::run(out, verb),
         Verb::Down => verbs::down(out, &place()?),
+        Verb::Log(log) => audit::run(out, &place()?, log),
+        Verb::Alarms { after } => audit::alarms(out, &place()?, *after),
         Verb::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(*shell, &mut Args::command(), "azote", &mut script);

@@ -27,6 +27,11 @@ impl Out {
         Self { json, colour: io::stdout().is_terminal() && !plain }
     }
 
+    /// Whether programs read it.
+    pub(crate) fn is_json(self) -> bool {
+        self.json
+    }
+
     /// Prints a result: `text` for people, `value` for programs.
     pub(crate) fn result(self, text: &str, value: &impl Serialize) {
         if self.json {

@@ -27,14 +27,16 @@ const SERVICE_LIFE: Duration = Duration::from_secs(24 * 60 * 60);
 /// How long the identities of people live.
 const PERSON_LIFE: Duration = Duration::from_secs(90 * 24 * 60 * 60);
 /// In the order in which they start; they stop in the opposite one.
-pub(crate) const UNITS: [&str; 7] = ["tpm-host", "chip", "board", "tpm-cloud", "tokens", "kms", "controller"];
+pub(crate) const UNITS: [&str; 8] =
+    ["tpm-host", "chip", "board", "tpm-cloud", "tokens", "kms", "audit", "controller"];
 /// People, services and the host that fills volumes, each with an identity in a file of its own.
-pub(crate) const ACTORS: [(&str, &str); 5] = [
+pub(crate) const ACTORS: [(&str, &str); 6] = [
     ("operator", "azote:operator/alice"),
     ("tenant", "azote:tenant/acme"),
     ("control-plane", "azote:service/control-plane"),
     ("auditor", "azote:operator/ada"),
     ("pipeline", "azote:service/pipeline"),
+    ("log-reader", "azote:operator/olga"),
 ];
 /// The hashes of firmware that the host may start.
 pub(crate) const KNOWN_GOOD: &str = "host/known-good";
@@ -109,6 +111,7 @@ impl<'a> Rack<'a> {
             "functions",
             "tokens",
             "kms",
+            "audit",
             "host",
             "tpm-cloud",
             "tpm-host",
@@ -214,10 +217,10 @@ impl<'a> Rack<'a> {
         path
     }
 
-    /// The control plane: token service and KMS.
+    /// The control plane: token service, KMS, audit service.
     pub(crate) fn cloud(&self) -> Result<(), Failure> {
         self.tpm("tpm-cloud")?;
-        for name in ["tokens", "kms"] {
+        for name in ["tokens", "kms", "audit"] {
             let identity = format!("azote:service/{name}").parse().map_err(Failure::state)?;
             let program = program(&format!("azote-{name}"))?;
             let state = self.place.path(name);
@@ -232,7 +235,7 @@ impl<'a> Rack<'a> {
             }
             self.serve(name, &mut command, &certificate)?;
         }
-        Ok(())
+        crate::audit::write_sources(self.place, None)
     }
 
     /// The host: its controller, which starts the cards.
@@ -258,7 +261,10 @@ impl<'a> Rack<'a> {
             .arg("--known-good")
             .arg(self.place.path(KNOWN_GOOD));
         command.arg("--token-keys").arg(keys).arg("--host").arg(host.as_str());
-        self.serve("controller", &mut command, &certificate)
+        self.serve("controller", &mut command, &certificate)?;
+        let chain = fs::read_to_string(&certificate).doing(certificate.display())?;
+        let certified = service::certified_by(self.ca.certificate(), &chain, crate::cloud::now());
+        crate::audit::write_sources(self.place, Some(&certified.map_err(Failure::state)?))
     }
 
     /// The host is given the public keys of the token service: it never fetches anything itself.
@@ -380,7 +386,7 @@ fn start(out: Out, place: &Place, parts: &Parts, board: &Board) -> Result<(), Fa
     let rack = Rack::prepare(out, place, parts)?;
     progress.at("hardware: TPM, security chip, main board in reset");
     rack.power(board)?;
-    progress.at("control plane: tokens, KMS");
+    progress.at("control plane: tokens, KMS, audit");
     rack.cloud()?;
     progress.at("controller: measure, verify, release reset");
     rack.host()?;

@@ -47,11 +47,6 @@ fn act(out: Out, cloud: &Cloud, verb: &Verb) -> Result<(), Failure> {
             out.result(&status_text(&status), &status);
             Ok(())
         }
-        Verb::Log { after } => {
-            let records = cloud.log(*after)?;
-            out.result(&log_table(&records), &records);
-            Ok(())
-        }
         Verb::Key(Key::Create) => {
             let key = cloud.create_key()?;
             out.result(key.as_str(), &json!({"key": key}));
@@ -61,12 +56,8 @@ fn act(out: Out, cloud: &Cloud, verb: &Verb) -> Result<(), Failure> {
         Verb::Instance(verb) => instance(out, cloud, verb),
         Verb::Token(ask) => token(out, cloud, ask),
         Verb::Tokens(verb) => crate::tokens::run(out, cloud, verb),
-        Verb::Demo(_)
-        | Verb::Up(_)
-        | Verb::Rights(_)
-        | Verb::Down
-        | Verb::Console
-        | Verb::Completions { .. } => Ok(()),
+        // These need no running installation, or open it themselves.
+        _ => Ok(()),
     }
 }
 
@@ -120,26 +111,28 @@ fn accelerator(by: Accelerator) -> &'static str {
     }
 }
 
-/// The host's log as a table.
+/// A host's log as a table.
 pub(crate) fn log_table(records: &[LogRecord]) -> String {
-    let line = |record: &LogRecord| {
-        let text = |value: Option<String>| value.unwrap_or_default();
-        let what = text(record.api.map(|api| api.to_string()));
-        let who = text(record.subject.as_ref().map(|s| s.to_string().replacen("azote:", "", 1)));
-        let on: Vec<String> = record.resources.iter().map(ToString::to_string).collect();
-        let code = text(record.code.as_ref().map(|code| code.as_str().to_owned()));
-        let detail = text(record.detail.as_ref().map(|detail| detail.as_str().to_owned()));
-        let of = text(record.intent.map(|intent| format!("of {intent}")));
-        let kind = record.kind.as_str();
-        let time = record.time.as_str().get(11..23).unwrap_or_default();
-        let rest = [of, code, on.join(" "), detail]
-            .into_iter()
-            .filter(|part| !part.is_empty())
-            .collect::<Vec<_>>()
-            .join("  ");
-        format!("{:>5}  {time}  {kind:<8} {what:<14} {who:<22} {rest}", record.seq).trim_end().to_owned()
-    };
-    records.iter().map(line).collect::<Vec<_>>().join("\n")
+    records.iter().map(log_line).collect::<Vec<_>>().join("\n")
+}
+
+/// A record of a host's log in a line.
+pub(crate) fn log_line(record: &LogRecord) -> String {
+    let text = |value: Option<String>| value.unwrap_or_default();
+    let what = text(record.api.map(|api| api.to_string()));
+    let who = text(record.subject.as_ref().map(|s| s.to_string().replacen("azote:", "", 1)));
+    let on: Vec<String> = record.resources.iter().map(ToString::to_string).collect();
+    let code = text(record.code.as_ref().map(|code| code.as_str().to_owned()));
+    let detail = text(record.detail.as_ref().map(|detail| detail.as_str().to_owned()));
+    let of = text(record.intent.map(|intent| format!("of {intent}")));
+    let kind = record.kind.as_str();
+    let time = record.time.as_str().get(11..23).unwrap_or_default();
+    let rest = [of, code, on.join(" "), detail]
+        .into_iter()
+        .filter(|part| !part.is_empty())
+        .collect::<Vec<_>>()
+        .join("  ");
+    format!("{:>5}  {time}  {kind:<8} {what:<14} {who:<22} {rest}", record.seq).trim_end().to_owned()
 }
 
 fn volume(out: Out, cloud: &Cloud, verb: &args::Volume) -> Result<(), Failure> {

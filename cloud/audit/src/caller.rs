@@ -4,16 +4,17 @@
 use crate::entry::{Attempt, MAX_ATTEMPTS};
 use host_api::{Call, Code, HttpCall, Request};
 use ids::{HostId, Identity};
+use rustix::fs::{FlockOperation, flock};
 use service::{CallError, Client, Key};
 use std::{
     fs::{self, File, OpenOptions},
-    io::{self, Write},
+    io::{self, Read, Write},
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
 };
 
-/// Attempts that may wait for delivery. Beyond, no call is made.
-pub const MAX_WAITING: usize = 10_000;
+/// How many bytes of attempts may wait for delivery. Beyond, no call is made.
+pub const MAX_WAITING: usize = 4 << 20;
 
 /// A call that is ready to be made.
 #[derive(Debug, Clone)]
@@ -74,61 +75,94 @@ impl Prepared {
     }
 }
 
-/// A caller's own log: a line of JSON for each attempt that the audit service has not been told of yet.
+/// A caller's own log: a line of JSON for each attempt that the audit service has not been told of yet. Several
+/// processes may share it.
 #[derive(Debug)]
 pub struct Journal {
     path: PathBuf,
-    file: File,
-    waiting: Vec<Attempt>,
+    lock: File,
 }
 
 impl Journal {
-    /// Opens the file, or makes it. An unfinished last line announces a call that was never made: it is cut off.
+    /// Takes the file, which need not exist.
     pub fn open(path: &Path) -> io::Result<Self> {
         let mut options = OpenOptions::new();
-        let file = options.read(true).append(true).create(true).mode(0o600).open(path)?;
-        let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        File::open(folder)?.sync_all()?;
-        let text = fs::read(path)?;
-        let whole = text.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
-        file.set_len(whole as u64)?;
-        let lines = text.get(..whole).unwrap_or_default().split(|byte| *byte == b'\n');
-        let waiting = lines.filter(|line| !line.is_empty()).map(serde_json::from_slice);
-        let waiting = waiting.collect::<Result<_, _>>().map_err(io::Error::other)?;
-        Ok(Self { path: path.to_owned(), file, waiting })
+        let lock =
+            options.write(true).create(true).truncate(false).mode(0o600).open(path.with_extension("lock"))?;
+        Ok(Self { path: path.to_owned(), lock })
     }
 
     /// Writes an attempt down; it is durable when this returns.
-    pub fn write(&mut self, attempt: &Attempt) -> io::Result<()> {
-        if self.waiting.len() >= MAX_WAITING {
-            return Err(io::Error::other(format!(
-                "{MAX_WAITING} attempts wait for the audit service: see that it runs"
-            )));
+    pub fn write(&self, attempt: &Attempt) -> io::Result<()> {
+        let _held = Held::new(&self.lock)?;
+        let mut options = OpenOptions::new();
+        let new = !self.path.exists();
+        let mut file = options.read(true).append(true).create(true).mode(0o600).open(&self.path)?;
+        let mut text = Vec::new();
+        file.read_to_end(&mut text)?;
+        if text.len() > MAX_WAITING {
+            return Err(io::Error::other("too many attempts wait for the audit service: see that it runs"));
         }
-        let mut line = serde_json::to_vec(attempt).map_err(io::Error::other)?;
-        line.push(b'\n');
-        self.file.write_all(&line)?;
-        self.file.sync_data()?;
-        self.waiting.push(attempt.clone());
-        Ok(())
+        // An unfinished last line announces a call that was never made.
+        file.set_len(whole(&text).len() as u64)?;
+        let line = serde_json::to_vec(attempt).map_err(io::Error::other)?;
+        file.write_all(&[line, b"\n".to_vec()].concat())?;
+        file.sync_data()?;
+        if new { self.sync_folder() } else { Ok(()) }
     }
 
     /// The next attempts to tell of: those of one caller, who must tell of them.
-    pub fn next(&self) -> Vec<Attempt> {
-        let Some(first) = self.waiting.first() else { return Vec::new() };
-        let same = self.waiting.iter().filter(|attempt| attempt.caller == first.caller);
-        same.take(MAX_ATTEMPTS).cloned().collect()
+    pub fn next(&self) -> io::Result<Vec<Attempt>> {
+        let _held = Held::new(&self.lock)?;
+        let waiting = self.read()?;
+        let Some(first) = waiting.first().map(|attempt| attempt.caller.clone()) else { return Ok(waiting) };
+        Ok(waiting.into_iter().filter(|attempt| attempt.caller == first).take(MAX_ATTEMPTS).collect())
     }
 
-    /// The audit service holds these. Another process's lines stay.
-    pub fn told(&mut self, attempts: &[Attempt]) -> io::Result<()> {
-        self.waiting.retain(|attempt| !attempts.contains(attempt));
-        let line =
-            |attempt: &Attempt| serde_json::to_vec(attempt).map(|line| [line, b"\n".to_vec()].concat());
-        let lines: Result<Vec<_>, _> = self.waiting.iter().map(line).collect();
-        service::write_atomic(&self.path, &lines.map_err(io::Error::other)?.concat())?;
-        self.file = OpenOptions::new().read(true).append(true).open(&self.path)?;
-        Ok(())
+    /// The audit service holds these.
+    pub fn told(&self, attempts: &[Attempt]) -> io::Result<()> {
+        let _held = Held::new(&self.lock)?;
+        let waiting = self.read()?.into_iter().filter(|attempt| !attempts.contains(attempt));
+        let line = |attempt| serde_json::to_vec(&attempt).map(|line| [line, b"\n".to_vec()].concat());
+        let lines: Result<Vec<_>, _> = waiting.map(line).collect();
+        service::write_atomic(&self.path, &lines.map_err(io::Error::other)?.concat())
+    }
+
+    fn read(&self) -> io::Result<Vec<Attempt>> {
+        let text = match fs::read(&self.path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+            read => read?,
+        };
+        let lines = whole(&text).split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
+        lines.map(serde_json::from_slice).collect::<Result<_, _>>().map_err(io::Error::other)
+    }
+
+    fn sync_folder(&self) -> io::Result<()> {
+        let folder = self.path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        File::open(folder)?.sync_all()
+    }
+}
+
+/// The text up to its last line feed.
+fn whole(text: &[u8]) -> &[u8] {
+    let end = text.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
+    text.get(..end).unwrap_or_default()
+}
+
+/// The lock, until it is dropped.
+struct Held<'a>(&'a File);
+
+impl<'a> Held<'a> {
+    fn new(file: &'a File) -> io::Result<Self> {
+        flock(file, FlockOperation::LockExclusive)?;
+        Ok(Self(file))
+    }
+}
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        // Closing the file lets go of it, too.
+        let _ = flock(self.0, FlockOperation::Unlock);
     }
 }
 
@@ -154,24 +188,22 @@ mod tests {
     fn attempts_wait_over_a_restart_until_they_are_told() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("attempts");
-        let mut journal = Journal::open(&path).unwrap();
+        let journal = Journal::open(&path).unwrap();
         let all = [
             attempt(1, "azote:operator/alice"),
             attempt(2, "azote:service/a"),
             attempt(3, "azote:operator/alice"),
         ];
         all.iter().for_each(|attempt| journal.write(attempt).unwrap());
-        drop(journal);
         let text = fs::read(&path).unwrap();
         fs::write(&path, [&text[..], b"{\"request\":\"00"].concat()).unwrap();
-        let mut journal = Journal::open(&path).unwrap();
-        assert_eq!(journal.next(), [all[0].clone(), all[2].clone()], "one caller's at a time");
-        journal.told(&journal.next()).unwrap();
-        journal.write(&attempt(4, "azote:service/a")).unwrap();
-        let mut journal = Journal::open(&path).unwrap();
-        assert_eq!(journal.next(), [all[1].clone(), attempt(4, "azote:service/a")]);
-        journal.told(&journal.next()).unwrap();
-        assert!(journal.next().is_empty() && fs::read(&path).unwrap().is_empty());
+        let journal = Journal::open(&path).unwrap();
+        assert_eq!(journal.next().unwrap(), [all[0].clone(), all[2].clone()], "one caller's at a time");
+        journal.told(&journal.next().unwrap()).unwrap();
+        Journal::open(&path).unwrap().write(&attempt(4, "azote:service/a")).unwrap();
+        assert_eq!(journal.next().unwrap(), [all[1].clone(), attempt(4, "azote:service/a")]);
+        journal.told(&journal.next().unwrap()).unwrap();
+        assert!(journal.next().unwrap().is_empty() && fs::read(&path).unwrap().is_empty());
     }
 
     #[test]

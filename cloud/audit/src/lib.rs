@@ -16,5 +16,6 @@ pub mod reconcile;
 pub mod store;
 pub mod tile;
 pub mod tree;
+pub mod verify;
 mod watch;
 pub mod witnesses;

@@ -13,6 +13,8 @@ const PROGRAM: &str = env!("CARGO_BIN_EXE_azote-audit");
 async fn it_serves() {
     let house = House::new();
     let audit = house.start(PROGRAM, "audit", &[]);
+    std::fs::write(audit.state.join("sources"), "tokens 127.0.0.1:9\n").unwrap();
+    tokio::time::sleep(std::time::Duration::from_secs(3)).await;
     let reader = house.client(&audit, "azote:operator/olga");
     let status = client::status(&reader).await.unwrap();
     let note = client::checkpoint(&reader).await.unwrap();

@@ -7,6 +7,8 @@ use std::{net::SocketAddr, time::Duration};
 pub const MAX_ANSWER: usize = 4 * 1024 * 1024;
 const CONNECT_TIME: Duration = Duration::from_secs(5);
 const CALL_TIME: Duration = Duration::from_secs(60);
+/// Less than what a server gives an idle connection ([`crate::Limits::headers`]): none is used that it may be closing.
+const IDLE_TIME: Duration = Duration::from_secs(5);
 
 /// Why a call has no answer that can be used.
 #[derive(Debug, thiserror::Error)]
@@ -68,6 +70,7 @@ impl Client {
             .redirect(reqwest::redirect::Policy::none())
             .connect_timeout(CONNECT_TIME)
             .timeout(CALL_TIME)
+            .pool_idle_timeout(IDLE_TIME)
             .build()
             .map_err(|error| TlsError::Authority(causes(&error)))?;
         Ok(Self { http, address, server })
