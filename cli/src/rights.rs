@@ -6,7 +6,7 @@ use crate::{
 };
 use clap::{Subcommand, ValueHint};
 use ids::Identity;
-use rights::{Direction, Review, ReviewRefused, Reviewers, RightsError, Sources, changes};
+use rights::{Direction, Review, ReviewRefused, Reviewer, Reviewers, RightsError, Sources, changes};
 use serde_json::json;
 use service::Credentials;
 use std::{
@@ -15,6 +15,7 @@ use std::{
     io::Read as _,
     path::{Path, PathBuf},
 };
+use token::PublicKey;
 
 /// Longest review, and list of reviewers, that is read, in bytes.
 const MAX_FILE: u64 = 64 * 1024;
@@ -63,6 +64,12 @@ Examples:
 
 #[derive(Subcommand)]
 pub(crate) enum Reviewing {
+    /// Print your entry for the list of reviewers.
+    Reviewer {
+        /// Your certificate and key (PEM); only the public half is printed.
+        #[arg(long, value_hint = ValueHint::FilePath)]
+        identity: PathBuf,
+    },
     /// Print a review without signatures.
     New {
         /// The folder of the configuration.
@@ -118,7 +125,14 @@ pub(crate) fn run(out: Out, verb: &Rights) -> Result<(), Failure> {
             let review = Review::new(set, previous.map(|sources| sources.hash()), author.clone());
             print(out, &review)
         }
-        Rights::Review(Reviewing::Sign { review, folder, identity }) => sign(out, review, folder, identity),
+        Rights::Review(Reviewing::Reviewer { identity }) => {
+            let list = Reviewers { reviewers: vec![person(identity)?.0] };
+            out.result(toml::to_string(&list).map_err(Failure::state)?.trim_end(), &list);
+            Ok(())
+        }
+        Rights::Review(Reviewing::Sign { review, folder, identity }) => {
+            print(out, &signed(review, folder, identity)?)
+        }
         Rights::Review(Reviewing::Verify { review, folder, reviewers }) => {
             verify(out, review, folder.as_deref(), reviewers)
         }
@@ -258,15 +272,20 @@ fn print(out: Out, review: &Review) -> Result<(), Failure> {
     Ok(())
 }
 
-fn sign(out: Out, review: &Path, folder: &Path, identity: &Path) -> Result<(), Failure> {
+fn person(identity: &Path) -> Result<(Reviewer, Credentials), Failure> {
+    let credentials = Credentials::read(identity).map_err(Failure::state)?;
+    let key = PublicKey(credentials.key().public());
+    Ok((Reviewer { identity: credentials.identity().map_err(Failure::state)?, key }, credentials))
+}
+
+fn signed(review: &Path, folder: &Path, identity: &Path) -> Result<Review, Failure> {
     let mut review = Review::parse(&text_of(review)?).map_err(refused)?;
     if sound(folder)?.hash() != review.set {
         return Err(refused(ReviewRefused::Set));
     }
-    let credentials = Credentials::read(identity).map_err(Failure::state)?;
-    let reviewer = credentials.identity().map_err(Failure::state)?;
-    review.sign(&reviewer, credentials.key().pair()).map_err(refused)?;
-    print(out, &review)
+    let (reviewer, credentials) = person(identity)?;
+    review.sign(&reviewer.identity, credentials.key().pair()).map_err(refused)?;
+    Ok(review)
 }
 
 fn verify(out: Out, review: &Path, folder: Option<&Path>, reviewers: &Path) -> Result<(), Failure> {
@@ -327,15 +346,32 @@ mod tests {
     }
 
     #[test]
-    fn a_review_of_another_configuration_is_not_signed() {
+    fn a_review_is_signed_by_people_and_verified() {
         let folder = write(&rights::sources());
+        let path = |name: &str| folder.path().join(name);
+        let ca = pki::Ca::create(folder.path()).unwrap();
+        let life = std::time::Duration::from_secs(3600);
+        let mut list = Reviewers { reviewers: Vec::new() };
+        for name in ["ann", "bea", "cid"] {
+            let who = format!("azote:operator/{name}").parse().unwrap();
+            ca.client_identity(&who, life, &path(name)).unwrap();
+            list.reviewers.push(person(&path(name)).unwrap().0);
+        }
+        std::fs::write(path("list"), toml::to_string(&list).unwrap()).unwrap();
+        let keep = |review: &Review| std::fs::write(path("review"), serde_json::to_string(review).unwrap());
         let mut other = rights::sources();
+        keep(&Review::new(other.hash(), None, list.reviewers[0].identity.clone())).unwrap();
+        let check = || verify(Out::new(true), &path("review"), Some(folder.path()), &path("list"));
+        let sign = |name| signed(&path("review"), folder.path(), &path(name));
+        assert_eq!(check().unwrap_err().code(), "review.signatures");
+        assert_eq!(sign("ann").unwrap_err().code(), "review.author");
+        for name in ["bea", "cid"] {
+            keep(&sign(name).unwrap()).unwrap();
+        }
+        check().unwrap();
         other.policies.push('\n');
-        let author = "azote:operator/ann".parse().unwrap();
-        let review = Review::new(other.hash(), None, author);
-        let file = folder.path().join("review.json");
-        std::fs::write(&file, serde_json::to_string(&review).unwrap()).unwrap();
-        let refused = sign(Out::new(false), &file, folder.path(), Path::new("/nowhere"));
-        assert_eq!(refused.unwrap_err().code(), "review.set");
+        std::fs::write(path("rights.cedar"), &other.policies).unwrap();
+        assert_eq!(check().unwrap_err().code(), "review.set");
+        assert_eq!(sign("bea").unwrap_err().code(), "review.set", "nobody signs what they have not read");
     }
 }
