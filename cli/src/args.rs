@@ -75,6 +75,9 @@ pub(crate) enum Verb {
     /// Rights configurations: who may do what, and the review of a change.
     #[command(subcommand)]
     Rights(crate::rights::Rights),
+    /// What the processes of this installation expose: sockets, mappings, capabilities, files, terminals, and what
+    /// each could start. Fails on anything that no sandbox file names.
+    Exposure(crate::exposure::Exposure),
     /// Completions for a shell, on standard output.
     #[command(
         after_help = "Example: azote completions bash > ~/.local/share/bash-completion/completions/azote"

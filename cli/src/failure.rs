@@ -41,6 +41,9 @@ pub(crate) enum Failure {
         "not every promise held: see ✘ above; `azote demo --keep` leaves the host and its logs to look at"
     )]
     Promise,
+    /// What was printed says what is wrong; the first is the stable code.
+    #[error("{1}")]
+    Reported(&'static str, &'static str),
     /// Ctrl-C.
     #[error("interrupted: what this command started is stopped again")]
     Interrupted,
@@ -57,7 +60,7 @@ impl Failure {
             Self::Parts(_) => "lab.parts",
             Self::Image(_) => "lab.image",
             Self::Console(error) => error.code(),
-            Self::Advice(code, _) => code,
+            Self::Advice(code, _) | Self::Reported(code, _) => code,
             Self::State(_) => "state.invalid",
             Self::Io(..) => "io.failed",
             Self::Promise => "demo.promise-broken",

@@ -8,6 +8,7 @@ mod audit;
 mod cloud;
 mod console;
 mod demo;
+mod exposure;
 mod failure;
 mod interrupt;
 mod out;
@@ -71,6 +72,7 @@ fn dispatch(out: Out, args: &Args, given: bool) -> Result<(), Failure> {
             Ok(())
         }
         Verb::Rights(verb) => rights::run(out, verb),
+        Verb::Exposure(ask) => exposure::run(out, &place()?, ask),
         Verb::Down => verbs::down(out, &place()?),
         Verb::Log(log) => audit::run(out, &place()?, log),
         Verb::Alarms { after } => audit::alarms(out, &place()?, *after),

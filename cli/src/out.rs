@@ -77,7 +77,7 @@ impl Out {
     /// Says why the command failed.
     pub(crate) fn failure(self, error: &Failure) {
         let (code, message) = (error.code(), error.message());
-        if matches!(error, Failure::Promise) && self.json {
+        if matches!(error, Failure::Promise | Failure::Reported(..)) && self.json {
             // The report has said it: one document is one document.
         } else if self.json {
             self.result("", &failure_document(code, &message));

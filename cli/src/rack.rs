@@ -6,7 +6,6 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use std::{
     fs::{self, File},
     io,
-    os::unix::process::CommandExt,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
@@ -102,8 +101,16 @@ impl<'a> Unit<'a> {
         }
         let log = File::create(self.log()).map_err(io)?;
         let errors = log.try_clone().map_err(io)?;
-        let mut child =
-            command.stdin(Stdio::null()).stdout(log).stderr(errors).process_group(0).spawn().map_err(io)?;
+        // A session of its own: no process of a host has a terminal, not even the one that it was started from.
+        let mut detached = Command::new("setsid");
+        detached.arg(command.get_program()).args(command.get_args());
+        for (name, value) in command.get_envs() {
+            match value {
+                Some(value) => detached.env(name, value),
+                None => detached.env_remove(name),
+            };
+        }
+        let mut child = detached.stdin(Stdio::null()).stdout(log).stderr(errors).spawn().map_err(io)?;
         let result = self.watch(&mut child, ready);
         if result.is_err() {
             // It may have ended by itself.
@@ -210,6 +217,10 @@ mod tests {
         unit.start(Command::new("sleep").arg("60"), || true).unwrap();
         let pid = unit.running().unwrap().pid.as_raw_nonzero().get();
         assert!(unit.is_running());
+        let deadline = Instant::now() + READY;
+        while rustix::process::getsid(Pid::from_raw(pid)).unwrap() != Pid::from_raw(pid).unwrap() {
+            assert!(Instant::now() < deadline, "it keeps the terminal that it was started from");
+        }
         // The test is its parent, as `azote up` is until it ends: reap it so that it does not stay a zombie.
         assert!(unit.stop().unwrap());
         assert!(!unit.is_running() && start_time(pid).is_none());

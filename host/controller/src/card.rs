@@ -52,7 +52,7 @@ impl Image {
             return Err(io::ErrorKind::FileTooLarge.into());
         }
         let mut memory =
-            File::from(memfd_create("volume-card", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?);
+            File::from(memfd_create("azote-volume-card", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?);
         memory.write_all(&bytes)?;
         let all = SealFlags::WRITE | SealFlags::GROW | SealFlags::SHRINK | SealFlags::SEAL;
         fcntl_add_seals(&memory, all)?;

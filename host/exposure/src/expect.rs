@@ -132,7 +132,8 @@ impl Expectation {
     }
 }
 
-/// Whether `pattern`, with `{installation}` filled in, stands for `text`; `*` for anything without a slash.
+/// Whether `pattern`, with `{installation}` filled in, stands for `text`; `*` for anything without a slash, `**` at
+/// the end for anything.
 fn matches(pattern: &str, text: &str, installation: &Path) -> bool {
     let folder = installation.to_string_lossy();
     let (pattern, text) = match (pattern.strip_prefix("{installation}"), text.strip_prefix(folder.as_ref())) {
@@ -141,6 +142,9 @@ fn matches(pattern: &str, text: &str, installation: &Path) -> bool {
         (Some(_), None) => return false,
         (None, _) => (pattern, text),
     };
+    if let Some(start) = pattern.strip_suffix("**") {
+        return text.starts_with(start) && !text.contains("/../");
+    }
     let mut pieces = pattern.split('*');
     let Some(mut rest) = pieces.next().and_then(|first| text.strip_prefix(first)) else { return false };
     let pieces: Vec<&str> = pieces.collect();
@@ -192,6 +196,9 @@ mod tests {
             ("127.0.0.1:*", "127.0.0.1:1", true),
             ("127.0.0.1:*", "0.0.0.0:1", false),
             ("*", "/x", false),
+            ("{installation}/log/**", "/state*/log/a/b", true),
+            ("{installation}/log/**", "/state*/logs/a", false),
+            ("{installation}/log/**", "/state*/log/../x", false),
             ("", "", true),
         ] {
             assert_eq!(matches(pattern, text, at), meant, "{pattern} {text}");

@@ -202,6 +202,9 @@ fn name(pid: u32, program: Option<&Path>, stat: &Stat) -> String {
         _ => None,
     };
     let name = if own.starts_with("ld-linux") { linked() } else { None }.unwrap_or(own);
+    // A measured image that was never a file, as the controller starts its cards.
+    let image = name.strip_prefix("memfd:").and_then(|name| name.strip_suffix(" (deleted)"));
+    let name = image.map(str::to_owned).unwrap_or(name);
     if name.is_empty() { stat.name.clone() } else { name }
 }
 

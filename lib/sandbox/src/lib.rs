@@ -36,7 +36,7 @@
 //! at = "{installation}/run/chip"   # it away, but a survey of the host fails on anything that is not named
 //! why = "the controller"
 //!
-//! [[hold]]                         # `*` stands for anything without a slash
+//! [[hold]]                         # `*` stands for anything without a slash, `**` at the end for anything
 //! path = "{installation}/kms/*"
 //! access = "write"
 //! why = "the store"

@@ -76,7 +76,8 @@ pub enum Access {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Listen {
-    /// A path, or `address:port`; `*` stands for anything without a slash, `{installation}` for its folder.
+    /// A path, or `address:port`; `*` stands for anything without a slash, `{installation}` for its folder
+    /// (in paths of held files also `**`, at the end, for anything).
     pub at: String,
     /// The reason.
     pub why: String,
