@@ -398,3 +398,6 @@ fn code_of(refuted: Refuted) -> &'static str {
 fn alarms(alarms: Vec<Alarm>) -> Vec<Record> {
     alarms.into_iter().map(|alarm| Record::Alarm(Box::new(alarm))).collect()
 }
+
+#[cfg(test)]
+mod tests;

@@ -107,8 +107,8 @@ pub struct Reconciler {
     grace: u64,
     calls: HashMap<RequestId, Call>,
     tokens: HashMap<TokenId, Token>,
-    /// In the order in which they fall due.
-    waiting: VecDeque<(u64, Subject)>,
+    /// When each is looked at, in that order, and when it fell or falls due.
+    waiting: VecDeque<(u64, u64, Subject)>,
     /// In the order in which they are forgotten.
     settled: VecDeque<(u64, RequestId)>,
     known: VecDeque<(u64, TokenId)>,
@@ -175,11 +175,12 @@ impl Reconciler {
                 Some(Call::Host(_) | Call::Settled) => {}
             }
         }
-        if let Some(id) = record.token.as_ref().filter(|_| asked) {
+        // What a host refused it did not take.
+        if let Some(id) = record.token.as_ref().filter(|_| record.kind == RecordKind::Intent) {
             match self.tokens.get(id) {
                 None => {
                     self.tokens.insert(id.clone(), Token::Seen(Box::new(told())));
-                    self.waiting.push_back((now + self.grace, Subject::Token(id.clone())));
+                    self.wait(now, Subject::Token(id.clone()));
                 }
                 Some(Token::Issued(to)) => gaps.extend(unissued(to.as_ref(), &told(), id)),
                 Some(Token::Seen(_) | Token::Settled) => {}
@@ -217,23 +218,21 @@ impl Reconciler {
 
     /// The gaps that are due. They stay until they are [settled](Self::settle).
     pub fn due(&mut self, now: u64) -> Vec<Gap> {
-        let mut gaps = Vec::new();
+        let (mut gaps, mut again) = (Vec::new(), Vec::new());
         let excess = self.calls.len().saturating_sub(MAX_CALLS).saturating_sub(self.settled.len());
         for _ in 0..self.waiting.len() {
-            let at = match self.waiting.front() {
-                Some((at, _)) if *at <= now || gaps.len() < excess => *at,
-                _ => break,
-            };
-            let Some((_, subject)) = self.waiting.pop_front() else { break };
+            let next = self.waiting.pop_front_if(|(at, ..)| *at <= now || gaps.len() < excess);
+            let Some((_, at, subject)) = next else { break };
             if let Some(request) = self.stranger(&subject) {
                 self.settle_call(now, &request);
             }
             match self.judge(&subject, at, now) {
                 Some(Ok(gap)) => gaps.push(gap),
-                Some(Err(())) => self.waiting.push_back((now + AGAIN, subject)),
+                Some(Err(())) => again.push((now + AGAIN, at, subject)),
                 None => {}
             }
         }
+        again.into_iter().rev().for_each(|waits| self.waiting.push_front(waits));
         self.forget(now);
         gaps
     }
@@ -279,7 +278,7 @@ impl Reconciler {
     /// After a pause in which nobody could tell anything, all have the whole grace again.
     pub fn resume(&mut self, now: u64) {
         let due = now + self.grace;
-        self.waiting.iter_mut().for_each(|(at, _)| *at = due);
+        self.waiting.iter_mut().for_each(|(at, since, _)| (*at, *since) = (due, due));
     }
 
     /// How many calls and tokens wait for their other side.
@@ -289,7 +288,12 @@ impl Reconciler {
 
     fn wait_for_call(&mut self, now: u64, request: &RequestId, call: Call) {
         self.calls.insert(request.clone(), call);
-        self.waiting.push_back((now + self.grace, Subject::Call(request.clone())));
+        self.wait(now, Subject::Call(request.clone()));
+    }
+
+    fn wait(&mut self, now: u64, subject: Subject) {
+        let due = now + self.grace;
+        self.waiting.push_back((due, due, subject));
     }
 
     fn settle_call(&mut self, now: u64, request: &RequestId) {

@@ -99,10 +99,7 @@ impl Store {
     /// What was durable when the service ended.
     pub(crate) fn durable(&self) -> Result<Durable, StoreError> {
         let read = self.0.begin_read()?;
-        let acknowledged = match read.open_table(META)?.get(ACKNOWLEDGED)? {
-            None => 0,
-            Some(value) => number(value.value())?,
-        };
+        let acknowledged = acknowledged(&read)?;
         let journal = read.open_table(JOURNAL)?;
         let last = journal.last()?.map_or(acknowledged, |(seq, _)| seq.value());
         if last.checked_sub(acknowledged) != Some(journal.len()?) {
@@ -149,8 +146,10 @@ impl Store {
 
     /// Entries after `after`.
     pub(crate) fn page(&self, after: u64) -> Result<Page, StoreError> {
-        let journal = self.0.begin_read()?.open_table(JOURNAL)?;
-        let last = journal.last()?.map_or(0, |(seq, _)| seq.value());
+        let read = self.0.begin_read()?;
+        let journal = read.open_table(JOURNAL)?;
+        let last = journal.last()?.map(|(seq, _)| seq.value());
+        let last = last.map_or_else(|| acknowledged(&read), Ok)?;
         let from = after.saturating_add(1);
         let mut entries = Vec::new();
         for item in journal.range(from..)?.take(MAX_PAGE) {
@@ -198,6 +197,11 @@ fn change_keys(
         }
     }
     Ok(())
+}
+
+/// The last entry that is safe elsewhere; 0 for none.
+fn acknowledged(read: &redb::ReadTransaction) -> Result<u64, StoreError> {
+    read.open_table(META)?.get(ACKNOWLEDGED)?.map_or(Ok(0), |value| number(value.value()))
 }
 
 fn number(bytes: &[u8]) -> Result<u64, StoreError> {
