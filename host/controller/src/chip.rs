@@ -64,14 +64,25 @@ impl Chip {
     }
 }
 
+/// `1 write`, `2 writes`.
+pub fn counted(n: u64, what: &str) -> String {
+    format!("{n} {what}{}", if n == 1 { "" } else { "s" })
+}
+
 /// An event as the host's log tells it: a code and a detail.
 pub fn describe(event: &Event) -> (&'static str, String) {
     let seq = event.seq;
     match &event.what {
-        EventKind::WriteRefused { region, offset, bytes, attempts } => (
-            "chip.write-refused",
-            format!("event {seq}: {attempts} writes, {bytes} bytes, to {region:?} at {offset:#x}"),
-        ),
+        EventKind::WriteRefused { region, offset, bytes, attempts, changing } => {
+            let region = match region {
+                Region::Code => "the firmware",
+                Region::Variables => "the variables",
+            };
+            let (writes, bytes) = (counted(*attempts, "write"), counted(*bytes, "byte"));
+            // Firmware that looks for its flash writes what is there; that is no attack.
+            let code = if *changing > 0 { "chip.write-refused" } else { "chip.write-unchanged" };
+            (code, format!("event {seq}: {writes} of {bytes} to {region} at {offset:#x}"))
+        }
         EventKind::ResetReleased => ("chip.reset-released", format!("event {seq}")),
         EventKind::ResetHeld => ("chip.reset-held", format!("event {seq}")),
         EventKind::Updated { sha256 } => ("chip.updated", format!("event {seq}: {sha256}")),

@@ -117,6 +117,7 @@ mod tests {
                 offset: 64,
                 bytes: 4,
                 attempts: 1,
+                changing: 1,
             };
             let entries = throttle.pass(&[Event { seq, what }], 0);
             assert_eq!(entries.len(), 1);

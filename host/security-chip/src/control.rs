@@ -102,12 +102,12 @@ fn hex(digest: &Digest) -> String {
 
 fn event(entry: Entry) -> chip::Event {
     let what = match entry.event {
-        Event::WriteRefused { region, offset, bytes, attempts } => {
+        Event::WriteRefused { region, offset, bytes, attempts, changing } => {
             let region = match region {
                 Region::Code => chip::Region::Code,
                 Region::Variables => chip::Region::Variables,
             };
-            EventKind::WriteRefused { region, offset, bytes, attempts }
+            EventKind::WriteRefused { region, offset, bytes, attempts, changing }
         }
         Event::ResetReleased => EventKind::ResetReleased,
         Event::ResetHeld => EventKind::ResetHeld,

@@ -130,6 +130,10 @@ impl Flash for FlashFiles {
         self.finish(image)
     }
 
+    fn holds(&self, region: Region, offset: u64, data: &[u8]) -> bool {
+        range(offset, data.len()).and_then(|at| self.region(region).get(at)) == Some(data)
+    }
+
     fn overlay(&mut self, offset: u64, data: &[u8]) -> io::Result<()> {
         let target = range(offset, data.len()).and_then(|range| self.variables.get_mut(range));
         target.ok_or(ErrorKind::InvalidInput)?.copy_from_slice(data);

@@ -76,6 +76,8 @@ pub trait Flash {
     fn digest(&self, bytes: &[u8]) -> Digest;
     /// Makes `image`, which is as long as the code region, the code in the flash. Durable on return.
     fn program(&mut self, image: &[u8]) -> Result<(), Self::Error>;
+    /// Whether what the board reads at `offset` is `data` already.
+    fn holds(&self, region: Region, offset: u64, data: &[u8]) -> bool;
     /// Changes the board's copy of the variables.
     fn overlay(&mut self, offset: u64, data: &[u8]) -> Result<(), Self::Error>;
     /// The board reads the variables that the flash holds.
@@ -151,7 +153,8 @@ impl<F: Flash> Chip<F> {
         match decide(region, self.reset) {
             Decision::Overlay => self.flash.overlay(offset, data).map_err(|_| Refusal::Flash),
             Decision::Refuse => {
-                self.record.write_refused(region, offset, data.len() as u64);
+                let changing = !self.flash.holds(region, offset, data);
+                self.record.write_refused(region, offset, data.len() as u64, changing);
                 Err(Refusal::Write)
             }
         }

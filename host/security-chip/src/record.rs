@@ -18,6 +18,8 @@ pub enum Event {
         bytes: u64,
         /// How many attempts.
         attempts: u64,
+        /// How many of them would have changed something. Firmware that looks for its flash writes what is there.
+        changing: u64,
     },
     /// Reset was let go.
     ResetReleased,
@@ -84,18 +86,22 @@ impl Record {
         *self.slot_mut(self.last) = Some(Entry { seq: self.last, event });
     }
 
-    pub(crate) fn write_refused(&mut self, region: Region, offset: u64, length: u64) {
+    pub(crate) fn write_refused(&mut self, region: Region, offset: u64, length: u64, changing: bool) {
         self.refused_writes = self.refused_writes.saturating_add(1);
         let unread = self.last > self.read;
-        if let Some(Entry { event: Event::WriteRefused { region: same, bytes, attempts, .. }, .. }) =
-            self.slot_mut(self.last)
+        let changing = u64::from(changing);
+        if let Some(Entry {
+            event: Event::WriteRefused { region: same, bytes, attempts, changing: more, .. },
+            ..
+        }) = self.slot_mut(self.last)
             && unread
             && *same == region
         {
             *bytes = bytes.saturating_add(length);
             *attempts = attempts.saturating_add(1);
+            *more = more.saturating_add(changing);
         } else {
-            self.push(Event::WriteRefused { region, offset, bytes: length, attempts: 1 });
+            self.push(Event::WriteRefused { region, offset, bytes: length, attempts: 1, changing });
         }
     }
 

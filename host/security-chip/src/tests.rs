@@ -46,6 +46,9 @@ impl Flash for Model {
         self.code = if self.fault.is_some() { TORN } else { image[0] };
         if self.fault.take() == Some(Fault::Error) { Err(()) } else { Ok(()) }
     }
+    fn holds(&self, region: Region, _: u64, data: &[u8]) -> bool {
+        data == [if region == Region::Code { self.served } else { self.variables }]
+    }
     fn overlay(&mut self, _: u64, data: &[u8]) -> Result<(), ()> {
         self.variables = data[0];
         Ok(())
@@ -176,11 +179,11 @@ fn attempts_in_a_row_are_one_event_until_it_is_read() {
     for offset in [100, 0, 7] {
         chip.board_write(Region::Code, offset, b"xy").unwrap_err();
     }
-    let event = Event::WriteRefused { region: Region::Code, offset: 100, bytes: 6, attempts: 3 };
+    let event = Event::WriteRefused { region: Region::Code, offset: 100, bytes: 6, attempts: 3, changing: 3 };
     let entries: Vec<_> = chip.record().after(1).collect();
     assert_eq!(entries, [Entry { seq: 2, event }]);
     chip.board_write(Region::Code, 9, b"z").unwrap_err();
-    let event = Event::WriteRefused { region: Region::Code, offset: 9, bytes: 1, attempts: 1 };
+    let event = Event::WriteRefused { region: Region::Code, offset: 9, bytes: 1, attempts: 1, changing: 1 };
     assert_eq!(chip.record().after(2).collect::<Vec<_>>(), [Entry { seq: 3, event }]);
     assert_eq!(chip.record().refused_writes(), 4);
 }

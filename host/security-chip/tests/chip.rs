@@ -211,7 +211,8 @@ fn the_board_reads_code_writes_none_and_loses_variables_at_a_hold() {
         assert!(write("code", command).contains("Operation not permitted"));
     }
     let refused = events(&controller, first);
-    let what = EventKind::WriteRefused { region: Region::Code, offset: 4096, bytes: 1536, attempts: 2 };
+    let what =
+        EventKind::WriteRefused { region: Region::Code, offset: 4096, bytes: 1536, attempts: 2, changing: 2 };
     assert_eq!(refused, [Event { seq: first + 1, what }]);
     assert_eq!(fs::read(chip.path("code")).unwrap(), image(1));
 

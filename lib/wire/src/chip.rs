@@ -100,6 +100,8 @@ pub enum EventKind {
         bytes: u64,
         /// Attempts so far.
         attempts: u64,
+        /// How many of them would have changed something. Firmware that looks for its flash writes what is there.
+        changing: u64,
     },
     /// Reset was let go.
     ResetReleased,

@@ -101,7 +101,7 @@ impl Part {
 
     pub(super) fn guest_writes_flash(&self) {
         let what =
-            chip::EventKind::WriteRefused { region: chip::Region::Code, offset: 0, bytes: 4, attempts: 1 };
+            chip::EventKind::WriteRefused { region: chip::Region::Code, offset: 0, bytes: 4, attempts: 1, changing: 1 };
         self.0.lock().unwrap().events.push(chip::Event { seq: 1, what });
     }
 
