@@ -15,6 +15,13 @@ pub(crate) fn log_key() -> LogKey {
     LogKey::new(&[9; LogKey::LENGTH]).unwrap()
 }
 
+impl Log {
+    /// Dates the records by another clock.
+    pub(crate) fn set_clock(&mut self, clock: Clock) {
+        self.clock = clock;
+    }
+}
+
 fn identity() -> Key {
     Key::from_seed(&[8; 32]).unwrap()
 }

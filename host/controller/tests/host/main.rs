@@ -5,8 +5,8 @@
 mod rack;
 
 use host_api::{
-    AttachVolume, DetachVolume, InstanceState, RecordKind, SealedKey, Sha256, StartInstance, StopInstance,
-    VolumeState,
+    AcknowledgeLog, AttachVolume, DetachVolume, InstanceState, RecordKind, SealedKey, Sha256, StartInstance,
+    StopInstance, VolumeState,
 };
 use ids::{Identity, InstanceId, Slot, VolumeId};
 use rack::{FIRMWARE, Rack, now};
@@ -178,15 +178,15 @@ async fn a_power_cut_resets_the_host_and_its_log_goes_on() {
     assert!(rack.log().await.len() > before);
     rack.call(attach(&rack, &root, 1, &card_key(&rack).await)).await.unwrap();
 
-    let log = rack.dir.path().join("state/log/host.log");
-    let mut bytes = fs::read(&log).unwrap();
+    let segment = rack.segments().remove(0);
+    let mut bytes = fs::read(&segment).unwrap();
     let middle = bytes.len() / 2;
     bytes[middle] ^= 1;
-    fs::write(&log, bytes).unwrap();
+    fs::write(&segment, bytes).unwrap();
     let refused = rack.try_controller();
     assert_eq!(refused.status.code(), Some(1));
     let said = String::from_utf8(refused.stderr).unwrap();
-    assert!(said.contains("the host's log is broken at record"), "{said}");
+    assert!(said.contains("log.broken"), "{said}");
 }
 
 /// The numbers of the controller and of the processes that it started, each with its `status`.
@@ -220,6 +220,21 @@ async fn the_controller_and_its_card_are_confined_and_end_together() {
     for (pid, _) in processes {
         assert!(!std::path::Path::new(&format!("/proc/{pid}")).exists(), "{pid} is still there");
     }
-    let log = fs::read_to_string(rack.dir.path().join("state/log/host.log")).unwrap();
-    assert!(log.lines().last().unwrap().contains("host.stops"));
+    let last = rack.records_on_disk().pop().unwrap();
+    assert_eq!(last.code.unwrap().as_str(), "host.stopped");
+}
+
+#[tokio::test]
+async fn segments_come_and_go_in_the_sandbox() {
+    let rack = Rack::start(None);
+    while rack.segments().len() < 2 {
+        assert_eq!(rack.without_token().await, "token.missing");
+    }
+    let log = rack.log().await;
+    let head = log.last().unwrap();
+    let checkpoint = Sha256::from_digest(&[1; 32]);
+    rack.call(AcknowledgeLog { up_to: head.seq, checkpoint }).await.unwrap();
+    assert_eq!(rack.segments().len(), 1, "an acknowledged segment is still there");
+    let rest = rack.log().await;
+    assert!(rest[0].seq > 1 && rest[0].seq <= head.seq + 1);
 }

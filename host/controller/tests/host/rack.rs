@@ -177,14 +177,34 @@ impl Rack {
         self.call(ReadStatus {}).await.unwrap()
     }
 
-    /// The whole log, its chain checked.
+    /// The whole log, proven to be this host's by one who trusts only the environment's authority.
     pub(crate) async fn log(&self) -> Vec<LogRecord> {
+        let status = self.status().await;
+        let chain = status.certificate.as_str();
+        let host = service::certified_by(self.ca.certificate(), chain, now()).unwrap();
         let page = self.call(ReadLog { after: 0 }).await.unwrap();
-        let mut hash = host_api::GENESIS;
-        for (seq, record) in (1..).zip(&page.records) {
-            hash = record.follows(seq, &hash).unwrap();
-        }
-        page.records
+        let proven = host_api::verify_log(&PublicKey(host.public_key), [&page]).unwrap();
+        proven.into_iter().cloned().collect()
+    }
+
+    /// The log's files, in order.
+    pub(crate) fn segments(&self) -> Vec<PathBuf> {
+        let files = fs::read_dir(self.dir.path().join("state/log")).unwrap();
+        let mut files: Vec<_> = files.map(|file| file.unwrap().path()).collect();
+        files.sort();
+        files
+    }
+
+    /// What only this host's TPM can open.
+    pub(crate) fn records_on_disk(&self) -> Vec<LogRecord> {
+        let mut tpm = tpm::Tpm::connect(&self.dir.path().join("tpm.sock")).unwrap();
+        let key = service::unseal_from(&self.dir.path().join("state/log.sealed"), &mut tpm).unwrap();
+        let key = host_log::LogKey::new(&key).unwrap();
+        let read = |file: PathBuf| host_log::read(&key, &fs::read(file).unwrap()).unwrap().unwrap();
+        let frames = self.segments().into_iter().map(read).flat_map(|segment| segment.frames);
+        let lines: Vec<_> = frames.flat_map(|frame| frame.lines).collect();
+        let lines = lines.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
+        lines.map(|line| serde_json::from_slice(line).unwrap()).collect()
     }
 
     pub(crate) fn lines(&self) -> Vec<chip::Line> {
@@ -213,7 +233,8 @@ fn controller(dir: &Path, arguments: &[&str]) -> Command {
 }
 
 fn command_to_run(dir: &Path) -> Command {
-    let mut command = controller(dir, &["run", "--listen", "127.0.0.1:0", "--stop-grace", "1"]);
+    let mut command =
+        controller(dir, &["run", "--listen", "127.0.0.1:0", "--stop-grace", "1", "--log-capacity", "1"]);
     command.arg("--card").arg(program("volume-card", "azote-volume-card"));
     for (flag, name) in [
         ("chip", "control"),
