@@ -95,13 +95,11 @@ fn read(out: Out, cloud: &Cloud, log: &Log) -> Result<(), Failure> {
 
 /// Prints as it comes, without the reads by which we follow: each of them would be followed by the next.
 fn follow(out: Out, entries: &[Numbered]) {
-    let ours = |entry: &Entry| {
-        matches!(&entry.record, Record::Audit(observed)
-            if observed.kind == ObservedKind::Read && observed.code.as_ref().is_some_and(|c| c.as_str() == "audit.read"))
-    };
+    let reads =
+        |entry: &Entry| matches!(&entry.record, Record::Audit(said) if said.kind == ObservedKind::Read);
     for numbered in entries {
         match Entry::parse(numbered.entry.get().as_bytes()) {
-            Ok(entry) if ours(&entry) => {}
+            Ok(entry) if reads(&entry) => {}
             _ if out.is_json() => out::print(&serde_json::to_string(numbered).unwrap_or_default()),
             _ => out.line(&table(std::slice::from_ref(numbered))),
         }
