@@ -15,7 +15,10 @@ use sandbox::Violation;
 use std::{
     fs::File,
     io::{self, Read, Write},
-    os::fd::{AsRawFd, BorrowedFd, OwnedFd},
+    os::{
+        fd::{AsRawFd, BorrowedFd, OwnedFd},
+        unix::process::CommandExt,
+    },
     path::Path,
     process::{Child, Command, Stdio},
     thread::sleep,
@@ -71,6 +74,7 @@ impl Image {
         let theirs = OwnedFd::from(theirs);
         fcntl_setfd(&theirs, FdFlags::empty())?;
         let child = Command::new(format!("/proc/self/fd/{}", self.memory.as_raw_fd()))
+            .arg0("azote-volume-card")
             .args(["--control-fd", &theirs.as_raw_fd().to_string()])
             .env_clear()
             .envs(std::env::var_os("RUST_LOG").map(|level| ("RUST_LOG", level)))

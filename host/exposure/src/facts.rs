@@ -4,6 +4,9 @@ use crate::parse::{Listener, Mapping, Status};
 use serde::Serialize;
 use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf};
 
+/// What the kernel puts behind the path of a file that is gone, or was never in a folder.
+pub(crate) const DELETED: &str = " (deleted)";
+
 /// Something that was read, or why it could not be.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]

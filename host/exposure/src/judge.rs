@@ -2,7 +2,7 @@
 
 use crate::{
     expect::{Expectation, Expectations},
-    facts::{Known, Open, Process, Survey},
+    facts::{DELETED, Known, Open, Process, Survey},
     parse::{Listener, ListenerKind, Mapping, Status},
 };
 use serde::Serialize;
@@ -126,6 +126,10 @@ impl Judge<'_> {
             );
         }
         let program = self.known("program", &process.program);
+        let path = program.map(|path| path.to_string_lossy()).unwrap_or_default();
+        if path.ends_with(DELETED) && !path.starts_with("/memfd:") {
+            self.find("exposure.program", format!("{path}: another one is in its place, or none"));
+        }
         for mapping in self.known("mappings", &process.executable).into_iter().flatten() {
             self.mapping(expectation, program.map(|path| path.as_path()), mapping);
         }

@@ -1,7 +1,7 @@
 //! Reads `/proc`. What the kernel does not let this user read is kept as such.
 
 use crate::{
-    facts::{Connection, Known, Open, Process, Survey},
+    facts::{Connection, DELETED, Known, Open, Process, Survey},
     parse::{self, ListenerKind, MAX_BYTES, MAX_ENTRIES, ParseError, Socket, Stat},
 };
 use std::{
@@ -203,9 +203,9 @@ fn name(pid: u32, program: Option<&Path>, stat: &Stat) -> String {
     };
     let name = if own.starts_with("ld-linux") { linked() } else { None }.unwrap_or(own);
     // A measured image that was never a file, as the controller starts its cards.
-    let image = name.strip_prefix("memfd:").and_then(|name| name.strip_suffix(" (deleted)"));
-    let name = image.map(str::to_owned).unwrap_or(name);
-    if name.is_empty() { stat.name.clone() } else { name }
+    let file = name.strip_suffix(DELETED).unwrap_or(&name);
+    let name = file.strip_prefix("memfd:").unwrap_or(file);
+    if name.is_empty() { stat.name.clone() } else { name.to_owned() }
 }
 
 fn threads(pid: u32) -> Result<Vec<parse::Status>> {

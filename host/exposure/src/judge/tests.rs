@@ -114,6 +114,9 @@ fn a_room_that_shows_what_is_named_is_well() {
 fn each_kind_of_exposure_is_found() {
     finds(|it| it.name = "other".to_owned(), &["exposure.unknown-process"]);
     finds(|it| it.terminal = 34816, &["exposure.terminal"]);
+    let gone = || Known::Read(PathBuf::from("/opt/room (deleted)"));
+    let code = || Known::Read(Vec::new());
+    finds(|it| (it.program, it.executable) = (gone(), code()), &["exposure.program"]);
     finds(|it| it.dumpable = Known::Read(true), &["exposure.dumpable"]);
     for address in ["0.0.0.0:80", "[::]:80"] {
         let elsewhere = || {
