@@ -23,6 +23,7 @@ use decision::{
     admission::{Admission, Answer, Asked, Event, Gate, Record, Step},
 };
 use host_api::{Api, MAX_BODY, PeerAddress, RecordKind, Request};
+use service::Service;
 use std::{
     net::SocketAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -232,8 +233,23 @@ fn peer_address(address: SocketAddr) -> Option<PeerAddress> {
     address.to_string().parse().ok()
 }
 
+/// The door as a service: what does not come as far as its handlers is in the log too.
+pub fn service(door: Arc<Door>, tls: rustls::ServerConfig) -> Service {
+    let observer = Arc::clone(&door);
+    Service {
+        router: router(door),
+        tls,
+        limits: service::Limits { body_size: MAX_BODY, ..service::Limits::default() },
+        observer: Arc::new(move |incident| {
+            if let Err(error) = observer.incident(&incident) {
+                tracing::error!(%error, code = incident.code, "an incident is not in the log");
+            }
+        }),
+    }
+}
+
 /// The door as HTTP handlers.
-pub fn router(door: Arc<Door>) -> Router {
+fn router(door: Arc<Door>) -> Router {
     // One handler for every path: the table of operations is the only routing there is.
     Router::new().route("/", any(enter)).route("/{*path}", any(enter)).with_state(door)
 }

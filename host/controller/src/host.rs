@@ -7,7 +7,7 @@ use crate::{
     boot,
     boot::KnownGood,
     card::Card,
-    chip::Chip,
+    chip::{Chip, counted},
     clock::Clock,
     log::Entry,
     log::{LogError, Writer},
@@ -384,8 +384,10 @@ impl Inner {
         for (code, what) in self.parts.lost() {
             let volumes = if code == "card.gone" { self.state.card_died() } else { 0 };
             if self.told.insert(code) {
-                entries
-                    .push(Entry::event(code, &format!("{what} is gone; {volumes} volumes lost their card")));
+                entries.push(Entry::event(
+                    code,
+                    &format!("{what} is gone; {} lost it", counted(volumes as u64, "volume")),
+                ));
             }
         }
         entries

@@ -7,7 +7,7 @@ use crate::{
     boot::{self, Boot, KnownGood, Verdict, out_of_service},
     card::{Card, Image},
     chip::Chip,
-    door::{Door, opens, router},
+    door::{self, Door, opens},
     host::{Booted, Components, Host, Identity, Rules},
     limits::{self, Bounds},
     log::{Entry, Log, Writer},
@@ -16,12 +16,12 @@ use crate::{
     storage::Storage,
     watch,
 };
-use host_api::{MAX_BODY, OutOfService, Sha256};
+use host_api::{OutOfService, Sha256};
 use host_log::LogKey;
 use ids::HostId;
 use sandbox::Policy;
 use service::{
-    Callers, Credentials, Limits, Service,
+    Callers, Credentials,
     process::{Failure, Home},
     server_config, stop_signal,
 };
@@ -318,19 +318,8 @@ fn serve(listener: TcpListener, tls: rustls::ServerConfig, door: Arc<Door>) -> i
         .enable_all()
         .build()?;
     runtime.block_on(async {
-        let observer = Arc::clone(&door);
-        let service = Service {
-            router: router(door),
-            tls,
-            limits: Limits { body_size: MAX_BODY, ..Limits::default() },
-            observer: Arc::new(move |incident| {
-                if let Err(error) = observer.incident(&incident) {
-                    tracing::error!(%error, code = incident.code, "an incident is not in the log");
-                }
-            }),
-        };
         let stop = stop_signal()?;
         tracing::info!(address = %listener.local_addr()?, "serving");
-        service::serve(listener, service, stop).await
+        service::serve(listener, door::service(door, tls), stop).await
     })
 }

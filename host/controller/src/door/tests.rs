@@ -3,6 +3,7 @@
 
 mod acts;
 mod keepers;
+mod matrix;
 mod records;
 mod rig;
 

@@ -2,6 +2,7 @@
 
 use super::*;
 use host_api::{AcknowledgeLog, DrainHost, PowerCycleHost, ResumeHost, Sha256, SignedKeys, UpdateTokenKeys};
+use std::mem::replace;
 use token::{KeySet, Keys};
 
 fn next_keys(sequence: u64, keys: &[&Ed25519KeyPair], signed_by: &Ed25519KeyPair) -> UpdateTokenKeys {
@@ -82,17 +83,17 @@ async fn a_host_follows_the_token_services_keys_without_a_restart_and_over_one()
     let record = rig.records().into_iter().rfind(|record| record.kind == RecordKind::Intent).unwrap();
     assert_eq!(record.detail.unwrap().as_str(), "sequence=1");
 
-    // From the next request on both keys' tokens are taken; after the next set only the new one's.
-    let by_old = client.sign(&ReadStatus {}, |_| ());
-    rig.issuer = new;
+    let old = replace(&mut rig.issuer, new);
     let client = Client::new(&rig);
-    assert_eq!(client.call(ReadStatus {}).await.unwrap().token_keys, 1);
+    assert_eq!(client.call(ReadStatus {}).await.unwrap().token_keys, 1, "both keys are good");
+    client.call(next_keys(2, &[&rig.issuer], &old)).await.unwrap();
     let mut rig = rig.restart();
-    // The file that the host was installed with is still the old one: what followed it holds.
-    rig.issuer = Ed25519KeyPair::from_seed_unchecked(&[8; 32]).unwrap();
-    drop(by_old);
-    let client = Client::new(&rig);
-    assert_eq!(client.call(ReadStatus {}).await.unwrap().token_keys, 1);
+    assert_eq!(Client::new(&rig).call(ReadStatus {}).await.unwrap().token_keys, 2);
+    let new = replace(&mut rig.issuer, old);
+    assert_eq!(Client::new(&rig).refused(ReadStatus {}).await, "token.signature", "the old key is not");
+    rig.issuer = new;
+    let again = next_keys(2, &[&rig.issuer], &rig.issuer);
+    assert_eq!(Client::new(&rig).refused(again).await, "keys.stale");
 }
 
 #[tokio::test]

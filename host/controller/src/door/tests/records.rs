@@ -1,6 +1,7 @@
 //! What the host's log holds, and that nothing is done without it.
 
 use super::*;
+use std::io::Write;
 
 #[tokio::test]
 async fn the_log_is_read_in_pages_and_its_chain_holds() {
@@ -77,4 +78,35 @@ async fn a_failed_handshake_is_a_refusal_with_its_address() {
     };
     rig.door.incident(&incident).unwrap();
     one_refusal(&before, &rig.records(), "tls.handshake");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_never_becomes_a_request_is_in_the_log_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let served = matrix::Served::start(&pki::Ca::create(dir.path()).unwrap(), Api::HostStatus).await;
+    let recorded = async |code: &str| {
+        for _ in 0..500 {
+            let last = served.rig.records().pop();
+            if last.as_ref().is_some_and(|last| last.code.as_ref().unwrap().as_str() == code) {
+                return last.unwrap();
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        panic!("{code} is not in the log");
+    };
+    let stranger = std::net::TcpStream::connect(served.address).unwrap();
+    (&stranger).write_all(b"GET /v1/status HTTP/1.1\r\n\r\n").unwrap();
+    let record = recorded("tls.handshake").await;
+    assert_eq!(record.peer.unwrap().as_str(), stranger.local_addr().unwrap().to_string());
+    assert_eq!(record.kind, RecordKind::Refusal);
+
+    let send = async |method: &str, body: Vec<u8>, headers: &[(&str, &str)]| {
+        served.client.call::<serde_json::Value>(method, "/v1/status", body, headers).await.unwrap_err()
+    };
+    send("POST", vec![b' '; MAX_BODY + 1], &[]).await;
+    assert_eq!(recorded("request.too-large").await.kind, RecordKind::Refusal);
+    send("GET", vec![], &[("x-long", &"a".repeat(40_000))]).await;
+    assert_eq!(recorded("request.malformed").await.kind, RecordKind::Refusal);
+    send("PUT", vec![], &[]).await;
+    assert_eq!(recorded("request.unknown").await.kind, RecordKind::Refusal);
 }

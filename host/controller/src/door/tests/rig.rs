@@ -21,6 +21,7 @@ use std::{
     thread,
     time::Duration,
 };
+use token::Keys;
 use wire::{Fault, Link, board, card, chip};
 
 /// When every test begins.
@@ -29,7 +30,7 @@ pub(super) const SIZE: u64 = 1 << 20;
 pub(super) const CARD_KEY: [u8; 32] = [3; 32];
 const FIRMWARE: [u8; 32] = [0xaa; 32];
 /// Most of each sensitive operation in an hour.
-pub(super) const SENSITIVE: u64 = 3;
+pub(super) const SENSITIVE: u64 = 5;
 const PLENTY: u64 = 1 << 20;
 
 pub(super) fn host_id() -> HostId {
@@ -100,8 +101,13 @@ impl Part {
     }
 
     pub(super) fn guest_writes_flash(&self) {
-        let what =
-            chip::EventKind::WriteRefused { region: chip::Region::Code, offset: 0, bytes: 4, attempts: 1, changing: 1 };
+        let what = chip::EventKind::WriteRefused {
+            region: chip::Region::Code,
+            offset: 0,
+            bytes: 4,
+            attempts: 1,
+            changing: 1,
+        };
         self.0.lock().unwrap().events.push(chip::Event { seq: 1, what });
     }
 
@@ -217,6 +223,8 @@ fn board_answers(memory: &mut Memory, request: board::Request) -> (&'static str,
 
 pub(super) struct Rig {
     dir: tempfile::TempDir,
+    /// The keys of the token service that the host was installed with.
+    installed: Keys,
     pub(super) issuer: Ed25519KeyPair,
     pub(super) key: service::Key,
     pub(super) host: Arc<Host>,
@@ -246,32 +254,34 @@ impl Rig {
             fs::create_dir(dir.path().join(name)).unwrap();
         }
         let (key, issuer) = (service::Key::generate().unwrap(), Ed25519KeyPair::generate().unwrap());
-        Self::start(dir, key, issuer, capacity, spoil)
+        let installed = Keys::new(vec![PublicKey::of(&issuer)]).unwrap();
+        Self::start(dir, key, installed, issuer, capacity, spoil)
     }
 
     /// The same host after its controller, and all its components, started anew.
     pub(super) fn restart(self) -> Self {
-        let Self { dir, issuer, key, host, door, .. } = self;
+        let Self { dir, installed, issuer, key, host, door, .. } = self;
         drop((host, door));
-        Self::start(dir, key, issuer, PLENTY, |_| ())
+        Self::start(dir, key, installed, issuer, PLENTY, |_| ())
     }
 
     fn start(
         dir: tempfile::TempDir,
         key: service::Key,
+        installed: Keys,
         issuer: Ed25519KeyPair,
         capacity: u64,
         spoil: impl FnOnce(&std::path::Path),
     ) -> Self {
         let path = dir.path().join("log");
         let own = || service::Key::from_seed(key.seed()).unwrap();
-        let mut log = loop {
-            // The thread that wrote it before may still be closing it.
-            match Log::open(&path, capacity, log_key(), own()) {
-                Err(crate::log::LogError::InUse(_)) => thread::yield_now(),
-                log => break log.unwrap(),
-            }
-        };
+        // The thread that wrote it before may still be closing it.
+        let mut tries = (0..1000).map(|_| {
+            thread::sleep(Duration::from_millis(1));
+            Log::open(&path, capacity, log_key(), own())
+        });
+        let mut log = tries.find(|log| !matches!(log, Err(LogError::InUse(_)))).unwrap().unwrap();
+        log.set_clock(now());
         let history = log.take_history();
         let log = Writer::start(log).unwrap();
         spoil(&path);
@@ -293,14 +303,14 @@ impl Rig {
         let known_good = KnownGood::parse(&format!("{}  firmware\n", good_firmware())).unwrap();
         let booted =
             Booted { measurements: vec![], pcr: None, firmware: Some(good_firmware()), out_of_service: None };
-        let keys = token::Keys::new(vec![PublicKey::of(&issuer)]).unwrap();
-        let settings = Settings::open(&dir.path().join("settings"), own(), host_id(), keys).unwrap();
+        let settings =
+            Settings::open(&dir.path().join("settings"), own(), host_id(), installed.clone()).unwrap();
         let who = Identity { host: host_id(), certificate, key: own() };
         let rules = Rules { known_good, stop_grace: Duration::from_millis(500), settings };
         let host = Arc::new(Host::new(who, parts, rules, booted, log.clone(), now()));
         let limits = Limits::new(Bounds { sensitive: SENSITIVE, window_seconds: 3600 });
         let door = Arc::new(Door::new(Arc::clone(&host), log, now(), NOW, limits, &history));
-        Self { dir, issuer, key, host, door, chip, card, board }
+        Self { dir, installed, issuer, key, host, door, chip, card, board }
     }
 
     pub(super) fn make_storage(&self, volume: &VolumeId) {
