@@ -32,11 +32,6 @@ pub trait Domain {
     fn max(&self, a: Self::N, b: Self::N) -> Self::N {
         self.choose(self.below(a, b), b, a)
     }
-
-    /// The earlier of two.
-    fn min(&self, a: Self::N, b: Self::N) -> Self::N {
-        self.choose(self.below(b, a), b, a)
-    }
 }
 
 /// The reading that services run.

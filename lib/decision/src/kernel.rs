@@ -104,10 +104,10 @@ pub fn clock<D: Domain>(d: &D, times: &Times<D>) -> D::N {
 /// Whether the token is in order, for this host and in its time: the number of a reason, or 0.
 pub fn standing<D: Domain>(d: &D, audience: D::B, times: &Times<D>) -> D::N {
     let now = clock(d, times);
-    let from = d.min(times.issued, times.not_before);
-    let orderly = d.and(d.below(times.issued, times.expires), d.below(times.not_before, times.expires));
-    // `from` is before `expires` here, so the difference does not wrap.
-    let life = d.and(orderly, d.at_most(d.sub(times.expires, from), times.max_life));
+    // A time before `expires`, and not too long before: where it is asked for, the difference does not wrap.
+    let near =
+        |from| d.and(d.below(from, times.expires), d.at_most(d.sub(times.expires, from), times.max_life));
+    let life = d.and(near(times.issued), near(times.not_before));
     // The same for `not_before - now`, where it is asked for.
     let early = d.below(times.skew, d.sub(times.not_before, now));
     let early = d.and(d.below(now, times.not_before), early);
