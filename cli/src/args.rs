@@ -69,6 +69,9 @@ pub(crate) enum Verb {
     /// Ask the token service for a bearer token, bound to the control plane's identity key, and print it.
     #[command(after_help = "Example: azote token --api DetachVolume --resource volume/vol-… --lifetime 60")]
     Token(Token),
+    /// Drain, resume and power-cycle the host, as one of its keepers.
+    #[command(subcommand)]
+    Host(crate::host::Host),
     /// The token service's signing keys.
     #[command(subcommand)]
     Tokens(Tokens),

@@ -146,6 +146,11 @@ impl Cloud {
 
     /// Asks the token service for a token bound to the actor's key.
     pub(crate) fn token(&self, who: Who, ask: &Ask) -> Result<String, Failure> {
+        self.token_for(who, None, ask)
+    }
+
+    /// The same, for a work order.
+    fn token_for(&self, who: Who, ticket: Option<&str>, ask: &Ask) -> Result<String, Failure> {
         let actor = self.actor(who);
         let request = tokens::client::TokenRequest {
             apis: ask.apis.clone(),
@@ -153,7 +158,7 @@ impl Cloud {
             audience: ask.audience.clone().unwrap_or_else(|| self.installation.host.clone()),
             lifetime_seconds: Some(ask.lifetime.as_secs()),
             uses: None,
-            ticket: None,
+            ticket: ticket.map(str::to_owned),
             public_key: PublicKey(actor.credentials.key().public()),
         };
         let answer = self.runtime.block_on(tokens::client::issue(&actor.tokens, &request))?;
@@ -233,11 +238,21 @@ impl Cloud {
 
     /// Makes a call with a token for exactly this call.
     pub(crate) fn call<C: host_api::Call>(&self, who: Who, call: &C) -> Result<C::Answer, Failure> {
+        self.call_for(who, None, call)
+    }
+
+    /// The same, for a work order.
+    pub(crate) fn call_for<C: host_api::Call>(
+        &self,
+        who: Who,
+        ticket: Option<&str>,
+        call: &C,
+    ) -> Result<C::Answer, Failure> {
         interrupt::check()?;
         let request: host_api::Request = call.clone().into();
         let resources = request.resources(&self.installation.host);
         let ask = Ask { apis: vec![C::API], resources, audience: None, lifetime: CALL_LIFE };
-        let token = self.token(who, &ask)?;
+        let token = self.token_for(who, ticket, &ask)?;
         self.knock(who, Some(&token), call)
     }
 

@@ -10,6 +10,7 @@ mod console;
 mod demo;
 mod exposure;
 mod failure;
+mod host;
 mod interrupt;
 mod out;
 mod place;

@@ -56,6 +56,7 @@ fn act(out: Out, cloud: &Cloud, verb: &Verb) -> Result<(), Failure> {
         Verb::Instance(verb) => instance(out, cloud, verb),
         Verb::Token(ask) => token(out, cloud, ask),
         Verb::Tokens(verb) => crate::tokens::run(out, cloud, verb),
+        Verb::Host(verb) => crate::host::run(out, cloud, verb),
         // These need no running installation, or open it themselves.
         _ => Ok(()),
     }
@@ -68,6 +69,9 @@ fn status_text(status: &HostStatus) -> String {
         Some(why) => format!("OUT OF SERVICE: {} ({})", why.message.as_str(), why.code.as_str()),
     };
     let _ = writeln!(text, "service    {service}");
+    if status.drained {
+        let _ = writeln!(text, "drained    takes no new volume and starts no instance: `azote host resume`");
+    }
     if let Some(chip) = &status.chip {
         let reset = if chip.reset_held { "held" } else { "released" };
         let _ = writeln!(text, "reset      {reset}; refused firmware writes: {}", chip.refused_writes);

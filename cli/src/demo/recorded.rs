@@ -7,6 +7,9 @@ use host_api::{Code, LogRecord, RecordKind};
 /// Who takes the log to the audit log.
 const AUDIT: &str = "azote:service/audit";
 
+/// The rule that a stolen token raises an alarm by.
+const STOLEN: &str = "stolen-token";
+
 /// The host's log: chained, every attempt there, each before its outcome.
 pub(super) fn log(
     stage: &mut Stage<'_>,
@@ -48,7 +51,29 @@ pub(super) fn log(
         event.is_some(),
         event.map(|record| crate::verbs::log_table(std::slice::from_ref(record))).unwrap_or_default().trim(),
     );
+    audited(stage, scene, &records)?;
     serde_json::to_value(&records).map_err(Failure::state)
+}
+
+/// The audit service's log: the same records, off the host, under a tree that verifies; and the alarm.
+fn audited(stage: &mut Stage<'_>, scene: &Scene, records: &[LogRecord]) -> Result<(), Failure> {
+    let key = crate::audit::key(stage.place)?;
+    let copy = {
+        let _progress =
+            stage.out.progress("waiting for the audit service to read the host, and verifying its log");
+        crate::audit::copy(&scene.cloud, &key, records.len() as u64)?
+    };
+    let same = copy.records.get(..records.len()) == Some(records);
+    let size = copy.report.size;
+    stage.report.promise(
+        "the audit service has the same records, in a log that verifies against its public key",
+        same,
+        format!("{size} entries, root {}", copy.report.root),
+    );
+    let stolen = copy.alarms.iter().find(|alarm| alarm.rule == STOLEN);
+    let summary = stolen.map(|alarm| format!("{}: {}", alarm.rule, alarm.summary)).unwrap_or_default();
+    stage.report.promise("the stolen token raised an alarm", stolen.is_some(), summary);
+    Ok(())
 }
 
 fn is_chained(records: &[LogRecord]) -> bool {
@@ -124,7 +149,7 @@ mod tests {
 
     #[test]
     fn the_firmwares_own_write_is_not_taken_for_the_guests() {
-        let write = |at: &str| json!({"kind": "event", "code": "chip.write-refused", "detail": format!("event 4: 1 writes, 512 bytes, to Code at {at}")});
+        let write = |at: &str| json!({"kind": "event", "code": "chip.write-refused", "detail": format!("event 4: 1 write of 512 bytes to the firmware at {at}")});
         let all = records(&[write("0x17c000"), write("0x0"), write("0x17c000")]);
         let attack = Attack { after: 1, offset: 0x17c000 };
         assert_eq!(
