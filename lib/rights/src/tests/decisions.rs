@@ -263,6 +263,19 @@ fn under_the_widest_schema_the_floor_denies_what_a_planted_policy_permits() {
 }
 
 #[test]
+fn the_floor_stands_in_every_decision() {
+    let rights = Rights::embedded().unwrap();
+    let written = FLOOR.matches("@id(\"floor-").count();
+    assert_eq!(floor().num_of_policies(), written);
+    assert!(written > 0);
+    let decided_over = Action::all().map(|action| &rights.slice(action).unwrap().policies);
+    for policies in decided_over.chain([&rights.whole]) {
+        assert!(floor().policies().all(|policy| policies.policy(policy.id()).is_some()));
+    }
+    assert!(rights.policies().policies().all(|policy| !policy.id().to_string().starts_with("floor-")));
+}
+
+#[test]
 fn in_the_schema_no_operation_is_for_customer_content_and_none_is_for_tenants() {
     let (schema, _) = Schema::from_cedarschema_str(&schema()).unwrap();
     let mut environments = 0;

@@ -184,6 +184,9 @@ fn groups_are_checked() {
     ] {
         assert_eq!(code(&edited(from, to)), expected, "{from} -> {to}");
     }
+    let promised =
+        edited("[Action::\"HostStatus\", Action::\"UpdateTokenKeys\"]", "[Action::\"HostStatus\"]");
+    assert_eq!(code(&promised), "rights.name", "listed, but no policy gives it");
     let mut crowd = sources();
     let people: Vec<_> = (0..5000).map(|n| format!("\"azote:operator/p{n}\"")).collect();
     crowd.groups = crowd.groups.replace("\"azote:operator/alice\"", &people.join(","));
@@ -284,6 +287,24 @@ fn conditions_on_tickets_and_times_are_told() {
         assert!(said[0].1.contains(needle), "{needle}: {said:?}");
         assert_eq!(report(&narrower, &shipped)[0].0, Direction::Wider);
     }
+}
+
+#[test]
+fn a_release_with_fewer_operations_can_be_compared_with() {
+    let mut old = sources();
+    let start = old.schema.find("action PowerCycleHost").unwrap();
+    let end = start + old.schema[start..].find("};").unwrap() + 2;
+    old.schema.replace_range(start..end, "");
+    let start = old.policies.find("@id(\"keepers-power-cycle\")").unwrap();
+    let end = start + old.policies[start..].find("};").unwrap() + 2;
+    old.policies.replace_range(start..end, "");
+    old.groups = old.groups.replace(", \"PowerCycleHost\"", "");
+    old.quotas = old.quotas.replace(", \"PowerCycleHost\"", "");
+    assert_eq!(code(&old), "rights.schema", "nobody decides by it");
+    let old = Rights::parse_other_release(&old).unwrap();
+    let said = changes(&old, &Rights::embedded().unwrap());
+    let start = "azote:operator/alice may now PowerCycleHost on any host of fleet lab";
+    assert!(said[0].direction == Direction::Wider && said[0].what.starts_with(start), "{said:?}");
 }
 
 #[test]
