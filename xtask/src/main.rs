@@ -6,6 +6,7 @@
 mod bench;
 mod check;
 mod fuzz;
+mod prove;
 mod run;
 
 use clap::{Parser, Subcommand};
@@ -56,7 +57,10 @@ enum Task {
         #[arg(long)]
         advisories: bool,
     },
-    /// Everything that CI runs: tests, then checks.
+    /// Prove what the specification promises of rights, decisions, tokens and quotas: one line for each proof. Fails
+    /// if one does not hold, or does not find what was planted for it.
+    Prove(prove::Prove),
+    /// Everything that CI runs: tests, then checks and proofs.
     Ci,
     /// Get what the lab is built from (QEMU, firmware, kernel, software TPM) into target/lab.
     Parts,
@@ -69,7 +73,10 @@ fn main() -> ExitCode {
         Task::Fuzz { target, seconds } => fuzz::run(target.as_deref(), seconds),
         Task::Bench { what } => bench::run(&what),
         Task::Check { advisories } => check::run(advisories),
-        Task::Ci => run::test(10, &[]).and_then(|()| check::run(false)),
+        Task::Prove(what) => prove::run(&what),
+        Task::Ci => run::test(10, &[])
+            .and_then(|()| check::run(false))
+            .and_then(|()| prove::run(&prove::Prove::all())),
         Task::Parts => run::parts(),
     };
     match done {

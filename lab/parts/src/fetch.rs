@@ -72,54 +72,80 @@ pub(crate) fn ensure(
     wanted: &Wanted,
     progress: &mut dyn FnMut(Progress<'_>),
 ) -> Result<(), Error> {
-    let home = dir.join("parts");
-    let there = || fs::read_to_string(home.join("wanted")).is_ok_and(|text| text == wanted.to_text());
+    let fetched = once(dir, "parts", &wanted.to_text(), |fresh| fetch(fresh, wanted, progress))?;
+    if fetched { check(dir) } else { Ok(()) }
+}
+
+/// Makes the folder `name` in `dir` once for each stamp, out of sight until it is whole; whether it was made now. One
+/// process at a time does the work, others wait.
+pub(crate) fn once(
+    dir: &Path,
+    name: &str,
+    stamp: &str,
+    make: impl FnOnce(&Path) -> Result<(), Error>,
+) -> Result<bool, Error> {
+    let home = dir.join(name);
+    let there = || fs::read_to_string(home.join("wanted")).is_ok_and(|text| text == stamp);
     if there() {
-        return Ok(());
+        return Ok(false);
     }
     fs::create_dir_all(dir).map_err(|e| file_error(dir, e))?;
-    let lock_path = dir.join("parts.lock");
+    let lock_path = dir.join(format!("{name}.lock"));
     let lock = File::create(&lock_path).map_err(|e| file_error(&lock_path, e))?;
     flock(&lock, FlockOperation::LockExclusive).map_err(|e| file_error(&lock_path, e.into()))?;
     if there() {
-        return Ok(());
+        return Ok(false);
     }
-    let fresh = dir.join("parts.new");
+    let fresh = dir.join(format!("{name}.new"));
     let remove = |path: &Path| match fs::remove_dir_all(path) {
         Err(e) if path.exists() => Err(file_error(path, e)),
         _ => Ok(()),
     };
     remove(&fresh)?;
-    fetch(&fresh, wanted, progress)?;
+    fs::create_dir_all(&fresh).map_err(|e| file_error(&fresh, e))?;
+    make(&fresh)?;
+    write(&fresh.join("wanted"), stamp)?;
     remove(&home)?;
     fs::rename(&fresh, &home).map_err(|e| file_error(&home, e))?;
-    check(dir)
+    Ok(true)
+}
+
+/// Writes a file.
+pub(crate) fn write(path: &Path, text: &str) -> Result<(), Error> {
+    fs::write(path, text).map_err(|e| file_error(path, e))
+}
+
+/// Unpacks what apt has fetched into `tree`; gives the package files' names, one in each line.
+pub(crate) fn unpack(
+    apt: &Apt,
+    tree: &Path,
+    progress: &mut dyn FnMut(Progress<'_>),
+) -> Result<String, Error> {
+    let packages = apt.packages()?;
+    for (done, package) in packages.iter().enumerate() {
+        const STEP: &str = "unpacking packages";
+        let percent = u8::try_from(done * 100 / packages.len()).unwrap_or(100);
+        progress(Progress { step: STEP, percent });
+        run(Command::new("dpkg-deb").arg("-x").arg(package).arg(tree), STEP)?;
+    }
+    let names = packages.iter().filter_map(|path| path.file_name());
+    Ok(names.map(|name| format!("{}\n", name.to_string_lossy())).collect())
 }
 
 /// Makes sure that Debian's Alertmanager is in `dir`; the folder that it is unpacked in. It is no part of a host: only
 /// who tests alarms needs it.
 pub(crate) fn alertmanager(dir: &Path) -> Result<PathBuf, Error> {
-    const STEP: &str = "fetching Alertmanager";
-    let home = dir.join("alertmanager");
-    fs::create_dir_all(dir).map_err(|e| file_error(dir, e))?;
-    let lock_path = dir.join("alertmanager.lock");
-    let lock = File::create(&lock_path).map_err(|e| file_error(&lock_path, e))?;
-    flock(&lock, FlockOperation::LockExclusive).map_err(|e| file_error(&lock_path, e.into()))?;
-    if home.exists() {
-        return Ok(home);
-    }
-    let fresh = dir.join("alertmanager.new");
-    let state = fresh.join("apt");
-    let apt = Apt::new(&state, &[TOOLS[0]])?;
-    apt.update(&mut |_| {})?;
-    apt.download("prometheus-alertmanager", STEP)?;
-    for package in apt.packages()? {
-        run(Command::new("dpkg-deb").arg("-x").arg(package).arg(&fresh), STEP)?;
-    }
-    relocate(&fresh.join(ALERTMANAGER))?;
-    fs::remove_dir_all(&state).map_err(|e| file_error(&state, e))?;
-    fs::rename(&fresh, &home).map_err(|e| file_error(&home, e))?;
-    Ok(home)
+    const NAME: &str = "alertmanager";
+    once(dir, NAME, TOOLS[0], |fresh| {
+        let state = fresh.join("apt");
+        let apt = Apt::new(&state, &[TOOLS[0]])?;
+        apt.update(&mut |_| {})?;
+        apt.download("prometheus-alertmanager", "fetching Alertmanager")?;
+        unpack(&apt, fresh, &mut |_| {})?;
+        relocate(&fresh.join(ALERTMANAGER))?;
+        fs::remove_dir_all(&state).map_err(|e| file_error(&state, e))
+    })?;
+    Ok(dir.join(NAME))
 }
 
 /// Debian builds it to read its templates below `/usr`, where nothing is installed: makes that path, which keeps its
@@ -146,22 +172,9 @@ fn fetch(fresh: &Path, wanted: &Wanted, progress: &mut dyn FnMut(Progress<'_>)) 
     apt.update(progress)?;
     apt.fetch(newest, &wanted.packages(), progress)?;
     apt.fetch_behind(KERNEL.0, KERNEL.1)?;
-    let packages = apt.packages()?;
-    let tree = fresh.join("tree");
-    for (done, package) in packages.iter().enumerate() {
-        const STEP: &str = "unpacking packages";
-        let percent = u8::try_from(done * 100 / packages.len()).unwrap_or(100);
-        progress(Progress { step: STEP, percent });
-        run(Command::new("dpkg-deb").arg("-x").arg(package).arg(&tree), STEP)?;
-    }
-    let names = packages.iter().filter_map(|path| path.file_name());
-    let versions: String = names.map(|name| format!("{}\n", name.to_string_lossy())).collect();
+    let versions = unpack(&apt, &fresh.join("tree"), progress)?;
     fs::remove_dir_all(&state).map_err(|e| file_error(&state, e))?;
-    for (name, text) in [("versions", versions), ("wanted", wanted.to_text())] {
-        let path = fresh.join(name);
-        fs::write(&path, text).map_err(|e| file_error(&path, e))?;
-    }
-    Ok(())
+    write(&fresh.join("versions"), &versions)
 }
 
 /// Whether what the archive gave is what the lab needs; if not, nothing is left that looks complete.

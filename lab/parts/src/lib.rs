@@ -11,9 +11,11 @@
 mod apt;
 mod fetch;
 mod find;
+mod solver;
 #[cfg(test)]
 mod tests;
 
+pub use solver::{Solvers, solvers};
 use std::{
     fmt, io,
     path::{Path, PathBuf},

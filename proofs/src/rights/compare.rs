@@ -28,6 +28,16 @@ impl Comparison {
         }
     }
 
+    /// The same as one object of JSON.
+    pub fn json(&self) -> serde_json::Value {
+        let text = |shown: &Option<Shown>| shown.as_ref().map(Shown::text);
+        serde_json::json!({
+            "comparison": self.word(),
+            "newly_allowed": text(&self.newly),
+            "no_longer_allowed": text(&self.no_longer),
+        })
+    }
+
     /// Whether the proposed set allows a request that the present one does not.
     pub fn allows_more(&self) -> bool {
         self.newly.is_some()
