@@ -26,6 +26,8 @@ const FLEET: &str = "lab";
 /// What the token service reads at its start: flags, and files in its folder.
 pub(crate) const FLAGS: [(&str, &str); 3] =
     [("--inventory", INVENTORY), ("--reviewers", LIST), ("--review", REVIEW)];
+/// Seconds from the announcement of a signing key to its first signature: a lab's one host is told at once.
+pub(crate) const OVERLAP: &str = "15";
 const INVENTORY: &str = "inventory.toml";
 const LIST: &str = "reviewers.toml";
 const REVIEW: &str = "review.json";
@@ -121,20 +123,23 @@ fn describe(sets: &KeySets) -> String {
 
 /// Tells the host of every set that it may have missed, in order.
 fn push(out: Out, cloud: &Cloud, sets: &KeySets) -> Result<(), Failure> {
-    let mut taken = 0;
+    let (mut taken, mut last) = (0, Ok(()));
     for set in &sets.sets {
         let bytes =
             cose::from_base64(set).ok_or_else(|| Failure::state("the token service gave no key set"))?;
-        let call = host_api::UpdateTokenKeys {
-            key_set: host_api::SignedKeys::from_bytes(&bytes).map_err(Failure::state)?,
-        };
-        match cloud.call(Who::Pipeline, &call) {
-            Ok(_) => taken += 1,
-            // It has this one, or a later one, already.
-            Err(Failure::Call(CallError::Refused { code, .. })) if code == "keys.stale" => {}
+        let key_set = host_api::SignedKeys::from_bytes(&bytes).map_err(Failure::state)?;
+        last = match cloud.call(Who::Pipeline, &host_api::UpdateTokenKeys { key_set }) {
+            Ok(_) => {
+                taken += 1;
+                Ok(())
+            }
+            Err(Failure::Call(CallError::Refused { code, .. })) if code == "keys.stale" => Ok(()),
+            // Signed by a key that the host trusts no more, or not yet: a later one may be for it.
+            Err(Failure::Call(error)) if error.code() == "keys.signature" => Err(error),
             Err(error) => return Err(error),
         }
     }
+    last?;
     let host = &cloud.installation.host;
     let text = format!("{}\nhost       {host} took {taken} of {} sets", describe(sets), sets.sets.len());
     out.result(&text, &json!({"keys": sets, "host": host, "taken": taken}));

@@ -229,6 +229,7 @@ impl<'a> Rack<'a> {
             command.arg("run").arg("--state").arg(&state).arg("--tpm").arg(self.run("tpm-cloud"));
             command.arg("--ca").arg(self.place.path("pki/ca.pem"));
             if name == "tokens" {
+                command.args(["--overlap", crate::tokens::OVERLAP]);
                 for (flag, file) in crate::tokens::FLAGS {
                     command.arg(flag).arg(state.join(file));
                 }

@@ -3,11 +3,12 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests")]
 
-use serde_json::Value;
+use serde_json::{Value, json as value};
 use std::{
     fs,
     path::Path,
     process::{Command, Output},
+    time::{Duration, Instant},
 };
 
 fn azote(state: &Path, words: &[&str]) -> Output {
@@ -126,6 +127,41 @@ fn a_killed_process_is_named_and_down_and_up_bring_the_host_back() {
         1,
         "no half volume is left"
     );
+}
+
+#[test]
+fn signing_keys_rotate_under_a_running_host_and_no_call_fails() {
+    let scratch = tempfile::tempdir().unwrap();
+    let state = scratch.path().join("host");
+    let _down = Down(&state);
+    let up = azote(&state, &["up"]);
+    assert!(up.status.success(), "{:#}", json(&up));
+    let keys = |words: &[&str]| json(&azote(&state, &[&["tokens"], words].concat()));
+    let first = keys(&["keys"]);
+    let rotated = keys(&["rotate"]);
+    assert_eq!(
+        (&rotated["taken"], &rotated["keys"]["signing"]),
+        (&value!(1), &first["signing"]),
+        "{rotated:#}"
+    );
+    assert_eq!(code(&azote(&state, &["tokens", "rotate"])), "keys.under-way");
+    let (mut calls, deadline) = (0, Instant::now() + Duration::from_secs(60));
+    loop {
+        let status = azote(&state, &["status"]);
+        assert!(status.status.success(), "call {calls}: {:#}", json(&status));
+        calls += 1;
+        if keys(&["keys"])["signing"] != first["signing"] {
+            break;
+        }
+        assert!(Instant::now() < deadline);
+    }
+    assert!(azote(&state, &["status"]).status.success(), "a token of the new key");
+    assert_eq!(keys(&["push"])["taken"], 0, "the host has them all");
+    for words in ["down", "up", "status"] {
+        assert!(azote(&state, &[words]).status.success(), "{words}");
+    }
+    let log = json(&azote(&state, &["log"]));
+    assert!(log.to_string().contains("keys.switched"), "the change is in the audit log");
 }
 
 #[test]

@@ -88,15 +88,15 @@ fn enrol(home: &Home) -> Result<(), Failure> {
 
 impl Run {
     fn serve(self) -> Result<(), Failure> {
-        let rights = self.reviewed()?;
         let inventory = Inventory::parse(&text(&self.inventory)?)?;
         let oidc = self.oidc.as_deref().map(provider).transpose()?;
         let state = &self.home.state;
+        let mut store = Opened::open(&state.join(STORE_FILE), self.journal)?;
+        let rights = self.reviewed(&mut store)?;
         let wrapping = unseal_from(&state.join(WRAPPING_FILE), &mut self.home.tpm()?)?;
         if wrapping.len() != WRAPPING_KEY {
             return Err(format!("{WRAPPING_FILE} is of another release").into());
         }
-        let mut store = Opened::open(&state.join(STORE_FILE), self.journal)?;
         let keys = Prepared::open(&mut store, &wrapping)?;
         drop(wrapping);
         let key = self.home.key()?;
@@ -112,20 +112,57 @@ impl Run {
         Ok(opened.serve_and_tell(router(issuer), move |incident| watch(&watching, incident))?)
     }
 
-    /// The rights configuration, if two people other than its author have reviewed it.
-    fn reviewed(&self) -> Result<Rights, Failure> {
+    /// The rights configuration, if two people other than its author have reviewed it as a change of the one in
+    /// force. What is refused is in the journal, for the audit service to see when the service runs again.
+    fn reviewed(&self, store: &mut Opened) -> Result<Rights, Failure> {
         let sources = match &self.rights {
             Some(folder) => Sources::read(folder)?,
             None => rights::sources(),
         };
-        let refused = |error: rights::ReviewRefused| format!("{}: {error}", error.code());
-        let review = Review::parse(&text(&self.review)?).map_err(refused)?;
-        let reviewers = Reviewers::parse(&text(&self.reviewers)?).map_err(refused)?;
-        let by = review.verify(&reviewers, &sources.hash()).map_err(refused)?;
-        let by: Vec<String> = by.iter().map(ToString::to_string).collect();
-        tracing::info!(set = %sources.hash(), author = %review.author, ?by, "the rights configuration is reviewed");
-        Ok(Rights::parse(&sources)?)
+        let (review, reviewers) = (text(&self.review)?, text(&self.reviewers)?);
+        let set = sources.hash();
+        let reviewed = || {
+            let review = Review::parse(&review)?;
+            let by = review.verify(&Reviewers::parse(&reviewers)?, &set)?;
+            store.rights()?.map_or(Ok(()), |in_force| review.follows(&in_force))?;
+            let by: Vec<String> = by.iter().map(ToString::to_string).collect();
+            tracing::info!(%set, author = %review.author, ?by, "the rights configuration is reviewed");
+            Ok((Rights::parse(&sources)?, by.join(" ")))
+        };
+        match reviewed() {
+            Ok((rights, by)) => {
+                store.put_in_force(set, &by)?;
+                Ok(rights)
+            }
+            Err(Unfit { code, why }) => {
+                store.refuse_rights(code, &why)?;
+                Err(format!("{code}: {why}").into())
+            }
+        }
     }
+}
+
+/// Why a rights configuration is not put into force.
+struct Unfit {
+    code: &'static str,
+    why: String,
+}
+
+macro_rules! unfit {
+    ($($error:ty => $code:expr;)*) => {
+        $(impl From<$error> for Unfit {
+            fn from(error: $error) -> Self {
+                let code: fn(&$error) -> &'static str = $code;
+                Self { code: code(&error), why: error.to_string() }
+            }
+        })*
+    };
+}
+
+unfit! {
+    rights::ReviewRefused => |error| error.code();
+    rights::RightsError => |error| error.code();
+    tokens::StoreError => |_| "internal";
 }
 
 fn provider(path: &Path) -> Result<Oidc, Failure> {

@@ -1,11 +1,12 @@
 //! The ledger and its store: requests of the same moment become durable in one commit.
 
 use crate::{
-    Entry, Page,
+    Entry, Kind, Page,
     keyring::KeyringError,
     ledger::{Capacity, Charge, Ledger, Permit, Refused, Write},
     store::{KeyChange, Step, Store, StoreError},
 };
+use rights::SetHash;
 use std::{
     iter,
     path::Path,
@@ -22,6 +23,11 @@ const MAX_BATCH: usize = 512;
 
 /// Journal entries that the service holds until they are acknowledged, if nothing else is said.
 pub const JOURNAL_CAPACITY: u64 = 100_000;
+
+/// Another rights configuration is in force.
+const CHANGED: &str = "policy.changed";
+/// Longest text about a rights configuration, in characters.
+const MAX_DETAIL: usize = 400;
 
 /// What is written down: quota, decision, keys. Nothing is signed and nobody is told before it is durable.
 #[derive(Clone)]
@@ -63,6 +69,38 @@ impl Opened {
         let seq = write.seq;
         entry.seq = seq;
         self.store.commit(&[&Step::Write { write, entry: Box::new(entry), keys: Some(change) }])?;
+        self.ledger.durable(seq);
+        Ok(())
+    }
+
+    /// The rights configuration that was in force last, if there was one.
+    pub fn rights(&self) -> Result<Option<SetHash>, StoreError> {
+        self.store.rights()
+    }
+
+    /// Puts a rights configuration into force; another one than before is written down with who reviewed it.
+    pub fn put_in_force(&mut self, set: SetHash, by: &str) -> Result<(), StoreError> {
+        let before = self.store.rights()?;
+        if before == Some(set) {
+            return Ok(());
+        }
+        let before = before.map_or_else(|| "none".to_owned(), |set| set.to_string());
+        let detail = format!("{set} instead of {before}, reviewed by {by}");
+        self.write_down(CHANGED, &detail, Some(Step::Rights(set)))
+    }
+
+    /// Writes down that a rights configuration was refused.
+    pub fn refuse_rights(&mut self, code: &str, why: &str) -> Result<(), StoreError> {
+        self.write_down(code, why, None)
+    }
+
+    fn write_down(&mut self, code: &str, detail: &str, more: Option<Step>) -> Result<(), StoreError> {
+        let write = self.ledger.refuse(true).map_err(|error| StoreError(error.to_string()))?;
+        let seq = write.seq;
+        let detail = Some(detail.chars().take(MAX_DETAIL).collect());
+        let entry = Entry { seq, code: Some(code.to_owned()), detail, ..Entry::new(Kind::Incident) };
+        let write = Step::Write { write, entry: Box::new(entry), keys: None };
+        self.store.commit(&iter::once(&write).chain(&more).collect::<Vec<_>>())?;
         self.ledger.durable(seq);
         Ok(())
     }
@@ -167,7 +205,7 @@ fn write(ledger: &Mutex<Ledger>, store: &Store, queue: &Receiver<Job>) {
                     ledger.durable(write.seq);
                     ledger.permit(write)
                 }
-                Step::Acknowledge(_) => None,
+                Step::Acknowledge(_) | Step::Rights(_) => None,
             };
             // Who asked may have gone.
             let _ = done.send(permit);

@@ -6,6 +6,7 @@ use crate::{
 };
 use decision::quota::Window;
 use redb::{Builder, Database, ReadableDatabase, ReadableTable, ReadableTableMetadata, TableDefinition};
+use rights::SetHash;
 use std::{collections::BTreeMap, fs::File, os::unix::fs::OpenOptionsExt, path::Path};
 
 const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
@@ -20,6 +21,7 @@ const FORMAT: &str = "format";
 const VERSION: &[u8] = b"1";
 const ACKNOWLEDGED: &str = "acknowledged";
 const RING: &str = "ring";
+const RIGHTS: &str = "rights";
 /// Bytes of the store that are kept in memory.
 const CACHE: usize = 16 << 20;
 /// Signed key sets that are kept, so that a host that missed some can follow one after the other.
@@ -63,8 +65,14 @@ pub(crate) struct KeyChange {
 /// What one commit does, with others of the same moment.
 #[derive(Debug)]
 pub(crate) enum Step {
-    Write { write: Write, entry: Box<Entry>, keys: Option<KeyChange> },
+    Write {
+        write: Write,
+        entry: Box<Entry>,
+        keys: Option<KeyChange>,
+    },
     Acknowledge(u64),
+    /// From now on this rights configuration is in force.
+    Rights(SetHash),
 }
 
 pub(crate) struct Store(Database);
@@ -123,6 +131,7 @@ impl Store {
             let mut journal = write.open_table(JOURNAL)?;
             for step in steps {
                 match step {
+                    Step::Rights(set) => drop(meta.insert(RIGHTS, set.to_string().as_bytes())?),
                     Step::Acknowledge(up_to) => {
                         meta.insert(ACKNOWLEDGED, up_to.to_be_bytes().as_slice())?;
                         journal.retain_in(..=*up_to, |_, _| false)?;
@@ -156,6 +165,20 @@ impl Store {
             entries.push(serde_json::from_slice(item?.1.value())?);
         }
         Ok(Page { entries, last })
+    }
+
+    /// The rights configuration that was in force last, if there was one.
+    pub(crate) fn rights(&self) -> Result<Option<SetHash>, StoreError> {
+        let read = self.0.begin_read()?.open_table(META)?;
+        let set =
+            read.get(RIGHTS)?.map(|set| str::from_utf8(set.value()).ok().and_then(|set| set.parse().ok()));
+        match set {
+            Some(None) => {
+                Err(StoreError("it names no rights configuration: put it back from a copy".to_owned()))
+            }
+            Some(set) => Ok(set),
+            None => Ok(None),
+        }
     }
 
     /// The ring of keys, if there is one yet.
@@ -207,4 +230,58 @@ fn acknowledged(read: &redb::ReadTransaction) -> Result<u64, StoreError> {
 fn number(bytes: &[u8]) -> Result<u64, StoreError> {
     let bytes = bytes.try_into().map_err(|_| StoreError("a number is damaged".to_owned()))?;
     Ok(u64::from_be_bytes(bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        Kind,
+        ledger::{Capacity, Charge, Ledger},
+    };
+
+    const ROOM: Capacity = Capacity { entries: 99, refusals: 99, strangers: 99 };
+
+    fn step(write: Write) -> Step {
+        let entry = Entry { seq: write.seq, ..Entry::new(Kind::Issued) };
+        Step::Write { write, entry: Box::new(entry), keys: None }
+    }
+
+    #[test]
+    fn the_store_keeps_what_the_state_machine_says_is_durable() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("store");
+        let mut ledger = Ledger::restart(ROOM, Durable::default());
+        let mut model = Durable::default();
+        for round in 0..4 {
+            let store = Store::open(&path).unwrap();
+            assert_eq!(store.durable().unwrap(), model, "round {round}");
+            for quota in ["a", "b", "a"] {
+                let charge = Charge { quota: quota.to_owned(), limit: 100, window: 60, cost: 2 };
+                let write = ledger.grant(&[charge], 1000 + round).unwrap();
+                model.apply(&write);
+                ledger.durable(write.seq);
+                store.commit(&[&step(write)]).unwrap();
+            }
+            let up_to = ledger.acknowledge(2 * round);
+            store.commit(&[&Step::Acknowledge(up_to)]).unwrap();
+            model.acknowledged = up_to;
+            let kept: Vec<u64> = store.page(0).unwrap().entries.iter().map(|entry| entry.seq).collect();
+            assert_eq!(kept, (up_to + 1..=model.last).collect::<Vec<_>>());
+        }
+    }
+
+    #[test]
+    fn a_journal_with_a_gap_is_refused_and_so_is_a_second_opener() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("store");
+        let store = Store::open(&path).unwrap();
+        assert!(Store::open(&path).is_err());
+        let mut ledger = Ledger::restart(ROOM, Durable::default());
+        let writes: Vec<Step> = (0..3).map(|_| step(ledger.note().unwrap())).collect();
+        store.commit(&[&writes[0], &writes[2]]).unwrap();
+        assert!(store.durable().unwrap_err().to_string().contains("missing"));
+        store.commit(&[&writes[1]]).unwrap();
+        assert_eq!(store.durable().unwrap().last, 3);
+    }
 }
