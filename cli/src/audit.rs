@@ -17,8 +17,14 @@ use audit::{
 };
 use host_api::LogRecord;
 use ids::Identity;
+use monitor::Alarm;
 use service::Certified;
-use std::{fmt::Write, fs, path::Path};
+use std::{
+    fmt::Write,
+    fs,
+    path::Path,
+    time::{Duration, Instant},
+};
 use token::PublicKey;
 
 /// The log's public key, as the audit service wrote it when it was enrolled.
@@ -27,6 +33,9 @@ const KEY: &str = "audit/log.vkey";
 const SOURCES: &str = "audit/sources";
 /// The checkpoint that was verified last: a later log must continue it.
 const VERIFIED: &str = "verified-checkpoint";
+
+/// How long the audit service may take to read what the host has written.
+const CATCH_UP: Duration = Duration::from_secs(15);
 
 /// Tells the audit service where the token service is and, once it runs, the host.
 pub(crate) fn write_sources(place: &Place, host: Option<&Certified>) -> Result<(), Failure> {
@@ -274,23 +283,53 @@ fn report_text(report: &Report, key: &VerifierKey) -> String {
     text.trim_end().to_owned()
 }
 
-/// A host's records in the audit log.
-pub(crate) fn host_records(cloud: &Cloud) -> Result<Vec<LogRecord>, Failure> {
-    let (mut after, mut records) = (0, Vec::new());
+/// What the audit log has of this installation's host, and all of it verified.
+pub(crate) struct Copy {
+    /// The host's records.
+    pub(crate) records: Vec<LogRecord>,
+    /// Alarms.
+    pub(crate) alarms: Vec<Alarm>,
+    /// What was verified.
+    pub(crate) report: Report,
+}
+
+/// Waits until the audit service holds the host's record `seq`, then reads and verifies the log.
+pub(crate) fn copy(cloud: &Cloud, key: &VerifierKey, seq: u64) -> Result<Copy, Failure> {
+    let source = format!("host/{}", cloud.installation.host);
+    let deadline = Instant::now() + CATCH_UP;
+    loop {
+        let status = cloud.audit(async |audit| client::status(audit).await)?;
+        if status.sources.iter().any(|known| known.source == source && known.seq >= seq) {
+            break;
+        }
+        if Instant::now() > deadline {
+            return Err(Failure::Advice(
+                "audit.behind",
+                "the audit service did not read the host".to_owned(),
+            ));
+        }
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    let (mut after, mut records, mut alarms) = (0, Vec::new(), Vec::new());
     loop {
         let page = cloud.audit(async |audit| client::entries(audit, after, 0).await)?;
-        let Some(last) = page.entries.last() else { return Ok(records) };
+        let Some(last) = page.entries.last() else { break };
         after = last.index + 1;
         for numbered in &page.entries {
-            let entry = Entry::parse(numbered.entry.get().as_bytes()).map_err(Failure::state)?;
-            if let Record::Host(host, record) = entry.record
-                && host == cloud.installation.host
-            {
-                records.push(record.record);
+            match Entry::parse(numbered.entry.get().as_bytes()).map_err(Failure::state)?.record {
+                Record::Host(host, record) if host == cloud.installation.host => records.push(record.record),
+                Record::Alarm(alarm) => alarms.push(*alarm),
+                _ => {}
             }
         }
         if after >= page.size {
-            return Ok(records);
+            break;
         }
     }
+    let mut read = |name: &str| {
+        let path = format!("/{name}");
+        cloud.audit(async |audit| audit.bytes(&path).await).map_err(|error| error.to_string())
+    };
+    let report = verify::whole(&mut Reader::open(key, &mut read)?, &mut |_| ())?;
+    Ok(Copy { records, alarms, report })
 }
