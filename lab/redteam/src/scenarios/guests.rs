@@ -1,0 +1,203 @@
+//! What runs on the host and is not the host's: a guest with root, a card that was taken over, a clock that somebody
+//! sets; and keys that belong to another volume.
+
+use crate::{
+    Outcome,
+    crew::{ALICE, Ask, CONTROL_PLANE, refused},
+    play::{Act, Scenario},
+    stage::Stage,
+};
+use host_api::{Api, AttachVolume, ReadStatus, Resource, SealedKey};
+use ids::VolumeId;
+use rustix::process::Signal;
+use std::{
+    fs,
+    io::{Read, Write},
+    os::unix::net::UnixStream,
+    thread::sleep,
+    time::{Duration, Instant},
+};
+
+/// How long the rule on clocks keeps another alarm of its kind back.
+const CLOCK_AGAIN: Duration = Duration::from_secs(10);
+/// Longest that a guest may take to boot or to answer.
+const GUEST: Duration = Duration::from_secs(90);
+/// A physical address in the main board's firmware, which ends at 4 GiB.
+const FIRMWARE: u64 = 0xffe0_0000;
+const HOUR: i64 = 3600;
+
+pub(crate) fn then() -> Vec<Scenario> {
+    vec![
+        Scenario {
+            name: "control plane attaches a volume with another volume's key",
+            act: wrong_key,
+            codes: &["key.sealed"],
+            rule: "wrong-key",
+            says: &["key.sealed"],
+            waits: Duration::ZERO,
+            alone: false,
+        },
+        Scenario {
+            name: "guest with root writes to its firmware flash",
+            act: firmware,
+            codes: &["chip.write-refused"],
+            rule: "firmware-write",
+            says: &["chip.write-refused"],
+            waits: Duration::ZERO,
+            alone: false,
+        },
+    ]
+}
+
+pub(crate) fn last() -> Vec<Scenario> {
+    vec![
+        Scenario {
+            name: "time travel: the host's clock is set forward",
+            act: |stage| clock(stage, HOUR, 2 * HOUR),
+            codes: &["token.expired"],
+            rule: "clock-jumped",
+            says: &["clock.jumped"],
+            waits: Duration::ZERO,
+            alone: true,
+        },
+        Scenario {
+            name: "time travel: the host's clock is set back to revive a token",
+            act: |stage| clock(stage, -HOUR, 1),
+            codes: &["token.expired"],
+            rule: "clock-jumped",
+            says: &["clock.jumped"],
+            waits: CLOCK_AGAIN,
+            alone: true,
+        },
+        Scenario {
+            name: "taken-over card makes a connection outward",
+            act: outbound,
+            codes: &["card.gone"],
+            rule: "outbound",
+            says: &["sandbox.outbound"],
+            waits: Duration::ZERO,
+            alone: true,
+        },
+    ]
+}
+
+/// Runs `azote` and gives one text of what it printed.
+fn azote(stage: &Stage, what: &str, arguments: &[&str]) -> Outcome<String> {
+    let value = stage.rack.azote(arguments)?;
+    let text = value.get(what).and_then(|id| id.as_str()).map(str::to_owned);
+    text.ok_or_else(|| format!("azote {} gave no {what}", arguments.join(" ")))
+}
+
+/// The key is sealed to this host's card, for another volume: the card must find that it is not this volume's.
+fn wrong_key(stage: &mut Stage) -> Outcome<Act> {
+    let id = azote(stage, "id", &["volume", "create", "--size", "1MiB"])?;
+    let crew = &stage.crew;
+    let status = crew.does(ALICE, &Ask::new(Api::HostStatus, crew.here()), &ReadStatus {})??;
+    let card = status.card.and_then(|card| card.certificate).ok_or("the host has no card")?;
+    let certificate = crew.card(&card.to_bytes(), &status.certificate.to_string())?;
+    let context = seal::Context { host: crew.host.clone(), volume: VolumeId::from_random(3) };
+    let key = seal::VolumeKey::generate().map_err(|e| e.to_string())?;
+    let sealed = seal::seal(&certificate.public_key, &context, &key).map_err(|e| e.to_string())?;
+    let volume: VolumeId = id.parse().map_err(|e| format!("{id}: {e}"))?;
+    let call = AttachVolume {
+        volume: volume.clone(),
+        device_name: "/dev/sdz".to_owned().try_into().map_err(|e| format!("{e}"))?,
+        size: 1 << 20,
+        slot: 16.try_into().map_err(|e| format!("{e}"))?,
+        sealed_key: SealedKey::from_bytes(&sealed).map_err(|e| e.to_string())?,
+    };
+    let token = crew.given(CONTROL_PLANE, &Ask::new(Api::AttachVolume, Resource::Volume(volume)))?;
+    Act::once(|| crew.call(CONTROL_PLANE, &token, &call).map(refused))
+}
+
+/// Boots a guest and has its root write to the flash. The code is what the host's log has of it, which its
+/// alarm must carry; that the flash is as before, we see ourselves.
+fn firmware(stage: &mut Stage) -> Outcome<Act> {
+    let parts =
+        parts::Parts::locate_or_fetch(&parts::default_dir(), &mut |_| {}).map_err(|e| e.to_string())?;
+    let image = image::build(&parts, &parts::default_dir(), &mut |_| {}).map_err(|e| e.to_string())?;
+    let volume = azote(stage, "id", &["volume", "create", "--image", &image.display().to_string()])?;
+    azote(stage, "volume", &["volume", "attach", &volume])?;
+    let instance = azote(stage, "instance", &["instance", "start", &volume])?;
+    let path = stage.rack.state.join("run/console");
+    let mut console = UnixStream::connect(&path).map_err(|e| format!("{}: {e}", path.display()))?;
+    types(&mut console, "id -u", "0")?;
+    let flash = stage.rack.state.join("flash/code.bin");
+    let before = fs::read(&flash).map_err(|e| e.to_string())?;
+    let at = Instant::now();
+    // Byte program, the byte, and back to reading: the commands of a CFI flash.
+    types(
+        &mut console,
+        &format!("for v in 0x40 0x00 0xff; do devmem {FIRMWARE:#x} 8 $v; done; echo $?"),
+        "0",
+    )?;
+    let told = stage.told("firmware-write", at);
+    let same = fs::read(&flash).map_err(|e| e.to_string())? == before;
+    drop(console);
+    stage.rack.azote(&["instance", "stop", "--force", &instance])?;
+    stage.rack.azote(&["volume", "detach", &volume])?;
+    told?;
+    Ok(Act { codes: vec![if same { "chip.write-refused" } else { "the flash was written" }.to_owned()], at })
+}
+
+/// Types a command at a guest's shell until it prints `wanted` on a line of its own.
+fn types(console: &mut UnixStream, command: &str, wanted: &str) -> Outcome<()> {
+    console.set_read_timeout(Some(Duration::from_millis(500))).map_err(|e| e.to_string())?;
+    let (start, mut seen) = (Instant::now(), String::new());
+    let mut typed: Option<Instant> = None;
+    while start.elapsed() < GUEST {
+        // A guest that boots does not listen yet.
+        if typed.is_none_or(|at| at.elapsed() > Duration::from_secs(5)) {
+            console.write_all(format!("{command}\n").as_bytes()).map_err(|e| e.to_string())?;
+            typed = Some(Instant::now());
+        }
+        let mut bytes = [0; 4096];
+        if let Ok(count) = console.read(&mut bytes) {
+            seen.push_str(&String::from_utf8_lossy(&bytes[..count]));
+        }
+        if seen.lines().any(|line| line.trim() == wanted) {
+            return Ok(());
+        }
+    }
+    let tail: String = seen.chars().rev().take(300).collect::<Vec<_>>().into_iter().rev().collect();
+    Err(format!("the guest did not answer `{command}` with {wanted}: {tail}"))
+}
+
+/// Sets the host's clock and calls with a token that is not valid by either time, or must not be any more.
+fn clock(stage: &mut Stage, set: i64, life: i64) -> Outcome<Act> {
+    let life = Duration::from_secs(u64::try_from(life.min(HOUR / 2)).unwrap_or(1));
+    let unit = stage.shimmed(stage.rack.unit("controller")?);
+    let plain = stage.rack.unit("controller")?;
+    stage.set_clock(0)?;
+    stage.rack.end("controller", Signal::TERM)?;
+    stage.rack.start(&unit)?;
+    let token = stage.crew.given(ALICE, &Ask { life, ..Ask::new(Api::HostStatus, stage.crew.here()) })?;
+    let at = Instant::now();
+    stage.set_clock(set)?;
+    sleep(life.min(Duration::from_secs(1)) + Duration::from_millis(1100));
+    let tried = stage.crew.call(ALICE, &token, &ReadStatus {}).map(refused);
+    let told = stage.told("clock-jumped", at);
+    stage.set_clock(0)?;
+    stage.rack.end("controller", Signal::TERM)?;
+    stage.rack.start(&plain)?;
+    told?;
+    Ok(Act { codes: vec![tried?], at })
+}
+
+/// The card runs as ever, until something in it connects outward: the kernel ends it, and the host has no card.
+fn outbound(stage: &mut Stage) -> Outcome<Act> {
+    let plain = stage.rack.unit("controller")?;
+    let hostile = plain.clone().set("--card", &stage.hostile_card());
+    stage.rack.end("controller", Signal::TERM)?;
+    stage.rack.start(&hostile)?;
+    let at = Instant::now();
+    stage.connect_outward()?;
+    let told = stage.told("outbound", at);
+    let crew = &stage.crew;
+    let status = crew.does(ALICE, &Ask::new(Api::HostStatus, crew.here()), &ReadStatus {})??;
+    let gone = status.card.is_none_or(|card| card.certificate.is_none());
+    stage.rack.end("controller", Signal::TERM)?;
+    stage.rack.start(&plain)?;
+    told?;
+    Ok(Act { codes: vec![if gone { "card.gone" } else { "the card goes on" }.to_owned()], at })
+}
