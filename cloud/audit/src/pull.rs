@@ -134,7 +134,7 @@ impl Puller {
                 match text.as_ref().and_then(|text| str::from_utf8(text).ok()).map(read_sources) {
                     Some(Ok(sources)) => self.follow(sources, &mut tasks, &slots).await,
                     Some(Err(line)) => {
-                        tracing::warn!(line, "the file of sources is wrong: the one before stays")
+                        tracing::warn!(line, "the file of sources is wrong: the one before stays");
                     }
                     None => tracing::warn!("the file of sources cannot be read: the one before stays"),
                 }
@@ -162,10 +162,10 @@ impl Puller {
         });
         let _ = self.keeper.take(Input::Hosts(hosts.collect())).await;
         for (source, place) in sources {
-            if !tasks.contains_key(&source) {
-                let task = tokio::spawn(self.clone().read(source.clone(), place, tokens, slots.clone()));
-                tasks.insert(source, (place, tokens, task));
-            }
+            tasks.entry(source.clone()).or_insert_with(|| {
+                let read = self.clone().read(source, place, tokens, slots.clone());
+                (place, tokens, tokio::spawn(read))
+            });
         }
     }
 

@@ -147,7 +147,7 @@ impl Reconciler {
         match (self.calls.get(&attempt.request), &attempt.code) {
             // It did not come as far as the host, and the host has not said otherwise.
             (Some(Call::Caller(before)), Some(_)) if **before == told => {
-                self.settle_call(now, &attempt.request)
+                self.settle_call(now, &attempt.request);
             }
             (None, None) => self.wait_for_call(now, &attempt.request, Call::Caller(Box::new(told))),
             (Some(Call::Host(host)), None) => {

@@ -12,8 +12,6 @@ pub const HEIGHT: u32 = 8;
 pub const MAX_LEVEL: u32 = 5;
 /// Longest entry in bytes: its length is written in two.
 pub const MAX_ENTRY: usize = u16::MAX as usize;
-/// Longest bundle in bytes.
-pub const MAX_BUNDLE: usize = (MAX_ENTRY + 2) * WIDTH as usize;
 
 /// What a tile holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]

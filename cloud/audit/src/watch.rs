@@ -1,7 +1,7 @@
 //! Entries as the monitor sees them.
 
 use crate::entry::{Entry, ObservedKind, Record};
-use host_api::RecordKind;
+use host_api::{LogRecord, RecordKind};
 use monitor::{Kind, Observation};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
@@ -9,24 +9,7 @@ use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 pub(crate) fn observation(index: u64, entry: &Entry) -> Option<Observation> {
     let new = |kind| Observation::new(index, entry.time, entry.source(), kind);
     Some(match &entry.record {
-        Record::Host(_, host) => {
-            let record = &host.record;
-            let kind = match record.kind {
-                RecordKind::Intent => Kind::Intent,
-                RecordKind::Outcome => Kind::Outcome,
-                RecordKind::Refusal => Kind::Refusal,
-                RecordKind::Event => Kind::Event,
-            };
-            Observation {
-                said: milliseconds(record.time.as_str()),
-                subject: record.subject.clone(),
-                operations: words(record.api),
-                code: record.code.as_ref().map(ToString::to_string),
-                resources: words(&record.resources),
-                token: record.token.as_ref().map(ToString::to_string),
-                ..new(kind)
-            }
-        }
+        Record::Host(_, host) => of_host(&host.record, new),
         Record::Issued(decision) => {
             let kind = match decision.kind {
                 tokens::Kind::Issued => Kind::Issued,
@@ -72,6 +55,24 @@ pub(crate) fn observation(index: u64, entry: &Entry) -> Option<Observation> {
         }
         Record::Alarm(_) => return None,
     })
+}
+
+fn of_host(record: &LogRecord, new: impl Fn(Kind) -> Observation) -> Observation {
+    let kind = match record.kind {
+        RecordKind::Intent => Kind::Intent,
+        RecordKind::Outcome => Kind::Outcome,
+        RecordKind::Refusal => Kind::Refusal,
+        RecordKind::Event => Kind::Event,
+    };
+    Observation {
+        said: milliseconds(record.time.as_str()),
+        subject: record.subject.clone(),
+        operations: words(record.api),
+        code: record.code.as_ref().map(ToString::to_string),
+        resources: words(&record.resources),
+        token: record.token.as_ref().map(ToString::to_string),
+        ..new(kind)
+    }
 }
 
 fn words<T: ToString>(of: impl IntoIterator<Item = T>) -> Vec<String> {

@@ -1,5 +1,6 @@
 //! The real program, a real software TPM, real connections; killed, and read by others' code.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "helpers of tests")]
+#![allow(clippy::print_stderr, reason = "which verifiers ran")]
 
 mod hosts;
 #[path = "../../tokens/tests/house/mod.rs"]
@@ -13,7 +14,7 @@ use audit::{
     verify::{self, Reader},
 };
 use base64::{Engine, engine::general_purpose::STANDARD};
-use host_api::Api;
+use host_api::{Api, RequestId};
 use hosts::{Hosts, Log};
 use house::{House, Running};
 use ids::HostId;
@@ -152,11 +153,12 @@ async fn witnesses_sign_what_the_log_signed_and_nobody_else_does() {
     by_others(&audit, "", &[&keys[1], note.to_str().unwrap()]);
 }
 
-/// Runs verifiers that share no code with the service: our reading of the RFC in Python, and, where `AZOTE_GO_VERIFIER`
-/// names `verify.go` as a program, the Go project's packages.
+/// Runs verifiers that share no code with the service: our reading of the RFC in Python (`AZOTE_PYTHON` may name one
+/// that has sigstore-python), and, where `AZOTE_GO_VERIFIER` names `verify.go` as a program, the Go project's packages.
 fn by_others(audit: &Running, proofs: &str, more: &[&str]) {
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/verify.py");
-    let mut verifiers = vec![Command::new("python3")];
+    let python = std::env::var_os("AZOTE_PYTHON").unwrap_or_else(|| "python3".into());
+    let mut verifiers = vec![Command::new(python)];
     verifiers[0].arg(script);
     match std::env::var_os("AZOTE_GO_VERIFIER") {
         Some(program) => verifiers.push(Command::new(program)),
@@ -174,6 +176,40 @@ fn by_others(audit: &Running, proofs: &str, more: &[&str]) {
     }
 }
 
+/// Has the service prove that it continues what it published, and that entries are in it; gives its size, and the proofs
+/// as the verifiers of others take them.
+async fn proofs(olga: &Client, key: &VerifierKey, seen: &[Checkpoint], entries: &[Entry]) -> (u64, String) {
+    let now = checkpoint(olga, key).await;
+    let (mut proofs, text) = (String::new(), |hash: &[u8; 32]| STANDARD.encode(hash));
+    for old in seen {
+        let proof = client::consistency(olga, old.size, now.size).await.unwrap();
+        check_consistency((old.size, &old.root), (now.size, &now.root), &proof.read().unwrap()).unwrap();
+        let (a, b, hashes) = (text(&old.root), text(&now.root), proof.hashes.join(" "));
+        writeln!(proofs, "consistency {} {} {a} {b} {hashes}", old.size, now.size).unwrap();
+    }
+    for index in [0, 1, 255, 256, now.size / 2, entries.len() as u64 - 1] {
+        let proof = client::inclusion(olga, index, now.size).await.unwrap();
+        let line = entries[usize::try_from(index).unwrap()].line().unwrap();
+        check_inclusion(&line, index, now.size, &now.root, &proof.read().unwrap()).unwrap();
+        let (root, hashes) = (text(&now.root), proof.hashes.join(" "));
+        writeln!(proofs, "inclusion {index} {} {root} {hashes}", now.size).unwrap();
+    }
+    (now.size, proofs)
+}
+
+/// Tells of attempts until the service is gone; gives those that were answered.
+async fn tell(client: Client, from: u64) -> Vec<RequestId> {
+    let mut answered = Vec::new();
+    for first in (from..from + 10_000).step_by(20) {
+        let attempts: Vec<_> = (first..first + 20).map(|n| attempt(n, ALICE)).collect();
+        match client::attempts(&client, &attempts).await {
+            Ok(_) => answered.extend(attempts.into_iter().map(|attempt| attempt.request)),
+            Err(_) => break,
+        }
+    }
+    answered
+}
+
 /// Killed at any moment, over and over, while callers tell of attempts: what was answered is in the log, once; what
 /// was published stays; and other people's code finds every byte right.
 #[tokio::test(flavor = "multi_thread")]
@@ -186,18 +222,8 @@ async fn killed_at_any_moment_it_loses_nothing_that_it_answered_and_takes_nothin
     for round in 0..12_u64 {
         let callers: Vec<_> = (0..4)
             .map(|caller| {
-                let (client, from) = (house.client(&audit, ALICE), next + caller * 10_000);
-                tokio::spawn(async move {
-                    let mut answered = Vec::new();
-                    for step in (0..10_000).step_by(20) {
-                        let attempts: Vec<_> = (from + step..).take(20).map(|n| attempt(n, ALICE)).collect();
-                        match client::attempts(&client, &attempts).await {
-                            Ok(_) => answered.extend(attempts.into_iter().map(|attempt| attempt.request)),
-                            Err(_) => break,
-                        }
-                    }
-                    answered
-                })
+                let client = house.client(&audit, ALICE);
+                tokio::spawn(tell(client, next + caller * 10_000))
             })
             .collect();
         next += 40_000;
@@ -211,23 +237,8 @@ async fn killed_at_any_moment_it_loses_nothing_that_it_answered_and_takes_nothin
         assert!(after.size >= seen.last().unwrap().size, "round {round}");
     }
     let olga = house.client(&audit, OLGA);
-    let now = checkpoint(&olga, &key).await;
-    let (mut proofs, text) = (String::new(), |hash: &[u8; 32]| STANDARD.encode(hash));
-    for old in &seen {
-        let proof = client::consistency(&olga, old.size, now.size).await.unwrap();
-        let hashes = proof.read().unwrap();
-        check_consistency((old.size, &old.root), (now.size, &now.root), &hashes).unwrap();
-        let (a, b, hashes) = (text(&old.root), text(&now.root), proof.hashes.join(" "));
-        writeln!(proofs, "consistency {} {} {a} {b} {hashes}", old.size, now.size).unwrap();
-    }
     let entries = all(&olga).await;
-    for index in [0, 1, 255, 256, now.size / 2, now.size - 1] {
-        let proof = client::inclusion(&olga, index, now.size).await.unwrap();
-        let line = entries[usize::try_from(index).unwrap()].line().unwrap();
-        check_inclusion(&line, index, now.size, &now.root, &proof.read().unwrap()).unwrap();
-        writeln!(proofs, "inclusion {index} {} {} {}", now.size, text(&now.root), proof.hashes.join(" "))
-            .unwrap();
-    }
+    let (size, proofs) = proofs(&olga, &key, &seen, &entries).await;
     let mut told = HashSet::new();
     for entry in &entries {
         if let Record::Attempt(attempt) = &entry.record {
@@ -242,7 +253,7 @@ async fn killed_at_any_moment_it_loses_nothing_that_it_answered_and_takes_nothin
     );
     drop(olga);
     assert_eq!(audit.stop(), Some(0), "{}", audit.log());
-    assert!(verify_files(&audit).size >= now.size);
+    assert!(verify_files(&audit).size >= size);
     by_others(&audit, &proofs, &[]);
     // A copy of the log from before is not taken for the log.
     fs::remove_dir_all(audit.state.join("log/tile")).unwrap();

@@ -1,8 +1,15 @@
 #!/usr/bin/env python3
 """Verifies an audit log from its files: a second reading of RFC 9162 and of C2SP tlog-tiles, tlog-checkpoint and
 tlog-cosignature, sharing no code with the service. Usage: verify.py FOLDER LOG-KEY [WITNESS-KEY [NOTE]]. The
-signature is checked by OpenSSL."""
+signature is checked by OpenSSL; where sigstore-python 4.5 is installed, its code checks the inclusion proofs too."""
 import base64, hashlib, os, subprocess, sys, tempfile
+from types import SimpleNamespace as Object
+
+try:
+    from sigstore._internal.merkle import verify_merkle_inclusion as sigstore
+    from sigstore.errors import VerificationError
+except ImportError:
+    sigstore = None
 
 h = lambda b: hashlib.sha256(b).digest()
 leaf = lambda entry: h(b"\0" + entry)
@@ -85,6 +92,15 @@ def signed(note, vkey, kind):
     raise SystemExit("not signed by " + name)
 
 
+def by_sigstore(index, size, root, proof, entry):
+    proof = Object(log_index=index, tree_size=size, hashes=proof, root_hash=root)
+    try:
+        sigstore(Object(_inner=Object(inclusion_proof=proof, canonicalized_body=entry)))
+        return True
+    except VerificationError:
+        return False
+
+
 def main(folder, vkey, witness=None, cosigned=None):
     read = lambda name: open(os.path.join(folder, name), "rb").read()
     text = signed(read("checkpoint").decode(), vkey, 1)
@@ -108,19 +124,24 @@ def main(folder, vkey, witness=None, cosigned=None):
             assert read(path(level, n, len(part))) == b"".join(part), "tile %d/%d" % (level, n)
         hashes = [root(hashes[n : n + 256]) for n in range(0, len(hashes) - 255, 256)]
         level += 1
+    others = 0
     for line in sys.stdin:  # proofs that the service gave: inclusion INDEX SIZE ROOT HASH..., consistency OLD NEW OLD-ROOT NEW-ROOT HASH...
         kind, a, b, *rest = line.split()
         rest = [base64.b64decode(r) for r in rest]
         if kind == "inclusion":
             assert inclusion(int(a), int(b), leaves[int(a)], rest[1:], rest[0]), line
             assert not inclusion(int(a), int(b), leaf(b"forged"), rest[1:], rest[0]), line
+            if sigstore:
+                assert by_sigstore(int(a), int(b), rest[0], rest[1:], entries[int(a)]), line
+                assert not by_sigstore(int(a), int(b), rest[0], rest[1:], b"forged"), line
+                others += 1
         else:
             assert consistency(int(a), int(b), rest[0], rest[1], rest[2:]), line
             assert not consistency(int(a), int(b), leaf(b"forged"), rest[1], rest[2:]), line
     if witness:
         signed(open(cosigned).read(), vkey, 1)
         signed(open(cosigned).read(), witness, 4)
-    print("verified", size)
+    print("verified %d entries; sigstore: %s" % (size, "%d proofs" % others if sigstore else "not run"))
 
 
 main(*sys.argv[1:])
