@@ -7,6 +7,7 @@ use service::{Client, Credentials, Key};
 use std::{
     fs::{self, File},
     net::SocketAddr,
+    os::unix::net::UnixStream,
     path::{Path, PathBuf},
     process::{Child, Command},
     time::{Duration, Instant},
@@ -48,7 +49,8 @@ impl House {
         swtpm.arg(format!("type=unixio,path={},mode=0600", dir.path().join("tpm.sock").display()));
         let tpm = swtpm.spawn().expect("swtpm is needed: run `cargo xtask parts`");
         let house = Self { ca, tpm, dir };
-        wait_for(|| house.path("tpm.sock").exists());
+        // The socket is there before anybody listens.
+        wait_for(|| UnixStream::connect(house.path("tpm.sock")).is_ok());
         house
     }
 
