@@ -78,15 +78,17 @@ impl Opened {
         self.store.rights()
     }
 
-    /// Puts a rights configuration into force; another one than before is written down with who reviewed it.
+    /// Puts a rights configuration into force; that it is another one than before is written down, with who reviewed
+    /// it.
     pub fn put_in_force(&mut self, set: SetHash, by: &str) -> Result<(), StoreError> {
-        let before = self.store.rights()?;
-        if before == Some(set) {
-            return Ok(());
+        match self.store.rights()? {
+            Some(before) if before == set => Ok(()),
+            Some(before) => {
+                let detail = format!("{set} instead of {before}, reviewed by {by}");
+                self.write_down(CHANGED, &detail, Some(&Step::Rights(set)))
+            }
+            None => self.store.commit(&[&Step::Rights(set)]),
         }
-        let before = before.map_or_else(|| "none".to_owned(), |set| set.to_string());
-        let detail = format!("{set} instead of {before}, reviewed by {by}");
-        self.write_down(CHANGED, &detail, Some(Step::Rights(set)))
     }
 
     /// Writes down that a rights configuration was refused.
@@ -94,13 +96,13 @@ impl Opened {
         self.write_down(code, why, None)
     }
 
-    fn write_down(&mut self, code: &str, detail: &str, more: Option<Step>) -> Result<(), StoreError> {
+    fn write_down(&mut self, code: &str, detail: &str, more: Option<&Step>) -> Result<(), StoreError> {
         let write = self.ledger.refuse(true).map_err(|error| StoreError(error.to_string()))?;
         let seq = write.seq;
         let detail = Some(detail.chars().take(MAX_DETAIL).collect());
         let entry = Entry { seq, code: Some(code.to_owned()), detail, ..Entry::new(Kind::Incident) };
         let write = Step::Write { write, entry: Box::new(entry), keys: None };
-        self.store.commit(&iter::once(&write).chain(&more).collect::<Vec<_>>())?;
+        self.store.commit(&iter::once(&write).chain(more).collect::<Vec<_>>())?;
         self.ledger.durable(seq);
         Ok(())
     }

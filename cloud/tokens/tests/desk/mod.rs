@@ -9,6 +9,7 @@ use token::{Api, PublicKey, Resource, cose};
 use tokens::{Inventory, client::TokenRequest};
 
 pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_azote-tokens");
+#[allow(dead_code, reason = "not every test needs it")]
 pub(crate) const CONTROL_PLANE: &str = "azote:service/control-plane";
 pub(crate) const ALICE: &str = "azote:operator/alice";
 pub(crate) const AUDIT: &str = "azote:service/audit";
