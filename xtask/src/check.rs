@@ -10,6 +10,7 @@ const CARGO_DENY: &str = "0.20.2";
 pub(crate) fn run(advisories: bool) -> Outcome {
     step("format", cargo().args(["fmt", "--all", "--check"]))?;
     step("lints", cargo().args(["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]))?;
+    crate::schemathesis::run(5)?;
     deny(advisories)
 }
 

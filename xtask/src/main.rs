@@ -8,6 +8,7 @@ mod check;
 mod fuzz;
 mod prove;
 mod run;
+mod schemathesis;
 
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
@@ -51,6 +52,12 @@ enum Task {
         #[command(subcommand)]
         what: bench::Bench,
     },
+    /// Generated requests, good and bad, to a running host: no failure, no answer that the API document does not say.
+    Schemathesis {
+        /// Requests for each operation, beside those that the document's bounds give.
+        #[arg(long, default_value_t = 100)]
+        examples: u32,
+    },
     /// Formatting, lints, licences and sources of dependencies.
     Check {
         /// Also look for known vulnerabilities, with a database that is fetched from outside the registries.
@@ -72,6 +79,7 @@ fn main() -> ExitCode {
         Task::Test { fuzz_seconds, args } => run::test(fuzz_seconds, &args),
         Task::Fuzz { target, seconds } => fuzz::run(target.as_deref(), seconds),
         Task::Bench { what } => bench::run(&what),
+        Task::Schemathesis { examples } => schemathesis::run(examples),
         Task::Check { advisories } => check::run(advisories),
         Task::Prove(what) => prove::run(&what),
         Task::Ci => run::test(10, &[])

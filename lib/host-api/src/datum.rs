@@ -159,19 +159,20 @@ impl<T: Listed> Datum for Vec<T> {
     }
 }
 
-/// A field of a message.
+/// A field of a message, which may be `left_out` though its type always has a value.
 pub(crate) fn field<T: Datum>(
     object: ObjectBuilder,
     components: &mut Components,
     name: &str,
     description: &str,
+    left_out: bool,
 ) -> ObjectBuilder {
     let schema = match T::schema(components) {
         RefOr::T(Schema::Object(leaf)) => ObjectBuilder::from(leaf).description(Some(description)).into(),
         other => other,
     };
     let object = object.property(name, schema);
-    if T::OPTIONAL { object } else { object.required(name) }
+    if T::OPTIONAL || left_out { object } else { object.required(name) }
 }
 
 /// A message has the fields that were declared and no others.
@@ -207,6 +208,8 @@ macro_rules! messages {
                         .description(Some(concat!($($doc),*).trim()));
                     $( let object = crate::datum::field::<$kind>(
                         object, components, stringify!($field), concat!($($field_doc),*).trim(),
+                        // A field with an attribute is one that is left out when there is nothing in it.
+                        !concat!("" $(, stringify!($($attribute)*))?).is_empty(),
                     ); )*
                     components.schemas.insert(name.to_owned(), crate::datum::closed(object));
                 }

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "helpers of tests")]
 
 mod rack;
+mod schemathesis;
 
 use host_api::{
     AcknowledgeLog, AttachVolume, DetachVolume, InstanceState, RecordKind, SealedKey, Sha256, StartInstance,

@@ -69,8 +69,8 @@ pub(crate) struct Rack {
     pub(crate) board: Arc<Mutex<Board>>,
     pub(crate) ca: Ca,
     pub(crate) host: HostId,
-    issuer: Ed25519KeyPair,
-    holder: Ed25519KeyPair,
+    pub(crate) issuer: Ed25519KeyPair,
+    pub(crate) holder: Ed25519KeyPair,
     pub(crate) dir: tempfile::TempDir,
 }
 
