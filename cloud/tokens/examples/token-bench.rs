@@ -27,15 +27,7 @@ fn main() {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let issuer = issuer(folder.path());
     let (holder, service) = (Key::generate().unwrap(), Key::generate().unwrap());
-    let request = TokenRequest {
-        apis: vec![Api::DetachVolume],
-        resources: vec![Resource::Volume(VolumeId::from_random(2))],
-        audience: HostId::from_random(1),
-        lifetime_seconds: None,
-        uses: None,
-        ticket: None,
-        public_key: PublicKey(holder.public()),
-    };
+    let request = ask(&holder);
     let caller = CALLER.parse().unwrap();
     let now = UNIX_EPOCH.elapsed().unwrap().as_secs();
     let (claims, _) = issuer.decide(&caller, &request, [1; 16], now).unwrap();
@@ -89,6 +81,18 @@ fn main() {
 
     let rate = runtime.block_on(together(issuer, request, now));
     print(&results, rate);
+}
+
+fn ask(holder: &Key) -> TokenRequest {
+    TokenRequest {
+        apis: vec![Api::DetachVolume],
+        resources: vec![Resource::Volume(VolumeId::from_random(2))],
+        audience: HostId::from_random(1),
+        lifetime_seconds: None,
+        uses: None,
+        ticket: None,
+        public_key: PublicKey(holder.public()),
+    }
 }
 
 /// Signed and recorded tokens per second with many callers at once.
