@@ -1,7 +1,7 @@
 //! The calls over HTTP. Who reads must have the right to, and every read is an entry before it is answered.
 
 use crate::{
-    book::{Input, SILENT},
+    book::Input,
     client::{
         ALARMS, ATTEMPTS, CHECKPOINT, CONSISTENCY, COSIGNATURES, COSIGNED, Cosigned, ENTRIES, INCLUSION,
         MAX_PAGE, MAX_WAIT, Numbered, Page, Proof, STATUS, SourceStatus, Status, Taken,
@@ -143,10 +143,10 @@ async fn entries(
     let [after, wait] = numbers(query.as_deref(), ["after", "wait"])?;
     let (after, wait) = (after.unwrap_or(0), Duration::from_secs(wait.unwrap_or(0).min(MAX_WAIT)));
     let mut snapshot = audit.reads(&reader, &format!("entries after {after}")).await?;
-    if snapshot.size() <= after && !wait.is_zero() {
+    if !wait.is_zero() {
         let mut keeper = audit.keeper.clone();
-        if let Ok(grown) = tokio::time::timeout(wait, keeper.grown(after)).await {
-            grown?;
+        if let Ok(news) = tokio::time::timeout(wait, keeper.news(after)).await {
+            news?;
         }
         snapshot = audit.keeper.snapshot();
     }
@@ -237,7 +237,7 @@ fn sources(book: &crate::book::Book) -> Vec<SourceStatus> {
         seq,
         code: code.map(str::to_owned),
     });
-    let code = book.journal_is_silent().then(|| SILENT.to_owned());
+    let code = book.journal_trouble().map(str::to_owned);
     let journal = SourceStatus { source: "tokens".to_owned(), seq: book.journal(), code };
     [journal].into_iter().chain(hosts).collect()
 }

@@ -7,7 +7,7 @@ use crate::{
     reconcile::{GapKind, Reconciler},
     watch::observation,
 };
-use host_api::{LogPage, LogReader, LogRecord, Refuted};
+use host_api::{LogPage, LogReader, LogRecord, MAX_RECORD, Refuted};
 use ids::HostId;
 use monitor::{Alarm, Monitor};
 use serde::{Deserialize, Serialize};
@@ -16,6 +16,9 @@ use token::PublicKey;
 
 /// Alarms whose places in the log are kept at hand.
 pub const MAX_ALARMS: usize = 4096;
+
+/// Longest entry of the journal that is taken, in bytes.
+const MAX_DECISION: usize = 16 * 1024;
 
 /// Something that happened.
 #[derive(Debug, Clone)]
@@ -69,7 +72,8 @@ pub struct Kept {
     pub size: u64,
     hosts: BTreeMap<HostId, Host>,
     journal: u64,
-    journal_silent: bool,
+    /// What is wrong with the journal, until it is right again.
+    journal_trouble: Option<String>,
     reconciler: Reconciler,
     alarms: VecDeque<u64>,
 }
@@ -92,7 +96,7 @@ impl Book {
             size: 0,
             hosts: BTreeMap::new(),
             journal: 0,
-            journal_silent: false,
+            journal_trouble: None,
             reconciler: Reconciler::new(grace),
             alarms: VecDeque::new(),
         };
@@ -137,9 +141,9 @@ impl Book {
         })
     }
 
-    /// Whether the token service's journal cannot be read.
-    pub fn journal_is_silent(&self) -> bool {
-        self.kept.journal_silent
+    /// What is wrong with the token service's journal.
+    pub fn journal_trouble(&self) -> Option<&str> {
+        self.kept.journal_trouble.as_deref()
     }
 
     /// An entry of the log that was there before this run, in order.
@@ -235,8 +239,8 @@ impl Book {
         }
         let Some(id) = &observed.host else {
             match code {
-                SILENT => self.kept.journal_silent = true,
-                BACK => self.kept.journal_silent = false,
+                SILENT | TRUNCATED | CHAIN => self.kept.journal_trouble = Some(code.to_owned()),
+                BACK => self.kept.journal_trouble = None,
                 _ => {}
             }
             return;
@@ -276,7 +280,11 @@ impl Book {
                 0 => LogReader::new(key),
                 _ => LogReader::resume(key, seq, hash),
             });
-        let taken = reader.take(&page);
+        let long = |record: &&LogRecord| record.line().len() >= MAX_RECORD;
+        let taken = match page.records.iter().find(long) {
+            Some(record) => Err(Refuted::Chain(record.seq)),
+            None => reader.take(&page),
+        };
         let (truth, proven) = (reader.seq(), reader.is_proven());
         host.reader = Some(reader);
         if let Err(refuted) = taken {
@@ -305,16 +313,29 @@ impl Book {
     }
 
     fn journal_page(&mut self, page: tokens::Page, began: u64) -> VecDeque<Record> {
-        let mut records = VecDeque::new();
         self.journal_heard = self.now;
-        if self.kept.journal_silent {
-            records.push_back(Record::Audit(Box::new(Observed::event(BACK, "the token service"))));
-        }
         let mut next = self.kept.journal + 1;
         let new: Vec<_> = page.entries.into_iter().filter(|entry| entry.seq >= next).collect();
-        if page.last + 1 < next || new.first().is_some_and(|first| first.seq > next) {
-            let detail = format!("the token service's journal: entry {next} was to come");
-            records.push_back(Record::Audit(Box::new(Observed::event(TRUNCATED, &detail))));
+        let cut = page.last + 1 < next || new.first().is_some_and(|first| first.seq > next);
+        let long =
+            |entry: &tokens::Entry| serde_json::to_vec(entry).is_ok_and(|line| line.len() > MAX_DECISION);
+        let trouble = if new.iter().any(long) {
+            Some((CHAIN, "an entry of the journal is too long".to_owned()))
+        } else {
+            cut.then(|| (TRUNCATED, format!("entry {next} of the journal was to come")))
+        };
+        let mut records = VecDeque::new();
+        match &trouble {
+            Some((code, _)) if self.kept.journal_trouble.as_deref() == Some(code) => {}
+            Some((code, detail)) => records.push_back(Record::Audit(Box::new(Observed::event(code, detail)))),
+            None if self.kept.journal_trouble.is_some() => {
+                let back = Observed::event(BACK, "the token service's journal is read again");
+                records.push_back(Record::Audit(Box::new(back)));
+            }
+            None => {}
+        }
+        if matches!(trouble, Some((CHAIN, _))) {
+            return records;
         }
         for entry in new {
             next = entry.seq + 1;
@@ -361,7 +382,7 @@ impl Book {
                 observed.push(Observed::of_host(id, SILENT, "its log cannot be read"));
             }
         }
-        if !self.kept.journal_silent && silent(self.journal_heard) {
+        if self.kept.journal_trouble.is_none() && silent(self.journal_heard) {
             observed.push(Observed::event(SILENT, "the token service's journal cannot be read"));
         }
         observed.extend(self.kept.reconciler.due(self.now).into_iter().map(Observed::from));

@@ -104,7 +104,7 @@ pub struct Taken {
     pub taken: u64,
 }
 
-/// Entries from index `after` on, waiting up to `wait` seconds (at most [`MAX_WAIT`]) if there are none yet.
+/// Entries from index `after` on, waiting up to `wait` seconds (at most [`MAX_WAIT`]) if there are none yet but reads.
 pub async fn entries(client: &Client, after: u64, wait: u64) -> Result<Page, CallError> {
     client.get(&format!("{ENTRIES}?after={after}&wait={wait}")).await
 }

@@ -3,7 +3,7 @@
 
 use crate::{
     book::{Book, Input, Kept},
-    entry::{Entry, Record},
+    entry::{Entry, ObservedKind, Record},
     store::{Log, LogError, Snapshot},
     tile::WIDTH,
 };
@@ -47,6 +47,7 @@ enum Job {
 pub struct Keeper {
     jobs: mpsc::Sender<Job>,
     published: watch::Receiver<Arc<Snapshot>>,
+    news: watch::Receiver<u64>,
 }
 
 impl Keeper {
@@ -78,10 +79,10 @@ impl Keeper {
         self.published.borrow().clone()
     }
 
-    /// Waits until the log has more than `size` entries.
-    pub async fn grown(&mut self, size: u64) -> Result<(), Unwritable> {
-        let grown = self.published.wait_for(|snapshot| snapshot.size() > size).await;
-        grown.map(drop).map_err(|_| Unwritable)
+    /// Waits until the log has an entry at `after` or later that is no read of it. Readers who wait would otherwise
+    /// wake each other, and themselves.
+    pub async fn news(&mut self, after: u64) -> Result<(), Unwritable> {
+        self.news.wait_for(|size| *size > after).await.map(drop).map_err(|_| Unwritable)
     }
 }
 
@@ -97,6 +98,8 @@ struct Worker {
     file: PathBuf,
     kept_at: u64,
     published: watch::Sender<Arc<Snapshot>>,
+    /// How many entries the log has up to the last one that is no read.
+    news: watch::Sender<u64>,
     alarms: mpsc::UnboundedSender<Alarm>,
 }
 
@@ -120,9 +123,10 @@ impl Thread {
         let (jobs, queue) = mpsc::channel(QUEUE);
         let (published, watching) = watch::channel(log.snapshot().clone());
         let kept_at = book.kept().size;
-        let worker = Worker { log, book, file, kept_at, published, alarms };
+        let (news, hearing) = watch::channel(kept_at);
+        let worker = Worker { log, book, file, kept_at, published, news, alarms };
         let handle = thread::Builder::new().name("keeper".to_owned()).spawn(move || worker.run(queue))?;
-        Ok(Self { keeper: Keeper { jobs, published: watching }, handle })
+        Ok(Self { keeper: Keeper { jobs, published: watching, news: hearing }, handle })
     }
 
     /// The way to it.
@@ -135,6 +139,10 @@ impl Thread {
         let _ = self.keeper.jobs.blocking_send(Job::Stop);
         let _ = self.handle.join();
     }
+}
+
+fn is_read(entry: &Entry) -> bool {
+    matches!(&entry.record, Record::Audit(observed) if observed.kind == ObservedKind::Read)
 }
 
 fn read_again(
@@ -166,6 +174,39 @@ fn read_again(
     Ok(())
 }
 
+/// What is written at once, and who hears of it then.
+#[derive(Default)]
+struct Batch {
+    lines: Vec<Vec<u8>>,
+    /// How many lines there are up to the last one that is no read.
+    news: u64,
+    alarms: Vec<Alarm>,
+    waiting: Vec<oneshot::Sender<()>>,
+    looks: Vec<Look>,
+}
+
+impl Batch {
+    fn take(&mut self, job: Job, book: &mut Book) -> Result<(), LogError> {
+        match job {
+            Job::Take(input, done) => {
+                for entry in book.take(now(), input) {
+                    self.lines.push(entry.line().ok_or(LogError::TooLong)?);
+                    if !is_read(&entry) {
+                        self.news = self.lines.len() as u64;
+                    }
+                    if let Record::Alarm(alarm) = entry.record {
+                        self.alarms.push(*alarm);
+                    }
+                }
+                self.waiting.push(done);
+            }
+            Job::Look(look) => self.looks.push(look),
+            Job::Stop => {}
+        }
+        Ok(())
+    }
+}
+
 impl Worker {
     fn run(mut self, mut queue: mpsc::Receiver<Job>) {
         while let Some(first) = queue.blocking_recv() {
@@ -188,30 +229,21 @@ impl Worker {
     }
 
     fn work(&mut self, jobs: Vec<Job>) -> Result<(), LogError> {
-        let (mut lines, mut alarms, mut waiting, mut looks) =
-            (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        let start = self.log.snapshot().size();
+        let mut batch = Batch::default();
         for job in jobs {
-            match job {
-                Job::Take(input, done) => {
-                    for entry in self.book.take(now(), input) {
-                        lines.push(entry.line().ok_or(LogError::TooLong)?);
-                        if let Record::Alarm(alarm) = entry.record {
-                            alarms.push(*alarm);
-                        }
-                    }
-                    waiting.push(done);
-                }
-                Job::Look(look) => looks.push(look),
-                Job::Stop => {}
-            }
+            batch.take(job, &mut self.book)?;
         }
-        if !lines.is_empty() {
-            let snapshot = self.log.append(&lines)?.clone();
+        if !batch.lines.is_empty() {
+            let snapshot = self.log.append(&batch.lines)?.clone();
             self.published.send_replace(snapshot);
         }
-        alarms.into_iter().for_each(|alarm| drop(self.alarms.send(alarm)));
-        looks.into_iter().for_each(|look| look(&self.book));
-        for done in waiting {
+        if batch.news > 0 {
+            self.news.send_replace(start + batch.news);
+        }
+        batch.alarms.into_iter().for_each(|alarm| drop(self.alarms.send(alarm)));
+        batch.looks.into_iter().for_each(|look| look(&self.book));
+        for done in batch.waiting {
             // Who told without waiting has gone.
             let _ = done.send(());
         }

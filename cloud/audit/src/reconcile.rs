@@ -86,11 +86,28 @@ struct Told {
     api: Option<Api>,
 }
 
+/// A request's id is chosen by who makes the request. Whoever acts under one that was used up before, by a request that
+/// was refused or by a call elsewhere, must not pass for it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 enum Call {
+    /// Told of, and waits for the host.
     Caller(Box<Told>),
+    /// Recorded as admitted, and waits for its caller.
     Host(Box<Told>),
+    /// Recorded as refused, and waits for its caller.
+    Refused(Box<Told>),
+    /// Told of; it was refused, or did not come as far as the host. If a host says that it did, it must be the same.
+    Answered(Box<Told>),
+    /// Refused before it was known whose it was; nobody told of it.
+    Stranger,
+    /// Both sides told of it, or a gap was.
     Settled,
+}
+
+impl Call {
+    fn waits(&self) -> bool {
+        matches!(self, Self::Caller(_) | Self::Host(_) | Self::Refused(_))
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -144,16 +161,25 @@ impl Reconciler {
             subject: Some(attempt.caller.clone()),
             api: Some(attempt.api),
         };
+        let gap = |host: &Told| differs(host, &told, &attempt.request);
         match (self.calls.get(&attempt.request), &attempt.code) {
             // It did not come as far as the host, and the host has not said otherwise.
             (Some(Call::Caller(before)), Some(_)) if **before == told => {
-                self.settle_call(now, &attempt.request);
+                self.end_call(now, &attempt.request, Call::Answered(Box::new(told)));
             }
             (None, None) => self.wait_for_call(now, &attempt.request, Call::Caller(Box::new(told))),
             (Some(Call::Host(host)), None) => {
-                let gap = differs(host, &told, &attempt.request);
+                let gap = gap(host);
                 self.settle_call(now, &attempt.request);
                 return gap;
+            }
+            (Some(Call::Refused(host)), None) => {
+                let gap = gap(host);
+                self.end_call(now, &attempt.request, Call::Answered(Box::new(told)));
+                return gap;
+            }
+            (Some(Call::Stranger), None) => {
+                self.end_call(now, &attempt.request, Call::Answered(Box::new(told)));
             }
             _ => {}
         }
@@ -166,14 +192,10 @@ impl Reconciler {
         let told = || Told { host: host.clone(), subject: record.subject.clone(), api: record.api };
         let mut gaps = Vec::new();
         if let Some(request) = record.request.as_ref().filter(|_| asked) {
-            match self.calls.get(request) {
-                None => self.wait_for_call(now, request, Call::Host(Box::new(told()))),
-                Some(Call::Caller(caller)) => {
-                    gaps.extend(differs(&told(), caller, request));
-                    self.settle_call(now, request);
-                }
-                Some(Call::Host(_) | Call::Settled) => {}
-            }
+            gaps.extend(match record.kind {
+                RecordKind::Intent => self.admitted(now, told(), request),
+                _ => self.refused(now, told(), request),
+            });
         }
         // What a host refused it did not take.
         if let Some(id) = record.token.as_ref().filter(|_| record.kind == RecordKind::Intent) {
@@ -187,6 +209,40 @@ impl Reconciler {
             }
         }
         gaps
+    }
+
+    /// A host says that it admitted a request.
+    fn admitted(&mut self, now: u64, told: Told, request: &RequestId) -> Option<Gap> {
+        match self.calls.get(request) {
+            None | Some(Call::Stranger) => self.wait_for_call(now, request, Call::Host(Box::new(told))),
+            Some(Call::Refused(_)) => {
+                self.calls.insert(request.clone(), Call::Host(Box::new(told)));
+            }
+            Some(Call::Caller(caller) | Call::Answered(caller)) => {
+                let gap = differs(&told, caller, request);
+                self.settle_call(now, request);
+                return gap;
+            }
+            // Nobody tells of two calls under one id, and no host admits the same request twice.
+            Some(Call::Host(_) | Call::Settled) => {
+                return Some(told.gap(GapKind::Differs, Some(request), None));
+            }
+        }
+        None
+    }
+
+    /// A host says that it refused a request.
+    fn refused(&mut self, now: u64, told: Told, request: &RequestId) -> Option<Gap> {
+        match self.calls.get(request) {
+            None => self.wait_for_call(now, request, Call::Refused(Box::new(told))),
+            Some(Call::Caller(caller)) => {
+                let (gap, caller) = (differs(&told, caller, request), caller.clone());
+                self.end_call(now, request, Call::Answered(caller));
+                return gap;
+            }
+            Some(_) => {}
+        }
+        None
     }
 
     /// A decision of the token service. Gives what does not match at once.
@@ -210,9 +266,9 @@ impl Reconciler {
     /// Whether a caller told of this call before.
     pub fn knows(&self, attempt: &Attempt) -> bool {
         match self.calls.get(&attempt.request) {
-            None | Some(Call::Host(_)) => false,
+            None | Some(Call::Host(_) | Call::Refused(_) | Call::Stranger) => false,
             Some(Call::Caller(_)) => attempt.code.is_none(),
-            Some(Call::Settled) => true,
+            Some(Call::Answered(_) | Call::Settled) => true,
         }
     }
 
@@ -221,12 +277,13 @@ impl Reconciler {
         let (mut gaps, mut again) = (Vec::new(), Vec::new());
         let excess = self.calls.len().saturating_sub(MAX_CALLS).saturating_sub(self.settled.len());
         for _ in 0..self.waiting.len() {
-            let next = self.waiting.pop_front_if(|(at, ..)| *at <= now || gaps.len() < excess);
+            let crowded = gaps.len() < excess;
+            let next = self.waiting.pop_front_if(|(at, ..)| *at <= now || crowded);
             let Some((_, at, subject)) = next else { break };
             if let Some(request) = self.stranger(&subject) {
-                self.settle_call(now, &request);
+                self.end_call(now, &request, Call::Stranger);
             }
-            match self.judge(&subject, at, now) {
+            match self.judge(&subject, at, (!crowded).then_some(now)) {
                 Some(Ok(gap)) => gaps.push(gap),
                 Some(Err(())) => again.push((now + AGAIN, at, subject)),
                 None => {}
@@ -240,17 +297,22 @@ impl Reconciler {
     /// A request that a host refused before it knew whose it was. Nobody need tell of it; but who did is answered.
     fn stranger(&self, subject: &Subject) -> Option<RequestId> {
         let Subject::Call(request) = subject else { return None };
-        let unknown = matches!(self.calls.get(request), Some(Call::Host(told)) if told.subject.is_none());
+        let unknown = matches!(self.calls.get(request), Some(Call::Refused(told)) if told.subject.is_none());
         unknown.then(|| request.clone())
     }
 
-    /// What waits is a gap, or was settled (`None`), or its other side was not read since it fell due (`Err`).
-    fn judge(&self, subject: &Subject, at: u64, now: u64) -> Option<Result<Gap, ()>> {
-        let read = |log: &Option<HostId>| at > now || self.read.get(log).is_some_and(|began| *began >= at);
+    /// What waits is a gap, or was settled (`None`), or its other side was not read since it fell due (`Err`). Without
+    /// `now` there is no room to wait any more.
+    fn judge(&self, subject: &Subject, at: u64, now: Option<u64>) -> Option<Result<Gap, ()>> {
+        let read = |log: &Option<HostId>| {
+            now.is_none_or(|now| at > now) || self.read.get(log).is_some_and(|began| *began >= at)
+        };
         match subject {
             Subject::Call(request) => match self.calls.get(request)? {
-                Call::Settled => None,
-                Call::Host(told) => Some(Ok(told.gap(GapKind::Unclaimed, Some(request), None))),
+                Call::Settled | Call::Answered(_) | Call::Stranger => None,
+                Call::Host(told) | Call::Refused(told) => {
+                    Some(Ok(told.gap(GapKind::Unclaimed, Some(request), None)))
+                }
                 Call::Caller(told) if read(&Some(told.host.clone())) => {
                     Some(Ok(told.gap(GapKind::Unrecorded, Some(request), None)))
                 }
@@ -297,7 +359,11 @@ impl Reconciler {
     }
 
     fn settle_call(&mut self, now: u64, request: &RequestId) {
-        self.calls.insert(request.clone(), Call::Settled);
+        self.end_call(now, request, Call::Settled);
+    }
+
+    fn end_call(&mut self, now: u64, request: &RequestId, as_what: Call) {
+        self.calls.insert(request.clone(), as_what);
         self.settled.push_back((now + KEEP, request.clone()));
     }
 
@@ -305,7 +371,10 @@ impl Reconciler {
         while let Some((at, request)) = self.settled.front()
             && (*at <= now || self.calls.len() > MAX_CALLS)
         {
-            self.calls.remove(request);
+            // It may wait again under the same id.
+            if self.calls.get(request).is_some_and(|call| !call.waits()) {
+                self.calls.remove(request);
+            }
             self.settled.pop_front();
         }
         while let Some((at, id)) = self.known.front()

@@ -118,6 +118,27 @@ async fn who_may_read_reads_and_every_read_and_refusal_is_an_entry() {
 }
 
 #[tokio::test]
+async fn who_waits_for_news_is_not_woken_by_reading() {
+    let house = House::new();
+    let audit = house.start(PROGRAM, "audit", &[]);
+    let [olga, alice] = [OLGA, ALICE].map(|name| house.client(&audit, name));
+    let after = client::status(&olga).await.unwrap().size;
+    let start = Instant::now();
+    let page = client::entries(&olga, after, 1).await.unwrap();
+    assert!(
+        start.elapsed() >= Duration::from_secs(1) && page.size > after,
+        "its own read is there, but no news"
+    );
+    let (after, start) = (page.size, Instant::now());
+    let told = async {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        client::attempts(&alice, &[attempt(1, ALICE)]).await.unwrap();
+    };
+    let (page, ()) = tokio::join!(client::entries(&olga, after, 20), told);
+    assert!(start.elapsed() < Duration::from_secs(10) && page.unwrap().size > after);
+}
+
+#[tokio::test]
 async fn witnesses_sign_what_the_log_signed_and_nobody_else_does() {
     let house = House::new();
     let witness =

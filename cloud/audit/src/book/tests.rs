@@ -126,8 +126,10 @@ fn a_journal_that_was_rolled_back_is_found() {
     assert_eq!(found(&book.take(2, journal(1, 3, 3))).0, Vec::<String>::new());
     assert_eq!(found(&book.take(3, journal(4, 3, 3))).0, Vec::<String>::new(), "nothing new");
     assert_eq!(found(&book.take(4, journal(5, 6, 6))).0[0], TRUNCATED, "entry 4 is missing");
-    assert_eq!(book.journal(), 6);
-    assert_eq!(found(&book.take(5, journal(1, 2, 2))).0[0], TRUNCATED, "it begins anew");
+    assert_eq!((book.journal(), book.journal_trouble()), (6, Some(TRUNCATED)));
+    assert_eq!(found(&book.take(5, journal(7, 7, 7))).0, [BACK]);
+    assert_eq!(found(&book.take(6, journal(1, 2, 2))).0[0], TRUNCATED, "it begins anew");
+    assert_eq!(found(&book.take(7, journal(1, 2, 2))).0, Vec::<String>::new(), "told once");
 }
 
 /// Killed after any entry, read again, the state is the same.
@@ -161,4 +163,20 @@ fn read_again_from_the_log_it_comes_to_the_same_state() {
     assert_eq!(state(&again)["alarms"], state(&first)["alarms"]);
     assert_eq!(again.kept().size, first.kept().size);
     assert_eq!(again.open(), first.open());
+}
+
+#[test]
+fn what_is_too_long_for_an_entry_is_refused_and_stops_nothing() {
+    let mut book = book();
+    let mut entry: tokens::Entry =
+        serde_json::from_value(serde_json::json!({"seq": 1, "time": 0, "kind": "keys"})).unwrap();
+    entry.detail = Some("x".repeat(70_000));
+    let journal = tokens::Page { entries: vec![entry], last: 1 };
+    let entries = book.take(2, Input::Journal { page: Box::new(journal), began: 1 });
+    assert_eq!((found(&entries).0[0].as_str(), book.journal()), (CHAIN, 0));
+    let mut long = page(&log(3, 3), 0);
+    long.records[2].resources = vec![host_api::Resource::Host(host()); 5000];
+    let (codes, records) = show(&mut book, 3, long);
+    assert_eq!((codes[0].as_str(), records), (CHAIN, 0));
+    assert!(entries.iter().all(|entry| entry.line().is_some()));
 }

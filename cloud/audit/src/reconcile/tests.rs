@@ -139,6 +139,47 @@ fn strangers_requests_are_nobodys_gap() {
     assert!(after(&mut reconciler, 5 * GRACE).is_empty());
 }
 
+/// Who has stolen a token and its key chooses the ids of requests.
+#[test]
+fn an_act_does_not_pass_for_another_request_with_the_same_id() {
+    let thief = serde_json::json!({"subject": "azote:service/control-plane"});
+    let stranger =
+        serde_json::json!({"kind": "refusal", "subject": null, "token": null, "code": "token.signature"});
+    let of = |reconciler: &mut Reconciler, now, at, more: &_| {
+        reconciler.record(now, &host(at), &record(1, 9, more))
+    };
+    // For one that was refused before anybody was known, soon or late.
+    for later in [1, 3 * GRACE, GRACE + KEEP - 10] {
+        let mut reconciler = Reconciler::new(GRACE);
+        reconciler.issued(0, &issued(9, "azote:service/control-plane", 1));
+        of(&mut reconciler, 0, 1, &stranger);
+        assert!(after(&mut reconciler, later.min(GRACE)).is_empty());
+        of(&mut reconciler, later, 1, &thief);
+        after(&mut reconciler, later + GRACE / 2);
+        let gaps = after(&mut reconciler, later + 2 * GRACE);
+        let expected = [("audit.gap.unclaimed", Some(format!("{:032x}", 1)))];
+        assert_eq!(gaps, expected, "after {later}");
+    }
+    // For the thief's own: one that was refused, one that was taken back, one that was done, here or at another host.
+    let own = serde_json::json!({});
+    let withdrawn = Attempt { code: "call.unreachable".parse().ok(), ..attempt(1) };
+    for (told, recorded) in [(None, Some(&stranger)), (Some(&withdrawn), None), (None, Some(&own))] {
+        let mut reconciler = Reconciler::new(GRACE);
+        reconciler.issued(0, &issued(9, "azote:service/control-plane", 1));
+        reconciler.attempt(0, &attempt(1));
+        told.map(|told| reconciler.attempt(0, told));
+        recorded.map(|recorded| of(&mut reconciler, 1, 2, recorded));
+        let gaps = of(&mut reconciler, 2, 1, &thief);
+        assert!(gaps.iter().any(|gap| gap.kind == GapKind::Differs), "{recorded:?}");
+    }
+    // A host that did get what the caller took back is no gap.
+    let mut reconciler = Reconciler::new(GRACE);
+    reconciler.issued(0, &issued(9, "azote:operator/alice", 1));
+    reconciler.attempt(0, &attempt(1));
+    reconciler.attempt(0, &withdrawn);
+    assert_eq!(of(&mut reconciler, 2, 1, &own), []);
+}
+
 #[test]
 fn a_token_that_was_not_issued_so_is_a_gap() {
     let mut reconciler = Reconciler::new(GRACE);
@@ -183,7 +224,9 @@ proptest! {
         let mut reconciler = Reconciler::new(GRACE);
         reconciler.issued(0, &issued(0, "azote:operator/alice", 1));
         let mut gaps = Vec::new();
-        for (at, (caller, request)) in told.iter().enumerate() {
+        // A host admits a request once.
+        let new = |(at, one): &(usize, &(bool, u64))| one.0 || !told[..*at].contains(one);
+        for (at, (caller, request)) in told.iter().enumerate().filter(new) {
             let now = at as u64;
             if *caller {
                 prop_assert_eq!(reconciler.attempt(now, &attempt(*request)), None);
