@@ -76,10 +76,12 @@ impl VerifierKey {
 
     /// Whether it signed the note, and for a witness, when (Unix seconds; 0 for a log).
     pub fn signed(&self, note: &Note<'_>) -> Option<u64> {
-        note.signatures
-            .iter()
-            .filter(|line| line.name == self.name && line.id == self.id())
-            .find_map(|line| self.check(note.text, &line.signature))
+        self.line(note).map(|(_, time)| time)
+    }
+
+    fn line<'a>(&self, note: &Note<'a>) -> Option<(&'a str, u64)> {
+        let mut ours = note.signatures.iter().filter(|line| line.name == self.name && line.id == self.id());
+        ours.find_map(|line| Some((line.line, self.check(note.text, &line.signature)?)))
     }
 
     fn check(&self, text: &str, signature: &[u8]) -> Option<u64> {
@@ -197,11 +199,9 @@ impl<'a> Note<'a> {
         Ok(Self { text, signatures: signatures.ok_or(BadNote::Note)? })
     }
 
-    /// The signature lines of `key`, as they are.
-    pub fn lines_of(&self, key: &VerifierKey) -> impl Iterator<Item = &'a str> {
-        let (name, id) = (key.name.clone(), key.id());
-        let ours = self.signatures.iter().filter(move |line| line.name == name && line.id == id);
-        ours.map(|line| line.line).collect::<Vec<_>>().into_iter()
+    /// The line, as it is, with which `key` signed the note. Others may stand under its name.
+    pub fn line_of(&self, key: &VerifierKey) -> Option<&'a str> {
+        key.line(self).map(|(line, _)| line)
     }
 }
 
@@ -288,7 +288,7 @@ mod tests {
         let parsed = Note::parse(&note).unwrap();
         assert_eq!(witness.public().signed(&parsed), Some(1_700_000_000));
         assert_eq!(signer("w", Purpose::Log, 3).public().signed(&parsed), None, "not what it signs");
-        assert_eq!(parsed.lines_of(witness.public()).count(), 1);
+        assert_eq!(parsed.line_of(witness.public()), note.lines().last());
         let other = signer("w", Purpose::Witness, 4);
         assert_eq!(other.public().signed(&parsed), None);
     }

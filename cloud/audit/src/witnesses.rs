@@ -79,7 +79,7 @@ impl Witnesses {
         if signed.is_empty() {
             return Err(Refused::Witness);
         }
-        let mut lines: Vec<&str> = parsed.lines_of(log).take(1).collect();
+        let mut lines: Vec<&str> = parsed.line_of(log).into_iter().collect();
         let known = self.latest.as_ref().filter(|(known, _)| *known == checkpoint);
         let known = known.map(|(_, note)| Note::parse(note)).transpose()?;
         if self.latest.as_ref().is_some_and(|(known, _)| known.size > checkpoint.size) {
@@ -90,8 +90,7 @@ impl Witnesses {
             signed.iter().filter(|key| !before(key)).map(|key| key.name().to_owned()).collect();
         for key in &self.keys {
             // One line of each, the one that is known first.
-            let line = known.iter().chain([&parsed]).find(|note| key.signed(note).is_some());
-            lines.extend(line.and_then(|note| note.lines_of(key).next()));
+            lines.extend(known.iter().chain([&parsed]).find_map(|note| note.line_of(key)));
         }
         let text = format!("{}\n{}\n", parsed.text, lines.join("\n"));
         if !new.is_empty() && text.len() <= MAX_NOTE {
@@ -110,5 +109,38 @@ impl Witnesses {
     /// The latest checkpoint that a witness signed, with the signatures.
     pub fn latest(&self) -> Option<&(Checkpoint, String)> {
         self.latest.as_ref()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::note::Signer;
+    use service::Key;
+
+    fn signer(name: &str, purpose: Purpose, seed: u8) -> Signer {
+        Signer::new(name, purpose, Key::from_seed(&[seed; 32]).unwrap()).unwrap()
+    }
+
+    /// A line under the name and id of a signer that it did not make.
+    fn forged(signer: &Signer) -> String {
+        signer.line("another text\n", 1)
+    }
+
+    #[test]
+    fn lines_that_nobody_signed_do_not_take_the_place_of_those_that_are() {
+        let state = tempfile::tempdir().unwrap();
+        let (log, witness) = (signer("log", Purpose::Log, 1), signer("w", Purpose::Witness, 2));
+        let open = || Witnesses::open(state.path(), log.public(), 7, vec![witness.public().clone()]);
+        let checkpoint = Checkpoint { origin: "log".to_owned(), size: 7, root: [9; 32] };
+        let text = checkpoint.text();
+        let good = [log.line(&text, 0), witness.line(&text, 5)];
+        let note = [text, "\n".to_owned(), forged(&log), forged(&witness), good.concat()].concat();
+        assert_eq!(open().unwrap().take(log.public(), &note).unwrap(), ["w"]);
+        let again = open().unwrap();
+        let (kept, note) = again.latest().unwrap();
+        assert_eq!(*kept, checkpoint);
+        assert!(note.ends_with(&good.concat()) && !note.contains(&forged(&log)), "{note}");
+        assert_eq!(witness.public().signed(&Note::parse(note).unwrap()), Some(5));
     }
 }
