@@ -12,7 +12,7 @@ use crate::{
     Call, Native, Reason, decide,
     kernel::{Times, clock},
 };
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 /// Names a token.
 pub type TokenId = [u8; 16];
@@ -118,7 +118,7 @@ impl<R: Clone + From<Reason>> Admission<R> {
 }
 
 /// Decides calls one after the other: keeps the clock from going back and counts the uses of tokens.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Gate {
     /// The latest time seen, Unix seconds.
     floor: u64,
@@ -127,7 +127,7 @@ pub struct Gate {
     /// Most tokens that are counted at once.
     capacity: usize,
     /// How often each token was used, and until when that matters.
-    uses: HashMap<TokenId, (u64, u64)>,
+    uses: BTreeMap<TokenId, (u64, u64)>,
 }
 
 impl Gate {
@@ -135,7 +135,7 @@ impl Gate {
     /// record that was let go of, 0 if none ever was; both Unix seconds. At most `capacity` tokens are counted at once:
     /// calls with more are refused as used up.
     pub fn restart(floor: u64, counted_since: u64, capacity: usize) -> Self {
-        Self { floor, counted_since, capacity, uses: HashMap::new() }
+        Self { floor, counted_since, capacity, uses: BTreeMap::new() }
     }
 
     /// Counts an intent that is in the log. `until` is a time at which the token has certainly expired.
@@ -166,10 +166,12 @@ impl Gate {
 
     /// How often a token was used; its limit if that is not known or cannot be kept.
     fn used(&self, token: &TokenId, call: &Call<Native>) -> u64 {
+        // The log may still tell of some of its uses: not of all, so they do not count.
+        let known = first_use(&call.times) >= self.counted_since;
         match self.uses.get(token) {
-            Some((used, _)) => *used,
-            None if self.uses.len() < self.capacity && first_use(&call.times) >= self.counted_since => 0,
-            None => call.charge.limit,
+            Some((used, _)) if known => *used,
+            None if known && self.uses.len() < self.capacity => 0,
+            _ => call.charge.limit,
         }
     }
 

@@ -152,6 +152,9 @@ fn a_token_is_used_as_often_as_it_says_and_no_restart_gives_uses_back() {
     assert_eq!(drive(&mut again, asked(1, 2), 9).1, used_up);
     assert_eq!(drive(&mut again, asked(1, 3), 9).1, Answer::Done);
     // The token of `good` can have been used from 90 on.
+    let mut short = Gate::restart(100, 91, 2);
+    short.recount([1; 16], 200);
+    assert_eq!(drive(&mut short, asked(1, 2), 9).1, used_up, "its first use may be in what was let go of");
     assert_eq!(drive(&mut Gate::restart(100, 91, 2), asked(1, 1), 9).1, used_up);
     assert_eq!(drive(&mut Gate::restart(100, 90, 2), asked(1, 1), 9).1, Answer::Done);
     assert_eq!(drive(&mut Gate::restart(200, 0, 2), asked(1, 1), 9).1, Answer::Refused(Reason::Expired));
