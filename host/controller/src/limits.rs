@@ -66,8 +66,8 @@ impl Limits {
     }
 
     /// The call was granted.
-    pub fn put(&mut self, taken: Taken) {
-        self.windows.extend(taken.0);
+    pub fn put(&mut self, Taken(taken): Taken) {
+        self.windows.extend(taken);
     }
 
     fn window(&self, api: Api, now: u64) -> Window {

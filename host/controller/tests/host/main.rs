@@ -6,8 +6,8 @@ mod rack;
 mod schemathesis;
 
 use host_api::{
-    AcknowledgeLog, AttachVolume, DetachVolume, InstanceState, RecordKind, SealedKey, Sha256, StartInstance,
-    StopInstance, VolumeState,
+    AcknowledgeLog, AttachVolume, DetachVolume, DrainHost, InstanceState, PowerCycleHost, RecordKind,
+    ResumeHost, SealedKey, Sha256, SignedKeys, StartInstance, StopInstance, UpdateTokenKeys, VolumeState,
 };
 use ids::{Identity, InstanceId, Slot, VolumeId};
 use rack::{FIRMWARE, Rack, now};
@@ -19,6 +19,7 @@ use std::{
     os::unix::net::UnixStream,
     time::Duration,
 };
+use token::{Ed25519KeyPair, KeySet, Keys, PublicKey};
 use wire::chip::Line;
 
 const SIZE: u64 = 1 << 20;
@@ -43,7 +44,7 @@ async fn card_key(rack: &Rack) -> [u8; 32] {
     let host = service::certified_by(rack.ca.certificate(), status.certificate.as_str(), now()).unwrap();
     assert_eq!(host.identity, Identity::Host(rack.host.clone()));
     let certificate = status.card.unwrap().certificate.unwrap().to_bytes();
-    let host_key = token::PublicKey(host.public_key);
+    let host_key = PublicKey(host.public_key);
     let certified = token::CardKeyCertificate::verify(&certificate, &host_key, now()).unwrap();
     assert_eq!(certified.host, rack.host);
     certified.public_key
@@ -238,4 +239,26 @@ async fn segments_come_and_go_in_the_sandbox() {
     assert_eq!(rack.segments().len(), 1, "an acknowledged segment is still there");
     let rest = rack.log().await;
     assert!(rest[0].seq > 1 && rest[0].seq <= head.seq + 1);
+}
+
+#[tokio::test]
+async fn what_keepers_and_pipeline_set_outlives_a_power_cut_and_a_power_cycle_starts_the_board_afresh() {
+    let mut rack = Rack::start(None);
+    let next = Ed25519KeyPair::generate().unwrap();
+    let keys = Keys::new(vec![PublicKey::of(&next)]).unwrap();
+    let signed = KeySet { sequence: 1, keys }.sign(&rack.issuer).unwrap();
+    rack.call(DrainHost {}).await.unwrap();
+    rack.call(UpdateTokenKeys { key_set: SignedKeys::from_bytes(&signed).unwrap() }).await.unwrap();
+    assert_eq!(rack.refused(DrainHost {}).await, "token.signature", "the old key is not trusted any more");
+    rack.issuer = next;
+    rack.power_cycle();
+    let status = rack.status().await;
+    assert!(status.drained && status.in_service);
+    assert_eq!(status.token_keys, 1);
+    assert!(status.measurements.iter().any(|measured| measured.what.as_str() == "token keys"));
+    rack.call(ResumeHost {}).await.unwrap();
+    let before = rack.lines().len();
+    rack.call(PowerCycleHost {}).await.unwrap();
+    assert_eq!(rack.lines()[before..], [Line::Hold, Line::Release]);
+    assert!(!rack.status().await.drained);
 }
