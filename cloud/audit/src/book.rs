@@ -11,7 +11,10 @@ use host_api::{LogPage, LogReader, LogRecord, MAX_RECORD, Refuted};
 use ids::HostId;
 use monitor::{Alarm, Monitor};
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    iter,
+};
 use token::PublicKey;
 
 /// Alarms whose places in the log are kept at hand.
@@ -314,15 +317,19 @@ impl Book {
 
     fn journal_page(&mut self, page: tokens::Page, began: u64) -> VecDeque<Record> {
         self.journal_heard = self.now;
-        let mut next = self.kept.journal + 1;
+        let next = self.kept.journal.saturating_add(1);
         let new: Vec<_> = page.entries.into_iter().filter(|entry| entry.seq >= next).collect();
-        let cut = page.last + 1 < next || new.first().is_some_and(|first| first.seq > next);
+        let seqs: Vec<u64> = iter::once(self.kept.journal).chain(new.iter().map(|entry| entry.seq)).collect();
+        let ordered = seqs.is_sorted_by(|before, after| before < after);
+        let missing = seqs.array_windows().find(|[before, after]| after.saturating_sub(*before) > 1);
+        let end = seqs.last().copied().unwrap_or_default();
+        let cut = missing.map(|[before, _]| before + 1).or((page.last < end).then(|| end.saturating_add(1)));
         let long =
             |entry: &tokens::Entry| serde_json::to_vec(entry).is_ok_and(|line| line.len() > MAX_DECISION);
-        let trouble = if new.iter().any(long) {
-            Some((CHAIN, "an entry of the journal is too long".to_owned()))
+        let trouble = if !ordered || new.iter().any(long) {
+            Some((CHAIN, "entries of the journal are too long or not in order".to_owned()))
         } else {
-            cut.then(|| (TRUNCATED, format!("entry {next} of the journal was to come")))
+            cut.map(|entry| (TRUNCATED, format!("entry {entry} of the journal was to come")))
         };
         let mut records = VecDeque::new();
         match &trouble {
@@ -337,11 +344,8 @@ impl Book {
         if matches!(trouble, Some((CHAIN, _))) {
             return records;
         }
-        for entry in new {
-            next = entry.seq + 1;
-            records.push_back(Record::Issued(Box::new(entry)));
-        }
-        if page.last + 1 == next {
+        records.extend(new.into_iter().map(|entry| Record::Issued(Box::new(entry))));
+        if page.last == end {
             self.kept.reconciler.read(None, began);
         }
         records

@@ -233,9 +233,9 @@ impl Log {
         let size = next.checkpoint.size;
         writes.0.extend(Tile::of(Level::Entries, size / WIDTH, size).map(|tile| (tile, next.bundle.clone())));
         for (level, hashes) in (0..).zip(&next.edge) {
-            let unchanged = self.now.edge_at(level) == hashes;
-            let tile = Tile::of(Level::Hashes(level), size >> (HEIGHT * (level + 1)), size);
-            writes.0.extend(tile.filter(|_| !unchanged).map(|tile| (tile, hashes.concat())));
+            let edge = |size: u64| Tile::of(Level::Hashes(level), size >> (HEIGHT * (level + 1)), size);
+            let new = edge(size).filter(|tile| edge(self.now.size()) != Some(*tile));
+            writes.0.extend(new.map(|tile| (tile, hashes.concat())));
         }
         next.checkpoint.root = edge_root(&next.edge, size);
         next.note = self.signer.note(&next.checkpoint.text());

@@ -132,6 +132,30 @@ fn a_journal_that_was_rolled_back_is_found() {
     assert_eq!(found(&book.take(7, journal(1, 2, 2))).0, Vec::<String>::new(), "told once");
 }
 
+#[test]
+fn a_journal_with_a_hole_or_out_of_order_is_found_wherever_that_is() {
+    let page = |seqs: &[u64], last: u64| {
+        let entry = |seq: &u64| serde_json::json!({"seq": seq, "time": 0, "kind": "keys"});
+        let entries = seqs.iter().map(|seq| serde_json::from_value(entry(seq)).unwrap()).collect();
+        Input::Journal { page: Box::new(tokens::Page { entries, last }), began: 1 }
+    };
+    let most = u64::MAX;
+    for (seqs, last, code, journal) in [
+        (&[1, 2, 4][..], 4, TRUNCATED, 4),
+        (&[1, 2, 3], 2, TRUNCATED, 3),
+        (&[1, 2, 2], 2, CHAIN, 0),
+        (&[2, 1], 2, CHAIN, 0),
+        (&[1, most], most, TRUNCATED, most),
+        (&[most, most], most, CHAIN, 0),
+    ] {
+        let mut book = book();
+        let (codes, _) = found(&book.take(2, page(seqs, last)));
+        assert_eq!((codes[0].as_str(), book.journal()), (code, journal), "{seqs:?}");
+        assert!(codes.contains(&"alarm:log-tampered".to_owned()), "{codes:?}");
+        book.take(3, page(&[], most));
+    }
+}
+
 /// Killed after any entry, read again, the state is the same.
 #[test]
 fn read_again_from_the_log_it_comes_to_the_same_state() {

@@ -148,3 +148,22 @@ fn a_log_that_could_not_be_written_takes_nothing_more() {
     assert!(matches!(log.append(&entries(1, 2)), Err(LogError::Poisoned)));
     assert_eq!(log.snapshot().size(), 1);
 }
+
+#[test]
+fn equal_entries_make_a_log_like_any_others() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut log = open(&folder).unwrap();
+    for step in [100, 256, 256, 65_536, 512, 1] {
+        log.append(&vec![b"the same".to_vec(); step]).unwrap();
+    }
+    let size = log.snapshot().size();
+    drop(log);
+    assert_eq!(open(&folder).unwrap().snapshot().size(), size);
+    for level in (0..2).map(Level::Hashes).chain([Level::Entries]) {
+        let nodes = if level == Level::Hashes(1) { size / WIDTH } else { size };
+        for index in 0..nodes.div_ceil(WIDTH) {
+            let tile = Tile::of(level, index, size).unwrap();
+            assert!(folder.path().join(tile.to_string()).exists(), "{tile}");
+        }
+    }
+}
