@@ -67,7 +67,16 @@ enum Task {
     /// Prove what the specification promises of rights, decisions, tokens and quotas: one line for each proof. Fails
     /// if one does not hold, or does not find what was planted for it.
     Prove(prove::Prove),
-    /// Everything that CI runs: tests, then checks and proofs.
+    /// Play the abuse scenarios against a whole installation: for each, with which code it was refused, and after how
+    /// long the alarm came. Fails if one was not refused or raised no alarm.
+    Redteam {
+        /// Print one JSON document, and nothing else on standard output.
+        #[arg(long)]
+        json: bool,
+        /// Only the scenarios with this in their names.
+        name: Option<String>,
+    },
+    /// Everything that CI runs: tests, checks, proofs and abuse.
     Ci,
     /// Get what the lab is built from (QEMU, firmware, kernel, software TPM) into target/lab.
     Parts,
@@ -82,9 +91,11 @@ fn main() -> ExitCode {
         Task::Schemathesis { examples } => schemathesis::run(examples),
         Task::Check { advisories } => check::run(advisories),
         Task::Prove(what) => prove::run(&what),
+        Task::Redteam { json, name } => run::redteam(json, name.as_deref()),
         Task::Ci => run::test(10, &[])
             .and_then(|()| check::run(false))
-            .and_then(|()| prove::run(&prove::Prove::all())),
+            .and_then(|()| prove::run(&prove::Prove::all()))
+            .and_then(|()| run::redteam(false, None)),
         Task::Parts => run::parts(),
     };
     match done {

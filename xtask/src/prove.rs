@@ -1,6 +1,6 @@
 //! The proofs: gets two releases of the solver and starts `azote-proofs`.
 
-use crate::run::{Outcome, cargo, root, step};
+use crate::run::{Outcome, cargo, quietly, root, step};
 use std::{path::PathBuf, process::Command};
 
 /// What to prove.
@@ -30,10 +30,7 @@ pub(crate) fn run(args: &Prove) -> Outcome {
     let shim = root().join("proofs/cvc5-shim.py");
     let solvers = parts::solvers(&parts::default_dir(), &shim, &mut |at| eprintln!("    {at}"))
         .map_err(|e| e.to_string())?;
-    let built = cargo().args(["build", "--quiet", "-p", "proofs"]).current_dir(root()).status();
-    if !built.is_ok_and(|status| status.success()) {
-        return Err("the proofs could not be built".to_owned());
-    }
+    quietly(cargo().args(["build", "--quiet", "-p", "proofs"]))?;
     let mut proofs = Command::new(root().join("target/debug/azote-proofs"));
     match &args.against {
         Some(present) => proofs.arg("compare").args([present, &root().join("policies")]),
@@ -43,8 +40,7 @@ pub(crate) fn run(args: &Prove) -> Outcome {
         proofs.arg("--solver").arg(format!("{name}={}", program.display()));
     }
     if args.json {
-        let status = proofs.arg("--json").status().map_err(|e| format!("azote-proofs: {e}"))?;
-        return if status.success() { Ok(()) } else { Err("not everything holds".to_owned()) };
+        return quietly(proofs.arg("--json"));
     }
     step("proofs", &mut proofs)
 }

@@ -60,3 +60,24 @@ pub(crate) fn test(fuzz_seconds: u32, args: &[String]) -> Outcome {
     }
     Ok(())
 }
+
+/// Plays abuse against an installation of the programs as tests build them.
+pub(crate) fn redteam(json: bool, name: Option<&str>) -> Outcome {
+    quietly(cargo().args(["build", "--quiet", "--workspace", "--bins"]))?;
+    parts::Parts::locate_or_fetch(&parts::default_dir(), &mut |at| eprintln!("    {at}"))
+        .map_err(|e| e.to_string())?;
+    let mut play = Command::new(root().join("target/debug/azote-redteam"));
+    play.args(name);
+    if json { quietly(play.arg("--json")) } else { step("abuse", &mut play) }
+}
+
+/// Runs a command in the root without a word of ours on standard output.
+pub(crate) fn quietly(command: &mut Command) -> Outcome {
+    let status = command.current_dir(root()).status();
+    let status = status.map_err(|e| format!("{}: {e}", command.get_program().display()))?;
+    if status.success() {
+        Ok(())
+    } else {
+        Err(format!("{} failed ({status})", command.get_program().display()))
+    }
+}

@@ -66,7 +66,7 @@ pub(crate) fn now() -> u64 {
     u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
 }
 
-fn code(error: CallError) -> Code {
+fn code(error: &CallError) -> Code {
     error.code().to_owned()
 }
 
@@ -122,7 +122,7 @@ impl Crew {
 
     /// Waits for an answer; the code of a refusal is the error inside.
     pub(crate) fn wait<T>(&self, call: impl Future<Output = Result<T, CallError>>) -> Result<T, Code> {
-        self.runtime.block_on(call).map_err(code)
+        self.runtime.block_on(call).map_err(|error| code(&error))
     }
 
     /// Asks the token service for a token bound to the key of who asks.

@@ -17,8 +17,8 @@ pub(crate) struct Scenario {
     pub(crate) name: &'static str,
     /// Plays it.
     pub(crate) act: fn(&mut Stage) -> Outcome<Act>,
-    /// Each try must be refused with one of these codes, or recorded with it where nothing can be refused.
-    pub(crate) codes: &'static [&'static str],
+    /// Each try must be refused with this code, or recorded with it where nothing can be refused.
+    pub(crate) code: &'static str,
     /// The rule that must raise an alarm.
     pub(crate) rule: &'static str,
     /// Words that the alarm's JSON form holds, so that it is this alarm and no other of the rule.
@@ -27,6 +27,29 @@ pub(crate) struct Scenario {
     pub(crate) waits: Duration,
     /// It ends processes: everything before it must have come to its end.
     pub(crate) alone: bool,
+}
+
+impl Scenario {
+    pub(crate) const fn new(
+        name: &'static str,
+        act: fn(&mut Stage) -> Outcome<Act>,
+        code: &'static str,
+        rule: &'static str,
+    ) -> Self {
+        Self { name, act, code, rule, says: &[], waits: Duration::ZERO, alone: false }
+    }
+
+    pub(crate) const fn says(self, says: &'static [&'static str]) -> Self {
+        Self { says, ..self }
+    }
+
+    pub(crate) const fn waits(self, waits: Duration) -> Self {
+        Self { waits, ..self }
+    }
+
+    pub(crate) const fn alone(self) -> Self {
+        Self { alone: true, ..self }
+    }
 }
 
 /// What happened.
@@ -150,9 +173,9 @@ fn settle(stage: &Stage, waiting: &mut Vec<Waiting<'_>>, results: &mut Vec<Resul
 impl Waiting<'_> {
     fn judge(&self, act: &Act, arrived: &[Arrived]) -> Option<Result> {
         let code = act.codes.last().map_or("", String::as_str);
-        let wrong = act.codes.iter().find(|code| !self.scenario.codes.contains(&code.as_str()));
+        let wrong = act.codes.iter().find(|code| *code != self.scenario.code);
         if let Some(wrong) = wrong.cloned().or_else(|| act.codes.is_empty().then(|| "nothing".to_owned())) {
-            let why = format!("want {}, got {wrong}", self.scenario.codes.join(" or "));
+            let why = format!("want {}, got {wrong}", self.scenario.code);
             return Some(self.result(&wrong, None, Some(why)));
         }
         let alarm = arrived.iter().find(|one| one.at >= self.since && self.is_it(one));

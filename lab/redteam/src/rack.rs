@@ -78,11 +78,6 @@ impl Rack {
         serde_json::from_str(&said).map_err(|e| format!("{what}: {e}: {said}"))
     }
 
-    /// A program beside `azote`.
-    pub(crate) fn program(&self, name: &str) -> PathBuf {
-        self.programs.join(name)
-    }
-
     fn record(&self, name: &str) -> PathBuf {
         self.state.join("run").join(format!("{name}.pid"))
     }

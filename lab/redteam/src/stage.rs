@@ -45,6 +45,7 @@ impl Stage {
             let unit = unit.add("--webhook", &inbox.url()).add("--webhook", &spare.url());
             unit.set("--silence", &SILENCE.as_millis().to_string())
         })?;
+        copy(&state.join("host/log"), &tools.join("early-log"))?;
         let crew = Crew::open(&state)?;
         Ok(Self { rack, crew, inbox, spare, tools, orders })
     }
@@ -107,6 +108,18 @@ impl Stage {
         }
         Ok(())
     }
+}
+
+/// Copies a folder that has no folders in it over another.
+pub(crate) fn copy(from: &Path, to: &Path) -> Outcome<()> {
+    let failed = |e: std::io::Error| format!("{}: {e}", from.display());
+    let _ = fs::remove_dir_all(to);
+    fs::create_dir_all(to).map_err(failed)?;
+    for entry in fs::read_dir(from).map_err(failed)? {
+        let entry = entry.map_err(failed)?;
+        fs::copy(entry.path(), to.join(entry.file_name())).map_err(failed)?;
+    }
+    Ok(())
 }
 
 /// Compiles the shim; gives the file through which it takes orders.

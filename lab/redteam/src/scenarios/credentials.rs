@@ -18,129 +18,73 @@ use std::{
 };
 use token::{Claims, KeySet, Keys, PublicKey, cose};
 
-const AT_ONCE: Duration = Duration::ZERO;
 /// How long the rule on forged tokens keeps another alarm of its kind back.
 const FORGED_AGAIN: Duration = Duration::from_secs(10);
 
 pub(crate) fn all() -> Vec<Scenario> {
     vec![
-        Scenario {
-            name: "forged token: signed by a key of the attacker's",
-            act: forged,
-            codes: &["token.signature"],
-            rule: "forged-token",
-            says: &["token.signature"],
-            waits: AT_ONCE,
-            alone: false,
-        },
-        Scenario {
-            name: "no token",
-            act: |stage| Act::times(3, || stage.crew.bare("GET", "/v1/status", b"", &[])),
-            codes: &["token.missing"],
-            rule: "knocking",
-            says: &["token.missing"],
-            waits: AT_ONCE,
-            alone: false,
-        },
-        Scenario {
-            name: "expired token, with its holder's key",
-            act: expired,
-            codes: &["token.expired"],
-            rule: "knocking",
-            says: &["token.expired"],
-            waits: AT_ONCE,
-            alone: false,
-        },
-        Scenario {
-            name: "stolen token, without its holder's key",
-            act: stolen,
-            codes: &["proof.signature"],
-            rule: "stolen-token",
-            says: &["proof.signature", "operator/alice"],
-            waits: AT_ONCE,
-            alone: false,
-        },
-        Scenario {
-            name: "confused deputy: an operator uses the control plane's token",
-            act: deputy,
-            codes: &["proof.signature"],
-            rule: "stolen-token",
-            says: &["proof.signature", "service/control-plane"],
-            waits: AT_ONCE,
-            alone: false,
-        },
-        Scenario {
-            name: "replay: a recorded request is sent again",
-            act: replayed,
-            codes: &["proof.replayed"],
-            rule: "stolen-token",
-            says: &["proof.replayed"],
-            waits: AT_ONCE,
-            alone: false,
-        },
-        Scenario {
-            name: "a recorded proof is put on another request",
-            act: moved,
-            codes: &["proof.mismatch"],
-            rule: "stolen-token",
-            says: &["proof.mismatch"],
-            waits: AT_ONCE,
-            alone: false,
-        },
-        Scenario {
-            name: "token for another host",
-            act: elsewhere,
-            codes: &["token.audience"],
-            rule: "token-misused",
-            says: &["token.audience"],
-            waits: AT_ONCE,
-            alone: false,
-        },
-        Scenario {
-            name: "token for another operation",
-            act: another_operation,
-            codes: &["token.api"],
-            rule: "token-misused",
-            says: &["token.api"],
-            waits: AT_ONCE,
-            alone: false,
-        },
-        Scenario {
-            name: "control plane turned on another tenant's volume",
-            act: another_resource,
-            codes: &["token.resource"],
-            rule: "token-misused",
-            says: &["token.resource", "service/control-plane"],
-            waits: AT_ONCE,
-            alone: false,
-        },
-        Scenario {
-            name: "single-use token for a sensitive operation, used twice",
-            act: twice,
-            codes: &["token.used-up"],
-            rule: "token-misused",
-            says: &["token.used-up"],
-            waits: AT_ONCE,
-            alone: false,
-        },
-        Scenario {
-            name: "taken-over pipeline plants a key of its own on the host",
-            act: planted,
-            codes: &["keys.signature"],
-            rule: "forged-token",
-            says: &["keys.signature"],
-            waits: AT_ONCE,
-            alone: false,
-        },
-        Scenario {
-            name: "forged token: claims altered under a good signature",
-            act: altered,
-            codes: &["token.signature"],
-            rule: "forged-token",
-            says: &["token.signature"],
-            waits: FORGED_AGAIN,
-            alone: false,
-        },
+        Scenario::new(
+            "forged token: signed by a key of the attacker's",
+            forged,
+            "token.signature",
+            "forged-token",
+        )
+        .says(&["token.signature"]),
+        Scenario::new(
+            "no token",
+            |stage| Act::times(3, || stage.crew.bare("GET", "/v1/status", b"", &[])),
+            "token.missing",
+            "knocking",
+        )
+        .says(&["token.missing"]),
+        Scenario::new("expired token, with its holder's key", expired, "token.expired", "knocking")
+            .says(&["token.expired"]),
+        Scenario::new("stolen token, without its holder's key", stolen, "proof.signature", "stolen-token")
+            .says(&["proof.signature", "operator/alice"]),
+        Scenario::new(
+            "confused deputy: an operator uses the control plane's token",
+            deputy,
+            "proof.signature",
+            "stolen-token",
+        )
+        .says(&["proof.signature", "service/control-plane"]),
+        Scenario::new("replay: a recorded request is sent again", replayed, "proof.replayed", "stolen-token")
+            .says(&["proof.replayed"]),
+        Scenario::new("a recorded proof is put on another request", moved, "proof.mismatch", "stolen-token")
+            .says(&["proof.mismatch"]),
+        Scenario::new("token for another host", elsewhere, "token.audience", "token-misused")
+            .says(&["token.audience"]),
+        Scenario::new("token for another operation", another_operation, "token.api", "token-misused")
+            .says(&["token.api"]),
+        Scenario::new(
+            "control plane turned on another tenant's volume",
+            another_resource,
+            "token.resource",
+            "token-misused",
+        )
+        .says(&["token.resource", "service/control-plane"]),
+        Scenario::new(
+            "single-use token for a sensitive operation, used twice",
+            twice,
+            "token.used-up",
+            "token-misused",
+        )
+        .says(&["token.used-up"]),
+        Scenario::new(
+            "taken-over pipeline plants a key of its own on the host",
+            planted,
+            "keys.signature",
+            "forged-token",
+        )
+        .says(&["keys.signature"]),
+        Scenario::new(
+            "forged token: claims altered under a good signature",
+            altered,
+            "token.signature",
+            "forged-token",
+        )
+        .says(&["token.signature"])
+        .waits(FORGED_AGAIN),
     ]
 }
 

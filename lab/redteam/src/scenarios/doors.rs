@@ -16,91 +16,62 @@ use std::{
     time::Duration,
 };
 
-const AT_ONCE: Duration = Duration::ZERO;
-
 pub(crate) fn all() -> Vec<Scenario> {
     vec![
-        Scenario {
-            name: "storm of requests that are none of the API",
-            act: |stage| Act::times(200, || stage.crew.bare("POST", "/v1/shell", b"{\"run\":\"id\"}", &[])),
-            codes: &["request.unknown"],
-            rule: "malformed-requests",
-            says: &["request.unknown"],
-            waits: AT_ONCE,
-            alone: false,
-        },
-        Scenario {
-            name: "storm of broken handshakes",
-            act: handshakes,
-            codes: &["tls.handshake"],
-            rule: "handshakes",
-            says: &["tls.handshake"],
-            waits: AT_ONCE,
-            alone: false,
-        },
-        Scenario {
-            name: "operator asks for a tenant's volume",
-            act: |stage| {
+        Scenario::new(
+            "storm of requests that are none of the API",
+            |stage| Act::times(200, || stage.crew.bare("POST", "/v1/shell", b"{\"run\":\"id\"}", &[])),
+            "request.unknown",
+            "malformed-requests",
+        )
+        .says(&["request.unknown"]),
+        Scenario::new("storm of broken handshakes", handshakes, "tls.handshake", "handshakes")
+            .says(&["tls.handshake"]),
+        Scenario::new(
+            "operator asks for a tenant's volume",
+            |stage| {
                 let ask = Ask::new(Api::AttachVolume, Resource::Volume(VolumeId::from_random(1)));
                 Act::once(|| stage.crew.token(ALICE, &ask).map(refused))
             },
-            codes: &["rights.operation"],
-            rule: "rights-refused",
-            says: &["operator/alice"],
-            waits: AT_ONCE,
-            alone: false,
-        },
-        Scenario {
-            name: "taken-over control plane asks to drain the host",
-            act: |stage| {
+            "rights.api",
+            "rights-refused",
+        )
+        .says(&["operator/alice"]),
+        Scenario::new(
+            "taken-over control plane asks to drain the host",
+            |stage| {
                 let ask = Ask::new(Api::DrainHost, stage.crew.here());
                 Act::once(|| stage.crew.token(CONTROL_PLANE, &ask).map(refused))
             },
-            codes: &["rights.operation"],
-            rule: "rights-refused",
-            says: &["service/control-plane"],
-            waits: AT_ONCE,
-            alone: false,
-        },
-        Scenario {
-            name: "audit log read without the right to",
-            act: |stage| {
+            "rights.api",
+            "rights-refused",
+        )
+        .says(&["service/control-plane"]),
+        Scenario::new(
+            "audit log read without the right to",
+            |stage| {
                 let client = stage.crew.service("audit", TENANT)?;
                 Act::once(|| Ok(refused(stage.crew.wait(audit::client::entries(&client, 0, 0)))))
             },
-            codes: &["rights.subject"],
-            rule: "reader-refused",
-            says: &["tenant/acme"],
-            waits: AT_ONCE,
-            alone: false,
-        },
-        Scenario {
-            name: "forged checkpoint brought as a witness",
-            act: checkpoint,
-            codes: &["cosignature.checkpoint"],
-            rule: "audit-forged",
-            says: &["cosignature.checkpoint"],
-            waits: AT_ONCE,
-            alone: false,
-        },
-        Scenario {
-            name: "account of calls in somebody else's name",
-            act: slander,
-            codes: &["attempts.caller"],
-            rule: "audit-forged",
-            says: &["attempts.caller"],
-            waits: AT_ONCE,
-            alone: false,
-        },
-        Scenario {
-            name: "webhook down: the alarm about it takes the other way",
-            act: sink_down,
-            codes: &["alarm.undelivered"],
-            rule: "alarm-undelivered",
-            says: &[],
-            waits: AT_ONCE,
-            alone: false,
-        },
+            "rights.subject",
+            "reader-refused",
+        )
+        .says(&["tenant/acme"]),
+        Scenario::new(
+            "forged checkpoint brought as a witness",
+            checkpoint,
+            "cosignature.checkpoint",
+            "audit-forged",
+        )
+        .says(&["cosignature.checkpoint"]),
+        Scenario::new("account of calls in somebody else's name", slander, "attempts.caller", "audit-forged")
+            .says(&["attempts.caller"]),
+        Scenario::new(
+            "webhook down: the alarm about it takes the other way",
+            sink_down,
+            "alarm.undelivered",
+            "alarm-undelivered",
+        ),
     ]
 }
 
@@ -152,16 +123,12 @@ fn sink_down(stage: &mut Stage) -> Outcome<Act> {
         let none =
             Ask { audience: Some(ids::HostId::from_random(5)), ..Ask::new(Api::HostStatus, crew.here()) };
         let _ = crew.token(ALICE, &none)?;
-        let mut found = String::new();
+        let mut next = page.size;
         stage.until("a record of what was not delivered", Duration::from_secs(10), |stage| {
-            let entries = stage.crew.wait(audit::client::entries(&client, page.size, 0));
-            let texts: Vec<String> = entries
-                .iter()
-                .flat_map(|page| &page.entries)
-                .map(|entry| entry.entry.get().to_owned())
-                .collect();
-            found = texts.join("\n");
-            found.contains("\"alarm.undelivered\"")
+            let page = stage.crew.wait(audit::client::entries(&client, next, 0));
+            let entries = page.map(|page| page.entries).unwrap_or_default();
+            next = entries.last().map_or(next, |last| last.index + 1);
+            entries.iter().any(|entry| entry.entry.get().contains("\"alarm.undelivered\""))
         })?;
         Ok("alarm.undelivered".to_owned())
     });

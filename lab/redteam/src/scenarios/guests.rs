@@ -28,56 +28,45 @@ const HOUR: i64 = 3600;
 
 pub(crate) fn then() -> Vec<Scenario> {
     vec![
-        Scenario {
-            name: "control plane attaches a volume with another volume's key",
-            act: wrong_key,
-            codes: &["key.sealed"],
-            rule: "wrong-key",
-            says: &["key.sealed"],
-            waits: Duration::ZERO,
-            alone: false,
-        },
-        Scenario {
-            name: "guest with root writes to its firmware flash",
-            act: firmware,
-            codes: &["chip.write-refused"],
-            rule: "firmware-write",
-            says: &["chip.write-refused"],
-            waits: Duration::ZERO,
-            alone: false,
-        },
+        Scenario::new(
+            "control plane attaches a volume with another volume's key",
+            wrong_key,
+            "key.sealed",
+            "wrong-key",
+        )
+        .says(&["key.sealed"]),
+        Scenario::new(
+            "guest with root writes to its firmware flash",
+            firmware,
+            "chip.write-refused",
+            "firmware-write",
+        )
+        .says(&["chip.write-refused"]),
     ]
 }
 
 pub(crate) fn last() -> Vec<Scenario> {
     vec![
-        Scenario {
-            name: "time travel: the host's clock is set forward",
-            act: |stage| clock(stage, HOUR, 2 * HOUR),
-            codes: &["token.expired"],
-            rule: "clock-jumped",
-            says: &["clock.jumped"],
-            waits: Duration::ZERO,
-            alone: true,
-        },
-        Scenario {
-            name: "time travel: the host's clock is set back to revive a token",
-            act: |stage| clock(stage, -HOUR, 1),
-            codes: &["token.expired"],
-            rule: "clock-jumped",
-            says: &["clock.jumped"],
-            waits: CLOCK_AGAIN,
-            alone: true,
-        },
-        Scenario {
-            name: "taken-over card makes a connection outward",
-            act: outbound,
-            codes: &["card.gone"],
-            rule: "outbound",
-            says: &["sandbox.outbound"],
-            waits: Duration::ZERO,
-            alone: true,
-        },
+        Scenario::new(
+            "time travel: the host's clock is set forward",
+            |stage| clock(stage, HOUR, 2 * HOUR),
+            "token.expired",
+            "clock-jumped",
+        )
+        .says(&["clock.jumped"])
+        .alone(),
+        Scenario::new(
+            "time travel: the host's clock is set back to revive a token",
+            |stage| clock(stage, -HOUR, 1),
+            "token.expired",
+            "clock-jumped",
+        )
+        .says(&["clock.jumped"])
+        .waits(CLOCK_AGAIN)
+        .alone(),
+        Scenario::new("taken-over card makes a connection outward", outbound, "card.gone", "outbound")
+            .says(&["sandbox.outbound"])
+            .alone(),
     ]
 }
 

@@ -31,53 +31,27 @@ const UNREVIEWED: &str = "operations = [\"HostStatus\", \"DrainHost\", \"ResumeH
 const FORGED_AGAIN: Duration = Duration::from_secs(10);
 
 pub(crate) fn all() -> Vec<Scenario> {
-    let refused = |name, act, codes, says: &'static [&'static str]| Scenario {
-        name,
-        act,
-        codes,
-        rule: "policy-refused",
-        says,
-        waits: Duration::ZERO,
-        alone: true,
-    };
+    let refused = |name, act, code| Scenario::new(name, act, code, "policy-refused").alone();
     vec![
-        Scenario {
-            name: "token service down: no new token, valid ones go on",
-            act: down,
-            codes: &["call.unreachable"],
-            rule: "silent",
-            says: &[],
-            waits: crate::stage::SILENCE,
-            alone: true,
-        },
-        refused(
-            "insider changes the policies without a review",
-            unreviewed,
-            &["review.set"],
-            &["review.set"],
-        ),
-        refused("insider reviews their own change", own_review, &["review.author"], &["review.author"]),
-        refused(
-            "insider finds one reviewer only",
-            one_reviewer,
-            &["review.signatures"],
-            &["review.signatures"],
-        ),
-        refused(
-            "break-glass policy that two people signed",
-            break_glass,
-            &["rights.policy"],
-            &["rights.policy"],
-        ),
-        Scenario {
-            name: "token of a key that was rotated out",
-            act: rotated_out,
-            codes: &["token.signature"],
-            rule: "forged-token",
-            says: &["token.signature"],
-            waits: FORGED_AGAIN,
-            alone: true,
-        },
+        Scenario::new(
+            "token service down: no new token, valid ones go on",
+            down,
+            "call.unreachable",
+            "silent",
+        )
+        .waits(crate::stage::SILENCE)
+        .alone(),
+        refused("insider changes the policies without a review", unreviewed, "review.set")
+            .says(&["review.set"]),
+        refused("insider reviews their own change", own_review, "review.author").says(&["review.author"]),
+        refused("insider finds one reviewer only", one_reviewer, "review.signatures")
+            .says(&["review.signatures"]),
+        refused("break-glass policy that two people signed", break_glass, "rights.policy")
+            .says(&["rights.policy"]),
+        Scenario::new("token of a key that was rotated out", rotated_out, "token.signature", "forged-token")
+            .says(&["token.signature"])
+            .waits(FORGED_AGAIN)
+            .alone(),
     ]
 }
 

@@ -4,7 +4,8 @@ use crate::{
     Outcome,
     crew::{ALICE, Ask},
     play::{Act, Scenario},
-    stage::Stage,
+    rack::Unit,
+    stage::{Stage, copy},
 };
 use host_api::{Api, ReadStatus};
 use rustix::process::Signal;
@@ -16,20 +17,12 @@ use std::{
 
 /// The audit service's grace, and its rhythm.
 const GRACE: Duration = Duration::from_millis(audit::reconcile::GRACE);
-/// How long the rule on changed logs keeps another alarm of its kind back.
-const TAMPERED_AGAIN: Duration = Duration::from_secs(10);
 /// Longest that the audit service may take to see it.
 const SEEN: Duration = Duration::from_secs(15);
 
 pub(crate) fn gaps() -> Vec<Scenario> {
-    let gap = |name, act, code: &'static [&'static str]| Scenario {
-        name,
-        act,
-        codes: code,
-        rule: "log-gap",
-        says: code,
-        waits: GRACE,
-        alone: false,
+    let gap = |name, act, code: &'static [&'static str; 1]| {
+        Scenario::new(name, act, code[0], "log-gap").says(code).waits(GRACE)
     };
     vec![
         gap("caller hides a call", hidden_call, &["audit.gap.unclaimed"]),
@@ -40,33 +33,25 @@ pub(crate) fn gaps() -> Vec<Scenario> {
 
 pub(crate) fn tampered() -> Vec<Scenario> {
     vec![
-        Scenario {
-            name: "host log cut short on its disk",
-            act: truncated,
-            codes: &["audit.truncated"],
-            rule: "log-tampered",
-            says: &["audit.truncated"],
-            waits: Duration::ZERO,
-            alone: true,
-        },
-        Scenario {
-            name: "host log with one byte flipped: the host does not start",
-            act: flipped,
-            codes: &["log.broken"],
-            rule: "silent",
-            says: &[],
-            waits: crate::stage::SILENCE,
-            alone: true,
-        },
-        Scenario {
-            name: "host log rolled back to an older copy",
-            act: rolled_back,
-            codes: &["audit.truncated"],
-            rule: "log-tampered",
-            says: &["audit.truncated"],
-            waits: TAMPERED_AGAIN,
-            alone: true,
-        },
+        Scenario::new("host log cut short on its disk", truncated, "audit.truncated", "log-tampered")
+            .says(&["audit.truncated"])
+            .alone(),
+        Scenario::new(
+            "host log with one byte flipped: the host does not start",
+            flipped,
+            "log.broken",
+            "silent",
+        )
+        .waits(crate::stage::SILENCE)
+        .alone(),
+        Scenario::new(
+            "host log rolled back to an older copy",
+            rolled_back,
+            "audit.truncated",
+            "log-tampered",
+        )
+        .says(&["audit.truncated"])
+        .alone(),
     ]
 }
 
@@ -106,18 +91,6 @@ fn two_stories(stage: &mut Stage) -> Outcome<Act> {
     found(at, "audit.gap.differs")
 }
 
-/// Everything in a folder without folders in it.
-fn copy(from: &Path, to: &Path) -> Outcome<()> {
-    let failed = |e: std::io::Error| format!("{}: {e}", from.display());
-    let _ = fs::remove_dir_all(to);
-    fs::create_dir_all(to).map_err(failed)?;
-    for entry in fs::read_dir(from).map_err(failed)? {
-        let entry = entry.map_err(failed)?;
-        fs::copy(entry.path(), to.join(entry.file_name())).map_err(failed)?;
-    }
-    Ok(())
-}
-
 /// The last segment of the log in a folder, and what it holds.
 fn last_segment(log: &Path) -> Outcome<(PathBuf, Vec<u8>)> {
     let entries = fs::read_dir(log).map_err(|e| format!("{}: {e}", log.display()))?;
@@ -129,23 +102,31 @@ fn last_segment(log: &Path) -> Outcome<(PathBuf, Vec<u8>)> {
     Ok((last, bytes))
 }
 
-/// Runs the host for a while with a log that somebody has changed, until the audit service has told of it; then with
-/// its own again.
-fn with_log(stage: &mut Stage, change: fn(&Stage, &Path) -> Outcome<()>, rule: &str) -> Outcome<Instant> {
+/// Stops the host, has its log changed, tries something with it, and gives the host its own log back.
+fn with_log<T>(
+    stage: &mut Stage,
+    change: impl FnOnce(&Stage, &Path) -> Outcome<()>,
+    attempt: impl FnOnce(&mut Stage, &Unit) -> Outcome<T>,
+) -> Outcome<T> {
     let log = stage.rack.state.join("host/log");
     let kept = stage.rack.state.join("host.kept");
     let unit = stage.rack.unit("controller")?;
     stage.rack.end("controller", Signal::TERM)?;
     copy(&log, &kept)?;
-    change(stage, &log)?;
-    let at = Instant::now();
-    let tried = stage.rack.start(&unit).and_then(|()| stage.told(rule, at));
-    let _ = stage.rack.end("controller", Signal::TERM);
+    let tried = change(stage, &log).and_then(|()| attempt(stage, &unit));
     copy(&kept, &log)?;
     stage.rack.start(&unit)?;
-    tried?;
-    stage.until("the audit service reads the host again", SEEN, |stage| stage.is_read())?;
-    Ok(at)
+    stage.until("the audit service reads the host again", SEEN, Stage::is_read)?;
+    tried
+}
+
+/// Runs the host with a changed log until the audit service has told of it.
+fn run_with(stage: &mut Stage, unit: &Unit) -> Outcome<Instant> {
+    let at = Instant::now();
+    stage.rack.start(unit)?;
+    let told = stage.told("log-tampered", at);
+    stage.rack.end("controller", Signal::TERM)?;
+    told.map(|()| at)
 }
 
 /// The records are gone from the host: the audit service misses what it had, and has it still.
@@ -154,12 +135,11 @@ fn truncated(stage: &mut Stage) -> Outcome<Act> {
         let (path, bytes) = last_segment(log)?;
         fs::write(&path, &bytes[..bytes.len() / 4]).map_err(|e| e.to_string())
     };
-    found(with_log(stage, cut, "log-tampered")?, "audit.truncated")
+    found(with_log(stage, cut, run_with)?, "audit.truncated")
 }
 
 fn rolled_back(stage: &mut Stage) -> Outcome<Act> {
-    let back = |stage: &Stage, log: &Path| copy(&stage.early_log(), log);
-    found(with_log(stage, back, "log-tampered")?, "audit.truncated")
+    found(with_log(stage, |stage, log| copy(&stage.early_log(), log), run_with)?, "audit.truncated")
 }
 
 /// A host does nothing with a log that it cannot believe: not even start.
@@ -170,19 +150,12 @@ fn flipped(stage: &mut Stage) -> Outcome<Act> {
         bytes[middle] ^= 1;
         fs::write(&path, bytes).map_err(|e| e.to_string())
     };
-    let log = stage.rack.state.join("host/log");
-    let kept = stage.rack.state.join("host.kept");
-    let unit = stage.rack.unit("controller")?;
-    stage.rack.end("controller", Signal::TERM)?;
-    copy(&log, &kept)?;
-    flip(stage, &log)?;
-    let at = Instant::now();
-    let said = stage.rack.start(&unit).err().unwrap_or_default();
-    let told = stage.told("silent", at);
-    copy(&kept, &log)?;
-    stage.rack.start(&unit)?;
-    told?;
-    stage.until("the audit service reads the host again", SEEN, |stage| stage.is_read())?;
-    let code = if said.contains("log is broken") { "log.broken" } else { said.as_str() };
-    found(at, code)
+    let attempt = |stage: &mut Stage, unit: &Unit| {
+        let at = Instant::now();
+        let said = stage.rack.start(unit).err().unwrap_or_default();
+        stage.told("silent", at)?;
+        let code = if said.contains("log is broken") { "log.broken" } else { said.as_str() };
+        found(at, code)
+    };
+    with_log(stage, flip, attempt)
 }

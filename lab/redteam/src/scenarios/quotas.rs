@@ -17,24 +17,17 @@ const MOST: usize = 100;
 
 pub(crate) fn all() -> Vec<Scenario> {
     vec![
-        Scenario {
-            name: "quota split over many small tokens",
-            act: split,
-            codes: &["quota.spent"],
-            rule: "many-tokens",
-            says: &["operator/alice"],
-            waits: Duration::ZERO,
-            alone: false,
-        },
-        Scenario {
-            name: "quota asked for again after a crash of the token service",
-            act: crash,
-            codes: &["quota.spent"],
-            rule: "quota-spent",
-            says: &["operator/alice"],
-            waits: SPENT_AGAIN,
-            alone: true,
-        },
+        Scenario::new("quota split over many small tokens", split, "quota.spent", "many-tokens")
+            .says(&["operator/alice"]),
+        Scenario::new(
+            "quota asked for again after a crash of the token service",
+            crash,
+            "quota.spent",
+            "quota-spent",
+        )
+        .says(&["operator/alice"])
+        .waits(SPENT_AGAIN)
+        .alone(),
     ]
 }
 
