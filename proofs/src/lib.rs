@@ -8,6 +8,7 @@
 #![forbid(unsafe_code)]
 
 pub mod kernel;
+pub mod model;
 pub mod report;
 pub mod rights;
 pub mod solver;
