@@ -81,6 +81,11 @@ pub(crate) enum Verb {
     /// What the processes of this installation expose: sockets, mappings, capabilities, files, terminals, and what
     /// each could start. Fails on anything that no sandbox file names.
     Exposure(crate::exposure::Exposure),
+    /// Fresh evidence for the seven claims: each with what was looked at, what was found, and what it rests on.
+    #[command(
+        after_help = "Examples:\n  azote claims --html claims.html\n  azote claims --verify claims.html"
+    )]
+    Claims(crate::claims::Claims),
     /// Completions for a shell, on standard output.
     #[command(
         after_help = "Example: azote completions bash > ~/.local/share/bash-completion/completions/azote"

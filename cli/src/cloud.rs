@@ -1,6 +1,8 @@
 //! What the control plane does for a tenant: keys, grants, tokens, and calls at the host's door. Each call
 //! goes out with a token for exactly what it does.
 
+mod adverse;
+
 use crate::{
     failure::{Doing, Failure},
     interrupt,
@@ -83,8 +85,6 @@ pub(crate) enum Who {
     Auditor,
     /// Rolls out releases and keys.
     Pipeline,
-    /// Finds out what happened.
-    LogReader,
 }
 
 impl Cloud {
@@ -140,7 +140,6 @@ impl Cloud {
             Who::ControlPlane => &self.control_plane,
             Who::Auditor => &self.auditor,
             Who::Pipeline => &self.pipeline,
-            Who::LogReader => &self.log_reader,
         }
     }
 
@@ -468,7 +467,7 @@ pub(crate) fn now() -> u64 {
 }
 
 /// The certificates of a PEM file that also holds a key.
-fn certificates(pem: &str) -> String {
+pub(crate) fn certificates(pem: &str) -> String {
     const BEGIN: &str = "-----BEGIN CERTIFICATE-----";
     pem.find(BEGIN).map(|at| pem[at..].to_owned()).unwrap_or_default()
 }

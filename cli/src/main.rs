@@ -5,6 +5,7 @@
 
 mod args;
 mod audit;
+mod claims;
 mod cloud;
 mod console;
 mod demo;
@@ -74,6 +75,7 @@ fn dispatch(out: Out, args: &Args, given: bool) -> Result<(), Failure> {
         }
         Verb::Rights(verb) => rights::run(out, verb),
         Verb::Exposure(ask) => exposure::run(out, &place()?, ask),
+        Verb::Claims(ask) => claims::run(out, &place()?, ask),
         Verb::Down => verbs::down(out, &place()?),
         Verb::Log(log) => audit::run(out, &place()?, log),
         Verb::Alarms { after } => audit::alarms(out, &place()?, *after),

@@ -1,0 +1,178 @@
+//! The detached signature of a report: a file beside it, by the auditor's identity key.
+
+use crate::{
+    failure::{Doing, Failure},
+    place::Place,
+    up::hex_sha256,
+};
+use ids::Identity;
+use serde::{Deserialize, Serialize};
+use service::Credentials;
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::{SystemTime, UNIX_EPOCH},
+};
+use token::PublicKey;
+
+/// What the signature is for, so that it is taken for nothing else.
+const CONTEXT: &[u8] = b"azote/claims/1";
+const FORMAT: &str = "azote-signature/1";
+/// Whose key signs.
+const SIGNER: &str = "identities/auditor.pem";
+/// Longest report and longest signature in bytes.
+const MAX_REPORT: u64 = 16 << 20;
+const MAX_SIGNATURE: u64 = 64 << 10;
+
+/// The file beside a report.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Signature {
+    format: String,
+    /// SHA-256 of the signer's public key, in hexadecimal.
+    key: String,
+    /// The signer's certificate and those above it (PEM).
+    certificate: String,
+    /// COSE_Sign1 over the report's SHA-256; base64url.
+    signature: String,
+}
+
+/// A report whose signature is good.
+#[derive(Debug, Serialize)]
+pub(super) struct Signed {
+    file: PathBuf,
+    sha256: String,
+    by: Identity,
+    key: String,
+}
+
+impl Signed {
+    /// For people.
+    pub(super) fn text(&self) -> String {
+        format!(
+            "{}: sha256 {}, signed by {} with key {}",
+            self.file.display(),
+            self.sha256,
+            self.by,
+            self.key
+        )
+    }
+}
+
+/// Who signs.
+pub(super) fn signer(place: &Place) -> Result<Credentials, Failure> {
+    Credentials::read(&place.path(SIGNER)).map_err(Failure::state)
+}
+
+fn beside(report: &Path) -> PathBuf {
+    let mut name = report.as_os_str().to_owned();
+    name.push(".signature");
+    name.into()
+}
+
+/// Signs a report; gives the key's id.
+pub(super) fn sign(place: &Place, report: &Path) -> Result<String, Failure> {
+    let credentials = signer(place)?;
+    let digest = hex_sha256(&fs::read(report).doing(report.display())?);
+    let signature = token::cose::sign(credentials.key().pair(), digest.into_bytes(), CONTEXT)
+        .ok_or_else(|| Failure::state("the auditor's key does not sign"))?;
+    let path = place.path(SIGNER);
+    let key = hex_sha256(&credentials.key().public());
+    let signature = Signature {
+        format: FORMAT.to_owned(),
+        key: key.clone(),
+        certificate: crate::cloud::certificates(&fs::read_to_string(&path).doing(path.display())?),
+        signature: token::cose::to_base64(&signature),
+    };
+    let file = beside(report);
+    let text = serde_json::to_vec_pretty(&signature).map_err(Failure::state)?;
+    service::write_atomic(&file, &text).doing(file.display())?;
+    Ok(key)
+}
+
+/// Checks a report against the signature beside it and the authority of this installation.
+pub(super) fn verify(place: &Place, report: &Path) -> Result<Signed, Failure> {
+    let ca = fs::read_to_string(place.path("pki/ca.pem")).doing("pki/ca.pem")?;
+    let bytes = bounded(report, MAX_REPORT)?;
+    let file = beside(report);
+    let signature = bounded(&file, MAX_SIGNATURE)?;
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    check(&ca, &bytes, &signature, now)
+        .map(|(by, key)| Signed { file: report.to_owned(), sha256: hex_sha256(&bytes), by, key })
+        .map_err(|why| Failure::Advice("claims.signature", format!("{}: {why}", file.display())))
+}
+
+fn bounded(path: &Path, most: u64) -> Result<Vec<u8>, Failure> {
+    if fs::metadata(path).doing(path.display())?.len() > most {
+        return Err(Failure::State(format!("{}: longer than {most} bytes", path.display())));
+    }
+    fs::read(path).doing(path.display())
+}
+
+fn check(ca: &str, report: &[u8], signature: &[u8], now: u64) -> Result<(Identity, String), String> {
+    let Signature { format, key, certificate, signature } =
+        serde_json::from_slice(signature).map_err(|_| "not a signature file".to_owned())?;
+    if format != FORMAT {
+        return Err("of another release".to_owned());
+    }
+    let holder = service::certified_by(ca, &certificate, now).map_err(|error| error.to_string())?;
+    if !matches!(holder.identity, Identity::Operator(_)) {
+        return Err(format!("{} is no person: it audits nothing", holder.identity));
+    }
+    if key != hex_sha256(&holder.public_key) {
+        return Err("the key's id is not that of the certificate's key".to_owned());
+    }
+    let signature = token::cose::from_base64(&signature).ok_or("not base64url")?;
+    let signed = token::cose::open(&signature, &[PublicKey(holder.public_key)], CONTEXT);
+    if signed.as_deref() != Some(hex_sha256(report).as_bytes()) {
+        return Err("the signature is not of this report".to_owned());
+    }
+    Ok((holder.identity, key))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use pki::Ca;
+    use std::time::Duration;
+
+    #[test]
+    fn a_changed_report_and_another_signer_are_refused() {
+        let scratch = tempfile::tempdir().unwrap();
+        let place = Place::new(scratch.path()).unwrap();
+        for folder in ["pki", "identities"] {
+            place.folder(folder).unwrap();
+        }
+        let ca = Ca::create(&place.path("pki")).unwrap();
+        let day = Duration::from_secs(86_400);
+        let person = |name: &str| {
+            let _ = fs::remove_file(place.path(SIGNER));
+            ca.client_identity(&name.parse().unwrap(), day, &place.path(SIGNER)).unwrap();
+        };
+        person("azote:operator/ada");
+        let report = scratch.path().join("report.html");
+        fs::write(&report, "all is well").unwrap();
+        let key = sign(&place, &report).unwrap();
+        let signed = verify(&place, &report).unwrap();
+        assert_eq!((signed.by.to_string().as_str(), signed.key), ("azote:operator/ada", key));
+        let good = fs::read_to_string(beside(&report)).unwrap();
+        assert!(!good.contains("PRIVATE"));
+
+        fs::write(&report, "all is not well").unwrap();
+        assert_eq!(verify(&place, &report).unwrap_err().code(), "claims.signature");
+        fs::write(&report, "all is well").unwrap();
+        for (from, to) in [("azote-signature/1", "azote-signature/2"), ("\"key\": \"", "\"key\": \"0")] {
+            fs::write(beside(&report), good.replace(from, to)).unwrap();
+            assert_eq!(verify(&place, &report).unwrap_err().code(), "claims.signature", "{to}");
+        }
+        person("azote:service/kms");
+        sign(&place, &report).unwrap();
+        assert!(verify(&place, &report).unwrap_err().to_string().contains("no person"));
+        let other = tempfile::tempdir().unwrap();
+        let forger = Ca::create(other.path()).unwrap();
+        fs::remove_file(place.path(SIGNER)).unwrap();
+        forger.client_identity(&"azote:operator/ada".parse().unwrap(), day, &place.path(SIGNER)).unwrap();
+        sign(&place, &report).unwrap();
+        assert_eq!(verify(&place, &report).unwrap_err().code(), "claims.signature");
+    }
+}

@@ -1,0 +1,96 @@
+//! Calls that must be refused, for those who want to see that they are.
+
+use super::{Cloud, now};
+use crate::{
+    failure::{Doing, Failure},
+    up,
+};
+use ids::KeyId;
+use seal::CardKey;
+use service::CallError;
+use volumes::Volume;
+
+/// What was tried, with which code it must be refused, and with which it was.
+pub(crate) type Refused = (&'static str, &'static str, Option<String>);
+
+impl Cloud {
+    /// Knocks at the host's door with exactly these headers and no body.
+    pub(crate) fn raw(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+    ) -> Result<serde_json::Value, CallError> {
+        self.runtime.block_on(self.door.call(method, path, Vec::new(), headers))
+    }
+
+    /// Makes a keeper's call with a proof by another's key. It is written down as the keeper's: what a thief does is
+    /// told by nobody, and that is an alarm.
+    pub(crate) fn knock_with_another_key<C: host_api::Call>(
+        &self,
+        token: &str,
+        call: &C,
+    ) -> Result<C::Answer, Failure> {
+        let keeper = self.operator.credentials.identity().map_err(Failure::state)?;
+        let me = (&keeper, self.auditor.credentials.key());
+        let prepared = audit::caller::prepare(call, &self.installation.host, me, token, now() * 1000)
+            .ok_or_else(|| Failure::state("the system gives no random numbers"))?;
+        self.journal.write(&prepared.attempt).doing("the record of calls")?;
+        let answer = self.runtime.block_on(prepared.send(&self.door, token));
+        self.tell();
+        Ok(answer?)
+    }
+
+    /// Reads the audit log as somebody who keeps servers and may not.
+    pub(crate) fn read_log_as_keeper(&self) -> Result<audit::client::Page, CallError> {
+        self.runtime.block_on(audit::client::entries(&self.operator.audit, 0, 0))
+    }
+
+    /// Asks the key service for the key of a new volume, as everybody who may not have it.
+    pub(crate) fn try_keys(&self) -> Result<Vec<Refused>, Failure> {
+        let key = self.create_key()?;
+        let volume = self.unkept(&key)?;
+        let elsewhere = ids::HostId::from_random(up::random()?);
+        let card = self.certify(*CardKey::generate().map_err(Failure::state)?.public())?;
+        let grant = kms::client::create_grant(&self.tenant.kms, &volume.key, &card.host, &volume.id);
+        let grant = self.runtime.block_on(grant)?;
+        let ask = |client, wrapped: &[u8], token: &str| {
+            let asked =
+                kms::client::decrypt_for(client, wrapped, &volume.id, token, &card.certificate, &card.chain);
+            self.runtime.block_on(asked).err().map(|error| error.code().to_owned())
+        };
+        let (keeper, services) = (&self.operator.kms, &self.control_plane.kms);
+        let mut other = volume.wrapped_key.clone();
+        if let Some(byte) = other.last_mut() {
+            *byte ^= 1;
+        }
+        let denied = kms::client::create_grant(keeper, &volume.key, &card.host, &volume.id);
+        let denied = self.runtime.block_on(denied).err().map(|error| error.code().to_owned());
+        let attempts = vec![
+            (
+                "a keeper of servers, with the tenant's grant",
+                "kms.denied",
+                ask(keeper, &volume.wrapped_key, &grant.grant_token),
+            ),
+            ("a keeper of servers makes a grant", "kms.denied", denied),
+            ("the control plane without a grant", "kms.grant", ask(services, &volume.wrapped_key, "none")),
+            (
+                "a changed byte of the wrapped key",
+                "kms.ciphertext",
+                ask(services, &other, &grant.grant_token),
+            ),
+            (
+                "the tenant's grant for another host",
+                "kms.recipient",
+                self.seal_to(&volume, &elsewhere, &card).err().map(|error| error.code().to_owned()),
+            ),
+        ];
+        self.runtime.block_on(kms::client::retire_grant(&self.tenant.kms, &volume.key, &grant.grant_id))?;
+        Ok(attempts)
+    }
+
+    /// A volume's metadata, of which nothing is stored.
+    fn unkept(&self, key: &KeyId) -> Result<Volume, Failure> {
+        Ok(self.draft(key, volumes::UNIT)?.volume().clone())
+    }
+}
