@@ -1,7 +1,9 @@
-//! Time that never goes back. Wherever the host compares or records a time, it takes it from here: setting
-//! the system's clock back, in a run or between two, makes no token and no proof valid again. Setting it
-//! forward ends tokens early, for as long as the system's clock is behind the time that was reached. Either is
-//! told: [`Clock::jump`].
+//! Time that never goes back and never leaps. Wherever the host compares or records a time, it takes it from here.
+//! A run believes the system's clock once, at its start; from then on it believes only that time passes, by the
+//! monotonic clock. Setting the system's clock back, in a run or between two, makes no token and no proof valid
+//! again. Setting it forward ends no token early and dates no record into the future; but perhaps it was set right, so
+//! until it agrees again, or the next run, the host lets itself be looked at and changed in nothing: [`Clock::ahead`].
+//! Every step is told: [`Clock::jump`].
 
 use std::{
     fmt,
@@ -41,42 +43,49 @@ pub struct Clock {
 
 #[derive(Debug)]
 struct Reached {
-    /// Since the Unix epoch.
+    /// The latest time that was told, since the Unix epoch.
     time: Duration,
-    at: Instant,
-    /// What the system's clock said at a moment, and was believed.
-    believed: (Duration, Instant),
+    /// What was believed at the start, and when that was.
+    start: (Duration, Instant),
+    /// By how much the system's clock was off when it was last told, forward and back.
+    told: (Duration, Duration),
 }
 
 impl Reached {
-    /// What time it is at `at`, when the system says `wall`: at least as much later as really passed.
+    fn new(believed: Duration, at: Instant) -> Self {
+        Self { time: believed, start: (believed, at), told: Default::default() }
+    }
+
+    /// What time it should be at `at`.
+    fn due(&self, at: Instant) -> Duration {
+        self.start.0.saturating_add(at.saturating_duration_since(self.start.1))
+    }
+
+    /// What time it is at `at`, when the system says `wall`: that, if it is near what it should be.
     fn advance(&mut self, wall: Duration, at: Instant) -> Duration {
-        let passed = at.saturating_duration_since(self.at);
-        self.time = self.time.saturating_add(passed).max(wall);
-        self.at = at;
+        let due = self.due(at);
+        let near = if wall.abs_diff(due) <= BOUND { wall } else { due };
+        self.time = self.time.max(near);
         self.time
     }
 
-    /// How far the system's clock, which says `wall` at `at`, is from where it should be. It is believed from
-    /// then on.
+    /// How far the system's clock, which says `wall` at `at`, went since that was last told.
     fn jump(&mut self, wall: Duration, at: Instant) -> Option<Jump> {
-        let (then, moment) = self.believed;
-        let due = then.saturating_add(at.saturating_duration_since(moment));
-        let jump = if wall >= due { Jump::Forward(wall - due) } else { Jump::Back(due - wall) };
-        let (Jump::Forward(by) | Jump::Back(by)) = jump;
-        if by <= BOUND {
+        let due = self.due(at);
+        let off = (wall.saturating_sub(due), due.saturating_sub(wall));
+        let (forward, back) = (off.0 + self.told.1, off.1 + self.told.0);
+        if forward.abs_diff(back) <= BOUND {
             return None;
         }
-        self.believed = (wall, at);
-        Some(jump)
+        self.told = off;
+        Some(if forward > back { Jump::Forward(forward - back) } else { Jump::Back(back - forward) })
     }
 }
 
 impl Clock {
     /// A clock that follows `wall` (time since the Unix epoch) and starts at `floor` at the earliest.
     pub fn new(wall: fn() -> Duration, floor: Duration) -> Self {
-        let at = Instant::now();
-        let reached = Reached { time: floor, at, believed: (wall().max(floor), at) };
+        let reached = Reached::new(wall().max(floor), Instant::now());
         Self { wall, reached: Arc::new(Mutex::new(reached)) }
     }
 
@@ -101,6 +110,12 @@ impl Clock {
         self.lock().jump((self.wall)(), Instant::now())
     }
 
+    /// Whether the system's clock says that it is later than it can be. One of the two is wrong, and if it is ours, we
+    /// take expired tokens for good.
+    pub fn ahead(&self) -> bool {
+        (self.wall)() > self.lock().due(Instant::now()).saturating_add(BOUND)
+    }
+
     fn lock(&self) -> MutexGuard<'_, Reached> {
         self.reached.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -114,6 +129,7 @@ impl Clock {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
     const HOUR: Duration = Duration::from_secs(3600);
     const SECOND: Duration = Duration::from_secs(1);
@@ -121,7 +137,7 @@ mod tests {
     #[test]
     fn a_clock_that_is_set_back_stops_no_time_and_revives_none() {
         let (noon, at) = (HOUR * 12, Instant::now());
-        let mut clock = Reached { time: Duration::ZERO, at, believed: (Duration::ZERO, at) };
+        let mut clock = Reached::new(noon, at);
         assert_eq!(clock.advance(noon, at), noon);
         assert_eq!(clock.advance(noon - HOUR, at + SECOND), noon + SECOND);
         assert_eq!(clock.advance(Duration::ZERO, at + HOUR), noon + HOUR);
@@ -129,17 +145,20 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_that_is_set_forward_is_followed_and_not_back_again() {
+    fn a_clock_that_is_set_forward_is_not_followed_nor_one_that_goes_in_small_steps() {
         let (noon, at) = (HOUR * 12, Instant::now());
-        let mut clock = Reached { time: noon, at, believed: (noon, at) };
-        assert_eq!(clock.advance(noon + HOUR, at + SECOND), noon + HOUR);
-        assert_eq!(clock.advance(noon + SECOND * 2, at + SECOND * 2), noon + HOUR + SECOND);
+        let mut clock = Reached::new(noon, at);
+        assert_eq!(clock.advance(noon + HOUR, at + SECOND), noon + SECOND);
+        assert_eq!(clock.advance(noon + SECOND * 2, at + SECOND * 2), noon + SECOND * 2);
+        let steps = (1..=100).map(|n| clock.advance(noon + SECOND * n * 2, at + SECOND * 3));
+        let furthest = steps.max().unwrap();
+        assert!(furthest <= noon + SECOND * 3 + BOUND, "{furthest:?}");
     }
 
     #[test]
     fn a_step_is_told_once_in_either_direction_and_a_small_one_is_none() {
         let (noon, at) = (HOUR * 12, Instant::now());
-        let mut clock = Reached { time: noon, at, believed: (noon, at) };
+        let mut clock = Reached::new(noon, at);
         assert_eq!(clock.jump(noon + HOUR, at + HOUR), None);
         assert_eq!(clock.jump(noon + HOUR + BOUND, at + HOUR), None);
         assert_eq!(clock.jump(noon + HOUR * 2, at + HOUR), Some(Jump::Forward(HOUR)));
@@ -149,6 +168,17 @@ mod tests {
         // Many steps that are small one by one are one together.
         let small = (1..=4).map(|n| clock.jump(noon + SECOND * n * 2, at + HOUR + SECOND * (n + 1)));
         assert_eq!(small.flatten().collect::<Vec<_>>(), [Jump::Forward(SECOND * 3)]);
+    }
+
+    #[test]
+    fn a_clock_is_ahead_until_it_agrees_again() {
+        static WALL: AtomicU64 = AtomicU64::new(1000);
+        let clock = Clock::new(|| Duration::from_secs(WALL.load(Relaxed)), Duration::ZERO);
+        assert!(!clock.ahead());
+        WALL.store(5000, Relaxed);
+        assert!(clock.ahead() && clock.seconds() < 2000);
+        WALL.store(1, Relaxed);
+        assert!(!clock.ahead() && clock.seconds() >= 1000);
     }
 
     #[test]

@@ -22,7 +22,7 @@ use decision::{
     Charge,
     admission::{Admission, Answer, Asked, Event, Gate, Record, Step},
 };
-use host_api::{Api, MAX_BODY, PeerAddress, RecordKind, Request};
+use host_api::{Api, Effect, MAX_BODY, PeerAddress, RecordKind, Request};
 use service::Service;
 use std::{
     net::SocketAddr,
@@ -129,6 +129,9 @@ impl Door {
         entry.resources = request.resources(self.host.id());
         entry.detail = request.detail();
         claims.authorize(api, &entry.resources)?;
+        if api.effect() == Effect::Change && self.clock.ahead() {
+            return Err(Refusal::of("clock.ahead"));
+        }
         self.host.admits(&request)?;
         let charge = Charge { used: 0, cost: 1, limit: claims.uses.into() };
         let call = decision::Call {

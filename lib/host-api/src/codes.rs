@@ -67,6 +67,7 @@ pub const CODES: &[RefusalCode] = codes! {
     }
     503 {
         "log.unavailable" "the host cannot write its log and does nothing until it can: free or repair its log"
+        "clock.ahead" "the host's clock was set forward: set it right, or start the controller again if it is right"
         "host.out-of-service" "the host took itself out of service: its status says why"
         "card.gone" "the volume card is gone: power-cycle the host"
         "chip.gone" "the security chip is gone: power-cycle the host"

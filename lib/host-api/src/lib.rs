@@ -29,7 +29,7 @@ pub use messages::{
     InstanceStatus, LogPage, LogStatus, Measured, OutOfService, Power, VolumeState, VolumeStatus,
 };
 pub use operation::{Spec, find};
-pub use operations::{DataClass, Method, Operation as Api, Resource};
+pub use operations::{DataClass, Effect, Method, Operation as Api, Resource};
 pub use record::{ChainBroken, GENESIS, LogRecord, MAX_PAGE, MAX_RECORD, RecordKind};
 pub use request::{
     AcknowledgeLog, AttachVolume, Call, DetachVolume, DrainHost, HttpCall, MAX_BODY, Malformed,

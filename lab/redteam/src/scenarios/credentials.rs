@@ -22,62 +22,58 @@ use token::{Claims, KeySet, Keys, PublicKey, cose};
 const FORGED_AGAIN: Duration = Duration::from_secs(10);
 
 pub(crate) fn all() -> Vec<Scenario> {
+    let case = Scenario::new;
     vec![
-        Scenario::new(
-            "forged token: signed by a key of the attacker's",
-            forged,
-            "token.signature",
-            "forged-token",
-        )
-        .says(&["token.signature"]),
-        Scenario::new(
+        case("forged token: signed by a key of the attacker's", forged, "token.signature", "forged-token")
+            .says(&["token.signature"]),
+        case(
             "no token",
             |stage| Act::times(3, || stage.crew.bare("GET", "/v1/status", b"", &[])),
             "token.missing",
             "knocking",
         )
         .says(&["token.missing"]),
-        Scenario::new("expired token, with its holder's key", expired, "token.expired", "knocking")
+        case("expired token, with its holder's key", expired, "token.expired", "knocking")
             .says(&["token.expired"]),
-        Scenario::new("stolen token, without its holder's key", stolen, "proof.signature", "stolen-token")
+        case("stolen token, without its holder's key", stolen, "proof.signature", "stolen-token")
             .says(&["proof.signature", "operator/alice"]),
-        Scenario::new(
+        case(
             "confused deputy: an operator uses the control plane's token",
             deputy,
             "proof.signature",
             "stolen-token",
         )
         .says(&["proof.signature", "service/control-plane"]),
-        Scenario::new("replay: a recorded request is sent again", replayed, "proof.replayed", "stolen-token")
+        case("replay: a recorded request is sent again", replayed, "proof.replayed", "stolen-token")
             .says(&["proof.replayed"]),
-        Scenario::new("a recorded proof is put on another request", moved, "proof.mismatch", "stolen-token")
+        case("a recorded proof is put on another request", moved, "proof.mismatch", "stolen-token")
             .says(&["proof.mismatch"]),
-        Scenario::new("token for another host", elsewhere, "token.audience", "token-misused")
+        case("token for another host", elsewhere, "token.audience", "token-misused")
             .says(&["token.audience"]),
-        Scenario::new("token for another operation", another_operation, "token.api", "token-misused")
+        case("token for another operation", another_operation, "token.api", "token-misused")
             .says(&["token.api"]),
-        Scenario::new(
+        case(
             "control plane turned on another tenant's volume",
             another_resource,
             "token.resource",
             "token-misused",
         )
         .says(&["token.resource", "service/control-plane"]),
-        Scenario::new(
+        case(
             "single-use token for a sensitive operation, used twice",
             twice,
             "token.used-up",
             "token-misused",
         )
         .says(&["token.used-up"]),
-        Scenario::new(
+        case(
             "taken-over pipeline plants a key of its own on the host",
             planted,
             "keys.signature",
             "forged-token",
         )
         .says(&["keys.signature"]),
-        Scenario::new(
+        case(
             "forged token: claims altered under a good signature",
             altered,
             "token.signature",
