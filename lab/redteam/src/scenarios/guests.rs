@@ -199,9 +199,12 @@ fn outbound(stage: &mut Stage) -> Outcome<Act> {
     stage.rack.start(&hostile)?;
     let at = Instant::now();
     stage.connect_outward()?;
-    let told = stage.told("outbound", at);
     let crew = &stage.crew;
-    let status = crew.does(ALICE, &Ask::new(Api::HostStatus, crew.here()), &ReadStatus {})??;
+    let status = || crew.does(ALICE, &Ask::new(Api::HostStatus, crew.here()), &ReadStatus {});
+    // Whatever it is asked sets it to work.
+    status()??;
+    let told = stage.told("outbound", at);
+    let status = status()??;
     let gone = status.card.is_none_or(|card| card.certificate.is_none());
     stage.rack.end("controller", Signal::TERM)?;
     stage.rack.start(&plain)?;
