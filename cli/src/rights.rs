@@ -1,6 +1,7 @@
 //! `azote rights`: checks, shows, compares and reviews rights configurations. Needs nothing that runs.
 
 use crate::{
+    cloud::now,
     failure::{Doing, Failure},
     out::Out,
 };
@@ -122,7 +123,7 @@ pub(crate) fn run(out: Out, verb: &Rights) -> Result<(), Failure> {
         Rights::Review(Reviewing::New { folder, author, previous }) => {
             let set = sound(folder)?.hash();
             let previous = previous.as_deref().map(Sources::read).transpose().map_err(wrong)?;
-            let review = Review::new(set, previous.map(|sources| sources.hash()), author.clone());
+            let review = Review::new(set, previous.map(|sources| sources.hash()), now(), author.clone());
             print(out, &review)
         }
         Rights::Review(Reviewing::Reviewer { identity }) => {
@@ -360,7 +361,7 @@ mod tests {
         std::fs::write(path("list"), toml::to_string(&list).unwrap()).unwrap();
         let keep = |review: &Review| std::fs::write(path("review"), serde_json::to_string(review).unwrap());
         let mut other = rights::sources();
-        keep(&Review::new(other.hash(), None, list.reviewers[0].identity.clone())).unwrap();
+        keep(&Review::new(other.hash(), None, now(), list.reviewers[0].identity.clone())).unwrap();
         let check = || verify(Out::new(true), &path("review"), Some(folder.path()), &path("list"));
         let sign = |name| signed(&path("review"), folder.path(), &path(name));
         assert_eq!(check().unwrap_err().code(), "review.signatures");

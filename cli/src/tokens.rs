@@ -86,7 +86,8 @@ fn review(
         return Ok(present.clone());
     }
     let author: Identity = AUTHOR.parse().map_err(Failure::state)?;
-    let mut review = Review::new(set, present.map(|present| present.set), author);
+    let number = present.as_ref().map_or(0, |present| present.number + 1).max(now());
+    let mut review = Review::new(set, present.map(|present| present.set), number, author);
     for (reviewer, credentials) in reviewers {
         review.sign(&reviewer.identity, credentials.key().pair()).map_err(Failure::state)?;
     }

@@ -124,14 +124,14 @@ impl Run {
         let reviewed = || {
             let review = Review::parse(&review)?;
             let by = review.verify(&Reviewers::parse(&reviewers)?, &set)?;
-            store.rights()?.map_or(Ok(()), |in_force| review.follows(&in_force))?;
+            store.rights()?.map_or(Ok(()), |(in_force, number)| review.follows(&in_force, number))?;
             let by: Vec<String> = by.iter().map(ToString::to_string).collect();
             tracing::info!(%set, author = %review.author, ?by, "the rights configuration is reviewed");
-            Ok((Rights::parse(&sources)?, by.join(" ")))
+            Ok((Rights::parse(&sources)?, review.number, by.join(" ")))
         };
         match reviewed() {
-            Ok((rights, by)) => {
-                store.put_in_force(set, &by)?;
+            Ok((rights, number, by)) => {
+                store.put_in_force(set, number, &by)?;
                 Ok(rights)
             }
             Err(Unfit { code, why }) => {

@@ -73,21 +73,21 @@ impl Opened {
         Ok(())
     }
 
-    /// The rights configuration that was in force last, if there was one.
-    pub fn rights(&self) -> Result<Option<SetHash>, StoreError> {
+    /// The rights configuration that was in force last, if there was one, and the number of its review.
+    pub fn rights(&self) -> Result<Option<(SetHash, u64)>, StoreError> {
         self.store.rights()
     }
 
     /// Puts a rights configuration into force; that it is another one than before is written down, with who reviewed
     /// it.
-    pub fn put_in_force(&mut self, set: SetHash, by: &str) -> Result<(), StoreError> {
+    pub fn put_in_force(&mut self, set: SetHash, number: u64, by: &str) -> Result<(), StoreError> {
         match self.store.rights()? {
-            Some(before) if before == set => Ok(()),
-            Some(before) => {
+            Some((before, _)) if before == set => Ok(()),
+            Some((before, _)) => {
                 let detail = format!("{set} instead of {before}, reviewed by {by}");
-                self.write_down(CHANGED, &detail, Some(&Step::Rights(set)))
+                self.write_down(CHANGED, &detail, Some(&Step::Rights(set, number)))
             }
-            None => self.store.commit(&[&Step::Rights(set)]),
+            None => self.store.commit(&[&Step::Rights(set, number)]),
         }
     }
 
@@ -207,7 +207,7 @@ fn write(ledger: &Mutex<Ledger>, store: &Store, queue: &Receiver<Job>) {
                     ledger.durable(write.seq);
                     ledger.permit(write)
                 }
-                Step::Acknowledge(_) | Step::Rights(_) => None,
+                Step::Acknowledge(_) | Step::Rights(..) => None,
             };
             // Who asked may have gone.
             let _ = done.send(permit);

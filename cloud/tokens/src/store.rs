@@ -71,8 +71,8 @@ pub(crate) enum Step {
         keys: Option<KeyChange>,
     },
     Acknowledge(u64),
-    /// From now on this rights configuration is in force.
-    Rights(SetHash),
+    /// From now on this rights configuration is in force, by the review with this number.
+    Rights(SetHash, u64),
 }
 
 pub(crate) struct Store(Database);
@@ -131,7 +131,9 @@ impl Store {
             let mut journal = write.open_table(JOURNAL)?;
             for step in steps {
                 match step {
-                    Step::Rights(set) => drop(meta.insert(RIGHTS, set.to_string().as_bytes())?),
+                    Step::Rights(set, number) => {
+                        meta.insert(RIGHTS, format!("{set} {number}").as_bytes())?;
+                    }
                     Step::Acknowledge(up_to) => {
                         meta.insert(ACKNOWLEDGED, up_to.to_be_bytes().as_slice())?;
                         journal.retain_in(..=*up_to, |_, _| false)?;
@@ -167,18 +169,13 @@ impl Store {
         Ok(Page { entries, last })
     }
 
-    /// The rights configuration that was in force last, if there was one.
-    pub(crate) fn rights(&self) -> Result<Option<SetHash>, StoreError> {
-        let read = self.0.begin_read()?.open_table(META)?;
-        let set =
-            read.get(RIGHTS)?.map(|set| str::from_utf8(set.value()).ok().and_then(|set| set.parse().ok()));
-        match set {
-            Some(None) => {
-                Err(StoreError("it names no rights configuration: put it back from a copy".to_owned()))
-            }
-            Some(set) => Ok(set),
-            None => Ok(None),
-        }
+    /// The rights configuration that was in force last, if there was one, and the number of its review.
+    pub(crate) fn rights(&self) -> Result<Option<(SetHash, u64)>, StoreError> {
+        let Some(kept) = self.0.begin_read()?.open_table(META)?.get(RIGHTS)? else { return Ok(None) };
+        let kept = str::from_utf8(kept.value()).ok().and_then(|text| text.split_once(' '));
+        let kept = kept.and_then(|(set, number)| Some((set.parse().ok()?, number.parse().ok()?)));
+        let none = || StoreError("it names no rights configuration: put it back from a copy".to_owned());
+        kept.map(Some).ok_or_else(none)
     }
 
     /// The ring of keys, if there is one yet.

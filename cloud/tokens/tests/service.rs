@@ -4,9 +4,12 @@
 mod desk;
 mod house;
 
-use desk::{ALICE, AS_SHIPPED, AUDIT, AUTHOR, CONTROL_PLANE, PROGRAM, ask, host, review, sources, start};
+use desk::{
+    ALICE, AS_SHIPPED, AUDIT, AUTHOR, CONTROL_PLANE, PROGRAM, ask, host, review, reviewed, sources, start,
+};
 use house::House;
 use ids::{HostId, VolumeId};
+use rights::{Review, SetHash};
 use service::{Client, Key};
 use std::{fs, io::Write, net::TcpStream, time::UNIX_EPOCH};
 use token::{Api, Call, Refusal, ReplaySet, Resource, Verifier};
@@ -227,6 +230,36 @@ fn no_rights_count_without_the_review_of_two_others() {
     fs::write(&file, more).unwrap();
     let said = run(shipped, &both);
     assert!(said.contains("review.set"), "{said}");
+}
+
+#[test]
+fn a_configuration_that_was_replaced_does_not_come_back_by_its_old_review() {
+    let house = House::new();
+    let state = house.path("tokens");
+    fs::create_dir(&state).unwrap();
+    assert!(house.command(PROGRAM, "enrol", &state).output().unwrap().status.success());
+    let [old, new] = ["default_seconds = 3600", "default_seconds = 3601"];
+    let set = |text| sources(&house, old, text).1.hash();
+    let [first, second] = [old, new].map(set);
+    let run = |text, previous: Option<SetHash>, number| {
+        let (folder, sources) = sources(&house, old, text);
+        let review = Review::new(sources.hash(), previous, number, AUTHOR.parse().unwrap());
+        let mut command = house.command(PROGRAM, "run", &state);
+        command.arg("--ca").arg(house.path("ca.pem")).arg("--certificate").arg(house.path("none.pem"));
+        command.arg("--rights").arg(folder);
+        command.args(reviewed(&house, review, &["azote:operator/rita", "azote:operator/ravi"]));
+        let said = String::from_utf8(command.output().unwrap().stderr).unwrap();
+        assert!(said.contains("none.pem") != said.contains("review.previous"), "{said}");
+        said.contains("none.pem")
+    };
+    assert!(run(old, None, 0), "the first");
+    assert!(!run(new, None, 9), "not a change of the first");
+    assert!(run(new, Some(first), 1));
+    assert!(!run(old, None, 0), "the first, by its old review");
+    assert!(run(new, Some(first), 1), "the service starts again as it was");
+    assert!(run(old, Some(second), 2), "taken back, by a review");
+    assert!(!run(new, Some(first), 1), "what was taken back, by its old review");
+    assert!(run(new, Some(first), 3), "and by a new one");
 }
 
 #[test]

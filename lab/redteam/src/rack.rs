@@ -30,6 +30,12 @@ pub(crate) struct Unit {
 }
 
 impl Unit {
+    /// The value of a flag.
+    pub(crate) fn get(&self, flag: &str) -> Option<&str> {
+        let at = self.arguments.iter().position(|word| word == flag)?;
+        self.arguments.get(at + 1).map(String::as_str)
+    }
+
     /// Gives a flag this value, or adds it.
     pub(crate) fn set(mut self, flag: &str, value: &str) -> Self {
         match self.arguments.iter().position(|word| word == flag) {

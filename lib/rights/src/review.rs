@@ -25,6 +25,8 @@ pub struct Review {
     /// The one that it takes the place of; none if it is the first.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub previous: Option<SetHash>,
+    /// Higher than that of the review in force: a change that was taken back does not come again by its old review.
+    pub number: u64,
     /// Who wrote it.
     pub author: Identity,
     /// COSE_Sign1 of the statement by each reviewer, base64url without padding.
@@ -60,7 +62,9 @@ pub enum ReviewRefused {
     #[error("the review is of another configuration: have this one reviewed")]
     Set,
     /// Not a change of the configuration in force.
-    #[error("the review is of a change to another configuration than the one in force")]
+    #[error(
+        "the review is of a change to another configuration than the one in force, or older than its review"
+    )]
     Previous,
     /// A signature that no reviewer made, or too few.
     #[error("want valid signatures of {NEEDED} different reviewers")]
@@ -100,9 +104,9 @@ impl Reviewers {
 }
 
 impl Review {
-    /// A review without signatures yet.
-    pub fn new(set: SetHash, previous: Option<SetHash>, author: Identity) -> Self {
-        Self { set, previous, author, signatures: Vec::new() }
+    /// A review without signatures yet. Its `number` is best the time, in Unix seconds.
+    pub fn new(set: SetHash, previous: Option<SetHash>, number: u64, author: Identity) -> Self {
+        Self { set, previous, number, author, signatures: Vec::new() }
     }
 
     /// Reads a review.
@@ -114,9 +118,9 @@ impl Review {
 
     /// What a reviewer signs.
     pub fn statement(&self, reviewer: &Identity) -> String {
-        let Self { set, previous, author, .. } = self;
+        let Self { set, previous, number, author, .. } = self;
         let previous = previous.map_or_else(|| "none".to_owned(), |hash| hash.to_string());
-        format!("rights {set}\nprevious {previous}\nauthor {author}\nreviewer {reviewer}\n")
+        format!("rights {set}\nprevious {previous}\nnumber {number}\nauthor {author}\nreviewer {reviewer}\n")
     }
 
     /// Adds the signature of `reviewer`, who holds `key`.
@@ -154,9 +158,11 @@ impl Review {
         }
     }
 
-    /// Refuses a review of a change to anything but `in_force`, or of nothing new.
-    pub fn follows(&self, in_force: &SetHash) -> Result<(), ReviewRefused> {
-        let good = self.set == *in_force || self.previous.as_ref() == Some(in_force);
+    /// Refuses a review of a change to anything but `in_force`, which came with the review `number`, and one that is
+    /// older than that.
+    pub fn follows(&self, in_force: &SetHash, number: u64) -> Result<(), ReviewRefused> {
+        let new = self.previous.as_ref() == Some(in_force) && self.number > number;
+        let good = self.set == *in_force || new;
         if good { Ok(()) } else { Err(ReviewRefused::Previous) }
     }
 }

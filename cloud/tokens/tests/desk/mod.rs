@@ -41,8 +41,13 @@ pub(crate) fn sources(house: &House, from: &str, to: &str) -> (PathBuf, Sources)
     (folder, sources)
 }
 
-/// Writes a review of `set`, by so many of the people, and the list of all of them; gives the flags.
+/// A first review of `set`, by so many of the people; gives the flags.
 pub(crate) fn review(house: &House, set: SetHash, by: &[&str]) -> Vec<String> {
+    reviewed(house, Review::new(set, None, 0, AUTHOR.parse().unwrap()), by)
+}
+
+/// Writes a review, by so many of the people, and the list of all of them; gives the flags.
+pub(crate) fn reviewed(house: &House, mut review: Review, by: &[&str]) -> Vec<String> {
     let people = ["azote:operator/rita", "azote:operator/ravi", AUTHOR];
     let keys: Vec<Key> = people.iter().map(|_| Key::generate().unwrap()).collect();
     let reviewer = |(name, key): (&&str, &Key)| Reviewer {
@@ -50,7 +55,6 @@ pub(crate) fn review(house: &House, set: SetHash, by: &[&str]) -> Vec<String> {
         key: PublicKey(key.public()),
     };
     let list = Reviewers { reviewers: people.iter().zip(&keys).map(reviewer).collect() };
-    let mut review = Review::new(set, None, AUTHOR.parse().unwrap());
     for (name, key) in people.iter().zip(&keys).filter(|(name, _)| by.contains(name)) {
         // Not by `Review::sign`, which would refuse the author.
         let statement = review.statement(&name.parse().unwrap()).into_bytes();

@@ -4,6 +4,7 @@ use crate::{
     Outcome,
     crew::{ALICE, Ask, PIPELINE, Who, refused},
     play::{Act, Scenario},
+    rack::Unit,
     stage::Stage,
 };
 use host_api::{Api, ReadStatus, SignedKeys, UpdateTokenKeys};
@@ -48,6 +49,8 @@ pub(crate) fn all() -> Vec<Scenario> {
             .says(&["review.signatures"]),
         refused("break-glass policy that two people signed", break_glass, "rights.policy")
             .says(&["rights.policy"]),
+        refused("insider brings back an older reviewed policy set", older, "review.previous")
+            .says(&["review.previous"]),
         Scenario::new("token of a key that was rotated out", rotated_out, "token.signature", "forged-token")
             .says(&["token.signature"])
             .waits(FORGED_AGAIN)
@@ -88,11 +91,11 @@ fn policies(stage: &Stage, file: &str, change: impl FnOnce(String) -> String) ->
 
 /// Signs a review of the policies in a folder, as people who have the reviewers' keys can; the file with it.
 fn review(stage: &Stage, folder: &Path, author: &Identity, by: &[Who]) -> Outcome<PathBuf> {
-    let present =
-        fs::read_to_string(stage.rack.state.join("tokens/review.json")).map_err(|e| e.to_string())?;
+    let unit = stage.rack.unit("tokens")?;
+    let present = fs::read_to_string(unit.get("--review").ok_or("no review")?).map_err(|e| e.to_string())?;
     let present = Review::parse(&present).map_err(|e| e.to_string())?;
     let set = Sources::read(folder).map_err(|e| e.to_string())?.hash();
-    let mut review = Review::new(set, Some(present.set), author.clone());
+    let mut review = Review::new(set, Some(present.set), present.number + 1, author.clone());
     for who in by {
         let credentials = stage.crew.credentials(who)?;
         let identity = credentials.identity().map_err(|e| e.to_string())?;
@@ -105,22 +108,28 @@ fn review(stage: &Stage, folder: &Path, author: &Identity, by: &[Who]) -> Outcom
     Ok(path)
 }
 
-/// Starts the token service with changed policies: it must end and say why. Then it runs as before.
+/// Starts the token service with changed policies.
 fn attempt(stage: &mut Stage, folder: &Path, review: Option<&Path>) -> Outcome<Act> {
     let unit = stage.rack.unit("tokens")?;
-    let mut changed = unit.clone().set("--rights", &folder.display().to_string());
+    let mut changed = unit.set("--rights", &folder.display().to_string());
     if let Some(review) = review {
         changed = changed.set("--review", &review.display().to_string());
     }
+    refusal(stage, &changed)
+}
+
+/// Starts the token service otherwise: it must end and say why. Then it runs as before.
+fn refusal(stage: &mut Stage, changed: &Unit) -> Outcome<Act> {
+    let unit = stage.rack.unit("tokens")?;
     stage.rack.end("tokens", Signal::TERM)?;
     let at = Instant::now();
-    let said = stage.rack.start(&changed).err();
+    let said = stage.rack.start(changed).err();
     if said.is_none() {
         stage.rack.end("tokens", Signal::TERM)?;
     }
     stage.rack.start(&unit)?;
     let said = said.unwrap_or_else(|| "not refused".to_owned());
-    let codes = ["review.set", "review.author", "review.signatures", "rights.policy"];
+    let codes = ["review.set", "review.author", "review.signatures", "review.previous", "rights.policy"];
     let code = codes.into_iter().find(|code| said.contains(&format!("{code}:"))).unwrap_or(&said);
     Ok(Act { codes: vec![code.to_owned()], at })
 }
@@ -154,6 +163,27 @@ fn break_glass(stage: &mut Stage) -> Outcome<Act> {
     let folder = policies(stage, "rights.cedar", |text| text + BREAK_GLASS)?;
     let review = review(stage, &folder, &identity("azote:operator/mallory")?, &REVIEWERS)?;
     attempt(stage, &folder, Some(&review))
+}
+
+/// First the set that was replaced, then the one that two people took back. Each has the review that it had then.
+fn older(stage: &mut Stage) -> Outcome<Act> {
+    let keep = |stage: &Stage, review: PathBuf, name: &str| {
+        let kept = stage.rack.state.join(name);
+        fs::rename(review, &kept).map_err(|e| e.to_string())?;
+        Ok::<_, String>(kept.display().to_string())
+    };
+    let author = identity("azote:operator/mallory")?;
+    let old = stage.rack.unit("tokens")?;
+    let folder = policies(stage, "quotas.toml", |text| text + "# Newer.\n")?;
+    let newer = keep(stage, review(stage, &folder, &author, &REVIEWERS)?, "newer.json")?;
+    let newer = old.clone().set("--rights", &keep(stage, folder, "newer")?).set("--review", &newer);
+    stage.rack.again("tokens", Signal::TERM, |_| newer.clone())?;
+    let replaced = refusal(stage, &old)?;
+    let folder = policies(stage, "quotas.toml", |text| text)?;
+    let again = keep(stage, review(stage, &folder, &author, &REVIEWERS)?, "again.json")?;
+    stage.rack.again("tokens", Signal::TERM, |_| old.set("--review", &again))?;
+    let taken_back = refusal(stage, &newer)?;
+    Ok(Act { codes: [replaced.codes, taken_back.codes].concat(), at: replaced.at })
 }
 
 /// With policies whose tokens live for seconds, so that a whole rotation fits into a run: the key is announced, signs,

@@ -15,7 +15,7 @@ fn reviewers() -> Reviewers {
 }
 
 fn signed(by: &[(u8, &str)]) -> Review {
-    let mut review = Review::new(sources().hash(), None, identity(AUTHOR));
+    let mut review = Review::new(sources().hash(), None, 1, identity(AUTHOR));
     for (n, name) in by {
         review.sign(&identity(name), &key(*n)).unwrap();
     }
@@ -68,6 +68,7 @@ fn a_signature_speaks_of_one_change_by_one_author_for_one_purpose() {
     let other = with_policy("\n").hash();
     assert_ne!(other, sources().hash());
     assert_eq!(outcome(&Review { previous: Some(other), ..review.clone() }), "review.signatures");
+    assert_eq!(outcome(&Review { number: 2, ..review.clone() }), "review.signatures");
     assert_eq!(outcome(&Review { set: other, ..review.clone() }), "review.set");
     assert_eq!(review.verify(&reviewers(), &other), Err(ReviewRefused::Set));
     let mut elsewhere = signed(&[(2, "azote:operator/bea")]);
@@ -79,11 +80,12 @@ fn a_signature_speaks_of_one_change_by_one_author_for_one_purpose() {
 #[test]
 fn a_review_follows_what_is_in_force() {
     let (first, second, third) = (sources().hash(), with_policy("\n").hash(), with_policy("\n\n").hash());
-    let review = Review::new(second, Some(first), identity(AUTHOR));
-    assert_eq!(review.follows(&first), Ok(()));
-    assert_eq!(review.follows(&second), Ok(()), "it is in force already");
-    assert_eq!(review.follows(&third), Err(ReviewRefused::Previous));
-    assert_eq!(Review::new(second, None, identity(AUTHOR)).follows(&first), Err(ReviewRefused::Previous));
+    let review = Review::new(second, Some(first), 7, identity(AUTHOR));
+    assert_eq!(review.follows(&first, 6), Ok(()));
+    assert_eq!(review.follows(&first, 7), Err(ReviewRefused::Previous), "it was in force, and taken back");
+    assert_eq!(review.follows(&second, 7), Ok(()), "it is in force already");
+    assert_eq!(review.follows(&third, 6), Err(ReviewRefused::Previous));
+    assert_eq!(Review { previous: None, ..review }.follows(&first, 6), Err(ReviewRefused::Previous));
 }
 
 #[test]
