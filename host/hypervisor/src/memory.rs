@@ -1,0 +1,145 @@
+//! The guest's memory: one file without a name, sealed in size, that only this process and the instance's cards
+//! hold.
+
+use crate::layout::{self, Region};
+use guest_memory::{Access, AccessError, DmaMap, GuestMemory, Sealing, memfd};
+use rustix::{fs::fstat, io::Errno};
+use std::{
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
+/// Least memory of a machine in bytes.
+pub const LEAST: u64 = 2 << 20;
+/// Most memory of a machine in bytes: up to the 64-bit BARs of the smallest processor.
+pub const MOST: u64 = 30 << 30;
+
+/// Why there is no such memory.
+#[derive(Debug, thiserror::Error)]
+pub enum MemoryError {
+    /// Too little, too much, or no whole pages.
+    #[error("memory of {0} bytes: ask for {LEAST} to {MOST}, in multiples of 2 MiB")]
+    Size(u64),
+    /// The system has not so much, or the file is none for guest memory.
+    #[error("guest memory: {0}")]
+    System(#[from] Errno),
+    /// The file cannot back guest memory.
+    #[error("guest memory: {0}")]
+    File(#[from] guest_memory::MapError),
+}
+
+/// The memory of one machine.
+pub struct Memory {
+    file: OwnedFd,
+    bytes: u64,
+    regions: Vec<Region>,
+    maps: Mutex<GuestMemory>,
+}
+
+impl Memory {
+    /// New memory of `bytes`, all zero.
+    pub fn new(bytes: u64) -> Result<Self, MemoryError> {
+        check(bytes)?;
+        Self::adopt(memfd(bytes)?)
+    }
+
+    /// The memory of a machine that ran in another process.
+    pub fn adopt(file: OwnedFd) -> Result<Self, MemoryError> {
+        let bytes = u64::try_from(fstat(&file)?.st_size).unwrap_or_default();
+        check(bytes)?;
+        let regions = layout::memory(bytes);
+        let mut maps = GuestMemory::new(Sealing::Required);
+        for region in &regions {
+            let map = DmaMap {
+                iova: region.guest,
+                len: region.len,
+                offset: region.offset,
+                readable: true,
+                writable: true,
+            };
+            maps.map(map, Some(file.try_clone().map_err(|_| Errno::MFILE)?))?;
+        }
+        Ok(Self { file, bytes, regions, maps: Mutex::new(maps) })
+    }
+
+    /// Its size in bytes.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Where it lies in the guest's address space and in [`Memory::file`].
+    pub fn regions(&self) -> &[Region] {
+        &self.regions
+    }
+
+    /// The file, for the instance's cards and nobody else.
+    pub fn file(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+
+    /// Copies out of guest memory. On an error `data` holds what was copied so far.
+    pub fn read(&self, address: u64, data: &mut [u8]) -> Result<(), AccessError> {
+        self.maps().read(address, data)
+    }
+
+    /// Copies into guest memory. On an error a part may be written.
+    pub fn write(&self, address: u64, data: &[u8]) -> Result<(), AccessError> {
+        self.maps().write(address, data)
+    }
+
+    /// Where a region lies in this process, for KVM's memory slots; valid as long as `self`.
+    pub(crate) fn host(&self, region: &Region) -> Option<u64> {
+        let len = usize::try_from(region.len).ok()?;
+        let segment = self.maps().segment(region.guest, len, Access::Write)?;
+        (segment.len == len).then(|| segment.ptr.addr().get() as u64)
+    }
+
+    fn maps(&self) -> MutexGuard<'_, GuestMemory> {
+        self.maps.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn check(bytes: u64) -> Result<(), MemoryError> {
+    if (LEAST..=MOST).contains(&bytes) && bytes.is_multiple_of(2 << 20) {
+        Ok(())
+    } else {
+        Err(MemoryError::Size(bytes))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn accesses_cross_no_hole() {
+        let memory = Memory::new(LEAST).unwrap();
+        memory.write(LEAST - 4, b"tail").unwrap();
+        let mut back = [0; 4];
+        memory.read(LEAST - 4, &mut back).unwrap();
+        assert_eq!(&back, b"tail");
+        assert_eq!(memory.write(LEAST - 3, b"tail"), Err(AccessError::Unmapped(LEAST)));
+        let memory = Memory::new((3 << 30) + LEAST).unwrap();
+        memory.write((4 << 30) + LEAST - 1, &[7]).unwrap();
+        assert!(memory.read(layout::LOW_END, &mut back).is_err());
+        assert_eq!(memory.regions().len(), 2);
+    }
+
+    #[test]
+    fn odd_sizes_are_refused() {
+        for bytes in [0, 4096, LEAST + 4096, MOST + LEAST] {
+            assert!(matches!(Memory::new(bytes), Err(MemoryError::Size(_))), "{bytes}");
+        }
+    }
+
+    #[test]
+    fn memory_is_zero_before_anyone_gets_it() {
+        for _ in 0..3 {
+            let memory = Memory::new(LEAST).unwrap();
+            let mut bytes = vec![1; usize::try_from(LEAST).unwrap()];
+            memory.read(0, &mut bytes).unwrap();
+            assert!(bytes.iter().all(|byte| *byte == 0));
+            memory.write(0, &vec![0xA5; bytes.len()]).unwrap();
+        }
+    }
+}

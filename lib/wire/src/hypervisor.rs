@@ -1,0 +1,170 @@
+//! Controller to the hypervisor of one instance. The hypervisor answers and never starts a conversation.
+//! Console content crosses sealed to the tenant's key; guest memory never crosses at all.
+
+use crate::Fault;
+use ids::InstanceId;
+use serde::{Deserialize, Serialize};
+
+/// Most bytes of one [`Reply::Console`] and [`Request::ConsoleWrite`].
+pub const MAX_CONSOLE: usize = 32 * 1024;
+
+/// What the controller asks.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Request {
+    /// Build the machine, paused at its first instruction. Descriptors: `/dev/kvm`, the kernel, and the initial
+    /// RAM disk if there is one; the latter two sealed against change. Answered with [`Reply::Created`].
+    Create(Box<Create>),
+    /// Let the processors run: the first time, or after a pause.
+    Resume,
+    /// Stop the processors at their next instruction; answered when all of them stand still.
+    Pause,
+    /// End the machine and this process. Answered before the process ends.
+    Stop,
+    /// Put a function into a slot. Descriptor: the connected vfio-user socket. Running guests see a hot-plug.
+    Attach {
+        /// 1 to 31.
+        slot: u8,
+    },
+    /// Ask the guest to give a slot's function back, or with `force` take it away at once.
+    Detach {
+        /// 1 to 31.
+        slot: u8,
+        /// A surprise removal.
+        force: bool,
+    },
+    /// Press the power button: the guest may shut itself down.
+    PowerButton,
+    /// Give a paused machine's state, memory and functions to another process. Descriptor: one end of a connected
+    /// `SOCK_SEQPACKET` socket whose other end goes with [`Request::StateIn`]. This process cannot resume after.
+    StateOut,
+    /// Take over a machine, paused. Descriptors: `/dev/kvm`, then the other end of the socket above.
+    StateIn {
+        /// A copy of a machine that also runs elsewhere: its guest sees a new generation id.
+        clone: bool,
+    },
+    /// Numbers only. Answered with [`Reply::Statistics`].
+    Statistics,
+    /// Console output from byte `after` on (counted from the machine's start). Answered with [`Reply::Console`].
+    ConsoleRead {
+        /// Bytes that the reader has already.
+        after: u64,
+    },
+    /// Console input, sealed by the tenant.
+    ConsoleWrite {
+        /// At most [`MAX_CONSOLE`] bytes.
+        #[serde(with = "crate::base64_bytes")]
+        sealed: Vec<u8>,
+    },
+}
+
+/// The parameters of [`Request::Create`].
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Create {
+    /// Which instance.
+    pub instance: InstanceId,
+    /// Its type, as the guest reads it: 1 to 32 printable ASCII bytes.
+    pub instance_type: String,
+    /// Virtual processors, 1 to 255.
+    pub cpus: u8,
+    /// Threads per core that the guest sees: 1 or 2, a divisor of `cpus`.
+    pub threads_per_core: u8,
+    /// The host processor of each virtual one, or empty: not pinned.
+    pub pins: Vec<u16>,
+    /// Memory in MiB, even.
+    pub memory_mib: u64,
+    /// The kernel's command line.
+    pub command_line: String,
+    /// The tenant's HPKE public key (X25519, 32 bytes), to which console output is sealed; none: no console is
+    /// kept.
+    pub console_key: Option<Vec<u8>>,
+}
+
+/// What the hypervisor answers.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Reply {
+    /// Done.
+    Done,
+    /// The machine is built.
+    Created(Measurement),
+    /// Numbers.
+    Statistics(Box<Statistics>),
+    /// Console output.
+    Console {
+        /// Where the next read goes on.
+        next: u64,
+        /// Sealed to the tenant's key; empty if there is nothing new.
+        #[serde(with = "crate::base64_bytes")]
+        sealed: Vec<u8>,
+    },
+    /// Refused or failed.
+    Fault(Fault),
+}
+
+/// What was loaded: SHA-256 in hex.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Measurement {
+    /// Of the kernel file.
+    pub kernel: String,
+    /// Of the initial RAM disk.
+    pub initrd: Option<String>,
+    /// Of the command line.
+    pub command_line: String,
+}
+
+/// Whether the processors run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum State {
+    /// They stand still; [`Request::Resume`] lets them run.
+    Paused,
+    /// They run.
+    Running,
+    /// The guest turned itself off.
+    Off,
+    /// The guest asked for a reset, or faulted three times: start a fresh process.
+    Reset,
+    /// A processor cannot go on; the number in [`Statistics::failed`] says why.
+    Failed,
+    /// The state has gone to another process.
+    Moved,
+}
+
+/// Numbers of one machine.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Statistics {
+    /// Whether it runs.
+    pub state: State,
+    /// KVM's exit reason of a processor that failed.
+    pub failed: Option<u32>,
+    /// One entry for each virtual processor.
+    pub cpus: Vec<CpuStatistics>,
+}
+
+/// Numbers of one virtual processor, since its start in this process.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CpuStatistics {
+    /// Port reads.
+    pub port_in: u64,
+    /// Port writes.
+    pub port_out: u64,
+    /// Memory-mapped reads.
+    pub mmio_read: u64,
+    /// Memory-mapped writes.
+    pub mmio_write: u64,
+    /// Halts that left the kernel.
+    pub halt: u64,
+    /// Interrupted by this process: pauses.
+    pub interrupted: u64,
+    /// Anything else.
+    pub other: u64,
+    /// Processor time of the thread, in nanoseconds.
+    pub cpu_ns: u64,
+    /// Time in which it could have run and did not, in nanoseconds.
+    pub steal_ns: u64,
+}
