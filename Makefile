@@ -4,7 +4,7 @@ export PATH := $(PATH):$(CURDIR)/target/rustup/bin
 
 TASKS := demo test fuzz check prove redteam schemathesis ci parts
 
-.PHONY: help bench $(TASKS)
+.PHONY: help bench bench-door $(TASKS)
 help:
 	@tools/bootstrap && cargo xtask --help
 
@@ -13,3 +13,6 @@ $(TASKS):
 
 bench:
 	@tools/bootstrap && cargo xtask bench volume
+
+bench-door:
+	@tools/bootstrap && cargo xtask bench door
