@@ -83,7 +83,7 @@ pub(crate) enum Verb {
     Exposure(crate::exposure::Exposure),
     /// Fresh evidence for the seven claims: each with what was looked at, what was found, and what it rests on.
     #[command(
-        after_help = "Examples:\n  azote claims --html claims.html\n  azote claims --verify claims.html"
+        after_help = crate::claims::HELP
     )]
     Claims(crate::claims::Claims),
     /// Completions for a shell, on standard output.

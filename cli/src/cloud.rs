@@ -3,6 +3,8 @@
 
 mod adverse;
 
+pub(crate) use adverse::Refused;
+
 use crate::{
     failure::{Doing, Failure},
     interrupt,

@@ -3,46 +3,15 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests")]
 
+mod common;
+
+use common::{Down, azote, code, json};
 use serde_json::{Value, json as value};
 use std::{
     fs,
-    path::Path,
-    process::{Command, Output},
+    process::Command,
     time::{Duration, Instant},
 };
-
-fn azote(state: &Path, words: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_azote"))
-        .arg("--json")
-        .arg("--state")
-        .arg(state)
-        .args(words)
-        .output()
-        .unwrap()
-}
-
-fn json(output: &Output) -> Value {
-    serde_json::from_slice(&output.stdout).unwrap_or_else(|e| {
-        panic!(
-            "{e}: {}\n{}",
-            String::from_utf8_lossy(&output.stdout),
-            String::from_utf8_lossy(&output.stderr)
-        )
-    })
-}
-
-fn code(output: &Output) -> String {
-    json(output)["error"]["code"].as_str().unwrap_or_default().to_owned()
-}
-
-/// Stops what a failing test leaves running.
-struct Down<'a>(&'a Path);
-
-impl Drop for Down<'_> {
-    fn drop(&mut self) {
-        azote(self.0, &["down"]);
-    }
-}
 
 #[test]
 fn linux_boots_from_an_encrypted_volume_through_the_only_door() {

@@ -2,6 +2,7 @@
 
 use super::{
     Basis, Evidence, Outcome,
+    door::{Kind, Knocks},
     proofs::{CONTENT, Proofs},
 };
 use crate::failure::Failure;
@@ -13,11 +14,11 @@ const WHAT: &str = "Classes of all data in requests and answers";
 const CLASS: &str = "x-data-class";
 
 /// The rows.
-pub(super) fn evidence(proofs: &Proofs) -> Vec<Evidence> {
+pub(super) fn evidence(knocks: &Knocks, proofs: &Proofs) -> Vec<Evidence> {
     let text = host_api::openapi();
     let document: Result<Value, _> = serde_json::from_str(&text).map_err(Failure::state);
     let mut rows = match document {
-        Ok(document) => vec![operations(&document), classes(&document)],
+        Ok(document) => vec![operations(&document, knocks), classes(&document)],
         Err(error) => vec![Evidence::of(WHAT, Err(error))],
     };
     rows.push(floor());
@@ -25,22 +26,32 @@ pub(super) fn evidence(proofs: &Proofs) -> Vec<Evidence> {
     rows
 }
 
-/// The document has the operations of the table, and each says what it is for.
-fn operations(document: &Value) -> Evidence {
-    let none = serde_json::Map::new();
-    let paths = document["paths"].as_object().unwrap_or(&none);
+/// The document has the operations of the table, and the running host knows each: it refused them by name.
+fn operations(document: &Value, knocks: &Knocks) -> Evidence {
+    let paths = document["paths"].as_object();
     let named: BTreeSet<&str> = paths
-        .values()
+        .into_iter()
+        .flat_map(|paths| paths.values())
         .filter_map(Value::as_object)
         .flat_map(|path| path.values())
         .filter_map(|operation| operation["operationId"].as_str())
         .collect();
-    let table: BTreeSet<&str> = Api::ALL.iter().map(|api| api.name()).collect();
-    let list: Vec<&str> = table.iter().copied().collect();
+    let table: Vec<&str> = Api::ALL.iter().map(|api| api.name()).collect();
+    let refused =
+        |kind: Kind| knocks.attempts.iter().filter(move |it| it.kind == kind && it.refused.is_right());
+    let known = Api::ALL.iter().all(|api| refused(Kind::Unauthenticated).any(|it| it.api == Some(*api)));
+    let unknown = refused(Kind::Unknown).count();
+    let same = named == table.iter().copied().collect();
     Evidence::new(
         "The whole list of operations on a host",
-        Outcome::of(named == table && !table.is_empty()),
-        format!("{}: {}; none runs a command, reads a path or copies content", table.len(), list.join(", ")),
+        if same { Outcome::of(known) } else { Outcome::Broken },
+        format!(
+            "{}: {}; {}the API document has {} of them; {unknown} others were asked for and are unknown",
+            table.len(),
+            table.join(", "),
+            if known { "the running host knows each; " } else { "the running host does NOT know each; " },
+            if same { "exactly these" } else { "NOT these" },
+        ),
         &[Basis::Release],
     )
 }

@@ -14,11 +14,14 @@ const TEXT: usize = 256;
 /// Length of the image in bytes.
 const IMAGE: usize = 1 << 20;
 
+const AT_REST: &str = "A known text in a new encrypted volume";
+const KEYS: &str = "The key of a new encrypted volume, asked for by others";
+
 /// The rows.
 pub(super) fn evidence(place: &Place) -> Vec<Evidence> {
     vec![
-        Evidence::of("A known text in a new encrypted volume", at_rest(place)),
-        Evidence::of("The key of that volume, asked for by others", keys(place)),
+        Evidence::of(AT_REST, at_rest(place)),
+        Evidence::of(KEYS, keys(place)),
         Evidence::absent("Instance storage", "this release gives instances no storage of the host's own"),
     ]
 }
@@ -38,7 +41,7 @@ fn at_rest(place: &Place) -> Result<Evidence, Failure> {
     // XTS turns equal blocks at different places into different ones: two that are equal are an accident of 2^-128.
     let holds = seen == 0 && blocks.len() == all && stored.len() >= IMAGE;
     Ok(Evidence::new(
-        "A known text in a new encrypted volume",
+        AT_REST,
         Outcome::of(holds),
         format!(
             "{}: {} bytes of a repeated random text written through a volume card; of {all} blocks at rest {seen} are of the text, {} are equal to another",
@@ -69,23 +72,6 @@ fn make(place: &Place, scratch: &Path) -> Result<(volumes::Volume, Vec<u8>, Vec<
 /// Whoever is not the control plane gets no key sealed, not even with a grant; nor does the control plane for a host
 /// that the tenant did not name.
 fn keys(place: &Place) -> Result<Evidence, Failure> {
-    let cloud = Cloud::open(place)?;
-    let attempts = cloud.try_keys()?;
-    let wrong: Vec<String> = attempts
-        .iter()
-        .filter(|(_, wanted, code)| code.as_deref() != Some(wanted))
-        .map(|(what, _, code)| format!("{what}: {}", code.as_deref().unwrap_or("given")))
-        .collect();
-    let found = if wrong.is_empty() {
-        let said: Vec<String> = attempts.iter().map(|(what, code, _)| format!("{what} ({code})")).collect();
-        format!("refused: {}", said.join(", "))
-    } else {
-        wrong.join("; ")
-    };
-    Ok(Evidence::new(
-        "The key of an encrypted volume, asked for by others",
-        Outcome::of(wrong.is_empty()),
-        found,
-        &[Basis::Kernel, Basis::Cryptography, Basis::Release],
-    ))
+    let tried = Cloud::open(place)?.try_keys()?;
+    Ok(Evidence::of_refusals(KEYS, tried.iter(), &[Basis::Cryptography, Basis::Release]))
 }

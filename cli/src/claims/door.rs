@@ -2,15 +2,15 @@
 //! log afterwards.
 
 use super::{
-    Basis, Evidence, Outcome,
+    Basis, Evidence,
     proofs::{DECISION, Proofs},
 };
 use crate::{
-    cloud::{Ask, Cloud, Who},
+    cloud::{Ask, Cloud, Refused, Who},
     failure::Failure,
 };
 use host_api::{Api, Resource};
-use service::CallError;
+use ids::HostId;
 use std::time::Duration;
 
 /// Long enough for one call, short enough to wait for its end.
@@ -27,19 +27,13 @@ const PATHS: [(&str, &str); 6] = [
     ("POST", "/v1/debug"),
 ];
 
-/// An attempt that must be refused.
+/// An attempt at the host's door.
 #[derive(Debug)]
 pub(super) struct Attempt {
-    /// Of which kind.
     pub(super) kind: Kind,
-    /// What was tried.
-    pub(super) what: String,
     /// The operation, if it is one's.
     pub(super) api: Option<Api>,
-    /// With which code it must be refused.
-    pub(super) wanted: &'static str,
-    /// With which it was; none if it was not.
-    pub(super) code: Option<String>,
+    pub(super) refused: Refused,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,18 +46,20 @@ pub(super) enum Kind {
     Unauthorised,
 }
 
-impl Attempt {
-    pub(super) fn refused(&self) -> bool {
-        self.code.as_deref() == Some(self.wanted)
-    }
-}
-
 /// All attempts, and the last record of the host's log before them.
 pub(super) struct Knocks {
     pub(super) after: u64,
     pub(super) attempts: Vec<Attempt>,
-    /// At the token service, which decides before the host does again: what was asked, and the code.
-    pub(super) asked: Vec<(&'static str, &'static str, Option<String>)>,
+    /// At the token service, which decides before the host does again.
+    asked: Vec<Refused>,
+}
+
+impl Knocks {
+    /// A row for the attempts of a kind.
+    pub(super) fn row(&self, kind: Kind, what: &str) -> Evidence {
+        let tried = self.attempts.iter().filter(|attempt| attempt.kind == kind).map(|it| &it.refused);
+        Evidence::of_refusals(what, tried, &[Basis::Release, Basis::Cryptography])
+    }
 }
 
 /// Makes the attempts.
@@ -71,17 +67,17 @@ pub(super) fn knock(cloud: &Cloud) -> Result<Knocks, Failure> {
     let after = cloud.status()?.log.last;
     let mut attempts = Vec::new();
     for (method, path) in PATHS {
-        let code = refusal(cloud.raw(method, path, &[]));
-        let what = format!("{method} {path}");
-        attempts.push(Attempt { kind: Kind::Unknown, what, api: None, wanted: "request.unknown", code });
+        let answer = cloud.raw(method, path, &[]);
+        let refused = Refused::new(format!("{method} {path}"), "request.unknown", answer);
+        attempts.push(Attempt { kind: Kind::Unknown, api: None, refused });
     }
     for api in Api::ALL {
         let bare: (&str, &[(&str, &str)], _) = ("no token", &[], "token.missing");
         let invented: &[_] = &[(token::TOKEN_HEADER, "Bearer aW52ZW50ZWQ")];
         for (what, headers, wanted) in [bare, ("an invented token", invented, "token.malformed")] {
-            let code = refusal(cloud.raw(api.method().name(), api.path(), headers));
-            let what = format!("{api} with {what}");
-            attempts.push(Attempt { kind: Kind::Unauthenticated, what, api: Some(*api), wanted, code });
+            let answer = cloud.raw(api.method().name(), api.path(), headers);
+            let refused = Refused::new(format!("{api} with {what}"), wanted, answer);
+            attempts.push(Attempt { kind: Kind::Unauthenticated, api: Some(*api), refused });
         }
     }
     attempts.extend(with_tokens(cloud)?);
@@ -89,136 +85,61 @@ pub(super) fn knock(cloud: &Cloud) -> Result<Knocks, Failure> {
 }
 
 fn with_tokens(cloud: &Cloud) -> Result<Vec<Attempt>, Failure> {
-    let here = &cloud.installation.host;
-    let ask = |api, lifetime| Ask {
-        apis: vec![api],
-        resources: vec![Resource::Host(here.clone())],
-        audience: Some(here.clone()),
-        lifetime,
-    };
-    let expired = cloud.token(Who::Operator, &ask(Api::HostStatus, BRIEF))?;
-    let good = cloud.token(Who::Operator, &ask(Api::HostStatus, MINUTE))?;
-    let elsewhere = Ask {
-        resources: vec![Resource::Host(cloud.installation.importer.clone())],
-        audience: Some(cloud.installation.importer.clone()),
-        ..ask(Api::HostStatus, MINUTE)
-    };
-    let elsewhere = cloud.token(Who::Operator, &elsewhere)?;
+    let (here, elsewhere) = (&cloud.installation.host, &cloud.installation.importer);
+    let token = |host, lifetime| cloud.token(Who::Operator, &ask(Api::HostStatus, host, lifetime));
+    let expired = token(here, BRIEF)?;
+    let good = token(here, MINUTE)?;
+    let elsewhere = token(elsewhere, MINUTE)?;
     std::thread::sleep(BRIEF + Duration::from_millis(1100));
     let status = host_api::ReadStatus {};
-    let knock = |token: &str| code(cloud.knock(Who::Operator, Some(token), &status));
+    let knock = |token: &str| cloud.knock(Who::Operator, Some(token), &status);
     let bearer = format!("Bearer {good}");
     let unproven = cloud.raw("GET", Api::HostStatus.path(), &[(token::TOKEN_HEADER, &bearer)]);
-    let authenticated = Kind::Unauthenticated;
-    let case = |kind, what: &str, api, wanted, code| Attempt {
-        kind,
-        what: what.to_owned(),
-        api: Some(api),
-        wanted,
-        code,
-    };
-    Ok(vec![
-        case(authenticated, "an expired token", Api::HostStatus, "token.expired", knock(&expired)),
-        case(
-            authenticated,
-            "a token without a proof that its holder asks",
-            Api::HostStatus,
-            "proof.missing",
-            refusal(unproven),
-        ),
-        case(
-            authenticated,
-            "a token, proven with another's key",
-            Api::HostStatus,
-            "proof.signature",
-            code(cloud.knock_with_another_key(&good, &status)),
-        ),
-        case(
-            Kind::Unauthorised,
-            "a token for another host",
-            Api::HostStatus,
-            "token.audience",
-            knock(&elsewhere),
-        ),
-        case(
-            Kind::Unauthorised,
-            "a token for another operation",
-            Api::DrainHost,
-            "token.api",
-            code(cloud.knock(Who::Operator, Some(&good), &host_api::DrainHost {})),
-        ),
-    ])
+    let stolen = cloud.knock_with_another_key(&good, &status);
+    let drain = cloud.knock(Who::Operator, Some(&good), &host_api::DrainHost {});
+    let expired = Refused::new("an expired token", "token.expired", knock(&expired));
+    let unproven = Refused::new("a token without a proof that its holder asks", "proof.missing", unproven);
+    let stolen = Refused::new("a token, proven with another's key", "proof.signature", stolen);
+    let elsewhere = Refused::new("a token for another host", "token.audience", knock(&elsewhere));
+    let drain = Refused::new("a token for another operation", "token.api", drain);
+    let attempts = [
+        (Kind::Unauthenticated, Api::HostStatus, expired),
+        (Kind::Unauthenticated, Api::HostStatus, unproven),
+        (Kind::Unauthenticated, Api::HostStatus, stolen),
+        (Kind::Unauthorised, Api::HostStatus, elsewhere),
+        (Kind::Unauthorised, Api::DrainHost, drain),
+    ];
+    Ok(attempts.map(|(kind, api, refused)| Attempt { kind, api: Some(api), refused }).into())
 }
 
-/// Requests for tokens that nobody may have.
-fn asked(cloud: &Cloud) -> Vec<(&'static str, &'static str, Option<String>)> {
-    let here = &cloud.installation.host;
-    let ask = |api| Ask {
-        apis: vec![api],
-        resources: vec![Resource::Host(here.clone())],
-        audience: None,
-        lifetime: MINUTE,
-    };
+/// Requests for tokens that nobody of this kind may have.
+fn asked(cloud: &Cloud) -> Vec<Refused> {
     [
-        ("an operator asks to read a host's log", Who::Operator, Api::ReadLog),
-        ("an operator asks to change the keys that a host trusts", Who::Operator, Api::UpdateTokenKeys),
-        ("an auditor asks to power-cycle a host", Who::Auditor, Api::PowerCycleHost),
-        ("the control plane asks to drain a host", Who::ControlPlane, Api::DrainHost),
+        ("an operator who asks to read a host's log", Who::Operator, Api::ReadLog),
+        ("an operator who asks to change the keys that a host trusts", Who::Operator, Api::UpdateTokenKeys),
+        ("an auditor who asks to power-cycle a host", Who::Auditor, Api::PowerCycleHost),
+        ("the control plane that asks to drain a host", Who::ControlPlane, Api::DrainHost),
     ]
-    .map(|(what, who, api)| (what, "rights.", code(cloud.token(who, &ask(api)))))
-    .to_vec()
+    .map(|(what, who, api)| {
+        let answer = cloud.token(who, &ask(api, &cloud.installation.host, MINUTE));
+        Refused::new(what, "rights.api", answer)
+    })
+    .into()
 }
 
-fn refusal<T>(answer: Result<T, CallError>) -> Option<String> {
-    answer.err().map(|error| error.code().to_owned())
-}
-
-fn code<T>(answer: Result<T, Failure>) -> Option<String> {
-    answer.err().map(|error| error.code().to_owned())
-}
-
-/// A row for the attempts of a kind.
-pub(super) fn row(knocks: &Knocks, kind: Kind, what: &str) -> Evidence {
-    let all: Vec<&Attempt> = knocks.attempts.iter().filter(|attempt| attempt.kind == kind).collect();
-    let wrong: Vec<String> = all
-        .iter()
-        .filter(|attempt| !attempt.refused())
-        .map(|it| format!("{}: {}, not {}", it.what, it.code.as_deref().unwrap_or("done"), it.wanted))
-        .collect();
-    let mut codes: Vec<&str> = all.iter().map(|attempt| attempt.wanted).collect();
-    codes.dedup();
-    codes.sort_unstable();
-    codes.dedup();
-    let found = if wrong.is_empty() {
-        format!("{} attempts, all refused ({})", all.len(), codes.join(", "))
-    } else {
-        wrong.join("; ")
-    };
-    let outcome = Outcome::of(wrong.is_empty() && !all.is_empty());
-    Evidence::new(what, outcome, found, &[Basis::Release, Basis::Cryptography])
+fn ask(api: Api, host: &HostId, lifetime: Duration) -> Ask {
+    let (resources, audience) = (vec![Resource::Host(host.clone())], Some(host.clone()));
+    Ask { apis: vec![api], resources, audience, lifetime }
 }
 
 /// Claim 5.
 pub(super) fn evidence(knocks: &Knocks, proofs: &Proofs) -> Vec<Evidence> {
-    let wrong: Vec<String> = knocks
-        .asked
-        .iter()
-        .filter(|(_, wanted, code)| !code.as_ref().is_some_and(|code| code.starts_with(wanted)))
-        .map(|(what, _, code)| format!("{what}: {}", code.as_deref().unwrap_or("given")))
-        .collect();
-    let found = if wrong.is_empty() {
-        let codes: Vec<&str> = knocks.asked.iter().filter_map(|(_, _, code)| code.as_deref()).collect();
-        format!("{} requests, all refused ({})", knocks.asked.len(), codes.join(", "))
-    } else {
-        wrong.join("; ")
-    };
     vec![
-        row(knocks, Kind::Unauthenticated, "Every operation of the host, asked without proof of who asks"),
-        row(knocks, Kind::Unauthorised, "Tokens for another host and for another operation"),
-        Evidence::new(
+        knocks.row(Kind::Unauthenticated, "Every operation of the host, asked for without proof of who asks"),
+        knocks.row(Kind::Unauthorised, "Tokens for another host and for another operation"),
+        Evidence::of_refusals(
             "Tokens that the rights configuration gives to nobody of this kind",
-            Outcome::of(wrong.is_empty()),
-            found,
+            knocks.asked.iter(),
             &[Basis::Release, Basis::Cryptography],
         ),
         proofs.row(

@@ -17,7 +17,7 @@ use std::{fs, path::Path};
 pub(super) fn login(place: &Place, knocks: &door::Knocks) -> Vec<Evidence> {
     vec![
         Evidence::of("What the host's processes expose", processes(place)),
-        door::row(knocks, door::Kind::Unknown, "Ways in that no operation is for"),
+        knocks.row(door::Kind::Unknown, "Ways in that no operation is for"),
         Evidence::of("The machine under them", machine(place)),
     ]
 }

@@ -1,6 +1,6 @@
 //! The report as a page that needs nothing else: no script, no font, no picture from elsewhere.
 
-use super::{Claim, Evidence, Outcome, Report};
+use super::{Basis, Claim, Evidence, Outcome, Report, counted, harmless};
 use crate::failure::Failure;
 use std::fmt::Write;
 
@@ -15,15 +15,23 @@ pub(super) fn page(report: &Report) -> Result<String, Failure> {
          <title>Azote: the seven claims, {host}</title>\n<style>\n{STYLE}</style>\n\
          <header>\n<h1>The seven claims</h1>\n\
          <p>Host <code>{host}</code>, evidence gathered <time>{made}</time> as <code>{by}</code>.</p>\n\
+         <p><b>{counted}.</b></p>\n\
          <p class=\"note\">Each claim is as good as the weakest of its evidence. <b>Not shown</b> means what it says: \
-         nothing speaks against the claim, and not everything speaks for it. The signature of this page is in the file \
-         beside it; <code>azote claims --verify</code> checks it.</p>\n</header>\n<main>\n",
+         nothing speaks against the claim, and not everything speaks for it. The attempts were made for this report; \
+         they are in the logs and raise alarms like anybody's. The signature of this page is in the file beside it: \
+         <code>azote claims --verify</code> checks it.</p>\n</header>\n<main>\n",
         host = escape(&report.host.to_string()),
         made = escape(&report.made),
         by = escape(&report.by.to_string()),
+        counted = counted(report),
     );
     overview(&mut page, report);
     report.claims.iter().for_each(|claim| section(&mut page, claim));
+    page.push_str("<section>\n<h2>What results rest on</h2>\n<table>\n");
+    for (name, meaning) in Basis::ALL.map(Basis::words) {
+        let _ = writeln!(page, "<tr><td><b>{name}</b><p>{meaning}</p></td></tr>");
+    }
+    page.push_str("</table>\n</section>\n");
     // `<` is the one character that could end the element.
     let json = serde_json::to_string_pretty(report).map_err(Failure::state)?.replace('<', "\\u003c");
     let _ = write!(
@@ -40,7 +48,7 @@ fn overview(page: &mut String, report: &Report) {
         let held = claim.evidence.iter().filter(|it| it.outcome == Outcome::Holds).count();
         let _ = writeln!(
             page,
-            "<tr><td>{}</td><td><a href=\"#claim-{0}\">{}</a></td><td>{}</td><td>{held} of {}</td></tr>",
+            "<tr><td>{}</td><td><a href=\"#claim-{0}\">{}</a></td><td>{}</td><td>{held} of {} rows</td></tr>",
             claim.number,
             escape(claim.claim),
             badge(claim.outcome),
@@ -53,14 +61,15 @@ fn overview(page: &mut String, report: &Report) {
 fn section(page: &mut String, claim: &Claim) {
     let _ = writeln!(
         page,
-        "<section id=\"claim-{0}\">\n<h2><span>{0}</span> {1} {2}</h2>\n<table>\n\
+        "<section id=\"claim-{0}\">\n<h2>{0}. {1} {2}</h2>\n<table>\n\
          <tr><th>Evidence</th><th>Result</th><th>Rests on</th></tr>",
         claim.number,
         escape(claim.claim),
         badge(claim.outcome)
     );
     for Evidence { what, outcome, found, rests_on } in &claim.evidence {
-        let basis: Vec<String> = rests_on.iter().map(|basis| format!("<li>{}</li>", basis.words())).collect();
+        let basis: Vec<String> =
+            rests_on.iter().map(|basis| format!("<li>{}</li>", basis.words().0)).collect();
         let _ = writeln!(
             page,
             "<tr><td><b>{}</b><p>{}</p></td><td>{}</td><td><ul>{}</ul></td></tr>",
@@ -92,8 +101,8 @@ fn escape(text: &str) -> String {
             '>' => safe.push_str("&gt;"),
             '"' => safe.push_str("&quot;"),
             '\'' => safe.push_str("&#39;"),
-            c if c.is_control() && c != '\n' => safe.push('\u{fffd}'),
-            c => safe.push(c),
+            '\n' => safe.push(c),
+            c => safe.push(harmless(c)),
         }
     }
     safe
@@ -106,7 +115,7 @@ mod tests {
 
     #[test]
     fn what_was_found_cannot_become_part_of_the_page() {
-        let evil = "</pre><script>alert('x')</script>\u{1b}[2J\"";
+        let evil = "</pre><script>alert('x')</script>\u{1b}[2J\u{202e}\" onload=\"x";
         let evidence = Evidence::new(evil, Outcome::Broken, evil, &[Basis::Kernel]);
         let report = Report {
             format: FORMAT,
@@ -116,7 +125,9 @@ mod tests {
             claims: vec![Claim { number: 1, claim: "c", outcome: Outcome::Broken, evidence: vec![evidence] }],
         };
         let page = page(&report).unwrap();
-        assert!(!page.contains("<script") && !page.contains('\u{1b}'));
+        for bad in ["<script", "</pre><s", "\u{1b}", "\u{202e}", "\" onload"] {
+            assert!(!page.contains(bad), "{bad}");
+        }
         assert!(page.contains("&lt;script&gt;") && page.contains("badge broken"));
         for elsewhere in ["http://", "https://", "src=", "url("] {
             assert!(!page.contains(elsewhere), "{elsewhere}");

@@ -1,6 +1,10 @@
 //! Claim 6: the attempts that were just made are in the log, and the log is whole.
 
-use super::{Basis, Evidence, Outcome, door::Knocks, network::Tried};
+use super::{
+    Basis, Evidence, Outcome,
+    door::{Attempt, Knocks},
+    network::Tried,
+};
 use crate::{
     audit::{copy, key},
     cloud::Cloud,
@@ -25,12 +29,15 @@ const LOST: [&str; 5] =
 /// The rows.
 pub(super) fn evidence(place: &Place, cloud: &Cloud, knocks: &Knocks, handshakes: &[Tried]) -> Vec<Evidence> {
     let copied = key(place).and_then(|key| {
-        let seq = cloud.status()?.log.last;
-        Ok((copy(cloud, &key, seq)?, before(cloud, &key, place)?))
+        let host = cloud.log(knocks.after)?;
+        let copy = copy(cloud, &key, host.last().map_or(0, |record| record.seq))?;
+        Ok((host, copy, before(cloud, &key, place)?))
     });
     let mut rows = match copied {
-        Ok((copy, before)) => {
-            vec![made(&copy.records, knocks, handshakes), order(&copy.records), whole(&copy.report, before)]
+        Ok((host, copy, before)) => {
+            let after = usize::try_from(knocks.after).unwrap_or(usize::MAX);
+            let copied = copy.records.get(after..).is_some_and(|records| records.starts_with(&host));
+            vec![made(&host, copied, knocks, handshakes), order(&copy.records), whole(&copy.report, before)]
         }
         // Whatever does not verify is not merely unread.
         Err(Failure::Advice(code, why)) if code.starts_with("verify.") && code != "verify.file" => {
@@ -42,22 +49,24 @@ pub(super) fn evidence(place: &Place, cloud: &Cloud, knocks: &Knocks, handshakes
     rows
 }
 
-/// Whether the attempts are in the log.
-fn made(records: &[LogRecord], knocks: &Knocks, handshakes: &[Tried]) -> Evidence {
-    let mut wanted: Vec<(String, Option<Api>, String)> =
-        knocks.attempts.iter().filter_map(|it| Some((it.what.clone(), it.api, it.code.clone()?))).collect();
+/// Whether the attempts are in the host's log, and `copied` to the audit log.
+fn made(records: &[LogRecord], copied: bool, knocks: &Knocks, handshakes: &[Tried]) -> Evidence {
+    let attempt = |it: &Attempt| Some((it.refused.what.clone(), it.api, it.refused.code.clone()?));
+    let mut wanted: Vec<(String, Option<Api>, String)> = knocks.attempts.iter().filter_map(attempt).collect();
     let failed = handshakes.iter().filter(|it| it.service == "controller").count();
     wanted.extend((0..failed).map(|_| ("a failed handshake".to_owned(), None, "tls.handshake".to_owned())));
     let missing = missing(records, knocks.after, &wanted);
-    let found = if missing.is_empty() {
+    let found = if !missing.is_empty() {
+        format!("{} of {} attempts are in no record: {}", missing.len(), wanted.len(), missing.join(", "))
+    } else if copied {
         format!(
-            "{} attempts, each in the host's log with its operation and its code, and in the audit log",
+            "{} attempts, each in the host's log with its operation and its code; the audit log has the same records",
             wanted.len()
         )
     } else {
-        format!("{} of {} attempts are in no record: {}", missing.len(), wanted.len(), missing.join(", "))
+        "the audit log has OTHER records than the host".to_owned()
     };
-    let outcome = Outcome::of(missing.is_empty() && !wanted.is_empty());
+    let outcome = Outcome::of(missing.is_empty() && !wanted.is_empty() && copied);
     let basis = [Basis::Cryptography, Basis::Release];
     Evidence::new("Every attempt that was just made", outcome, found, &basis)
 }

@@ -12,7 +12,7 @@ mod proofs;
 mod signature;
 
 use crate::{
-    cloud::Cloud,
+    cloud::{Cloud, Refused},
     failure::{Doing, Failure},
     out::Out,
     place::Place,
@@ -20,7 +20,29 @@ use crate::{
 use clap::{Args, ValueHint};
 use ids::{HostId, Identity};
 use serde::Serialize;
-use std::{fmt::Write, path::PathBuf};
+use std::{collections::BTreeMap, fmt::Write, path::PathBuf};
+
+/// What `azote claims --help` ends with.
+pub(crate) const HELP: &str = "\
+The attempts are real: they are in the logs, and they raise alarms. With --json the report has the format azote-claims/1.
+
+Exit codes:
+  0  no claim is broken. A claim that is not shown does not change this: `.claims[].outcome` of the report tells
+  1  a claim is broken (claims.broken), the evidence could not be gathered, or --verify refuses (claims.signature)
+  2  wrong usage
+
+The signature (FILE.signature) is JSON of the format azote-signature/1:
+  key          SHA-256 of the auditor's Ed25519 public key, in hexadecimal
+  certificate  the auditor's certificate, PEM
+  signature    COSE_Sign1 (RFC 9052, EdDSA, external data `azote/claims/1`) over the SHA-256 of FILE in lower-case
+               hexadecimal; base64url without padding
+--verify takes it from a member of the group `auditors` whom this installation's authority certifies, as long as the
+certificate lasts. The installation need not be up.
+
+Examples:
+  azote claims --html claims.html
+  azote claims --verify claims.html
+  azote --json claims | jq '.claims[] | select(.outcome != \"holds\")'";
 
 /// The version of the report's form.
 const FORMAT: &str = "azote-claims/1";
@@ -65,33 +87,41 @@ impl Outcome {
     }
 }
 
-/// What evidence rests on.
+/// What evidence rests on: see [`Basis::words`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Basis {
-    /// Linux: what it says of processes, and what it denies them.
     Kernel,
-    /// The cryptographic library, and keys that stay where they are.
     Cryptography,
-    /// This program and the release that it came with.
     Release,
-    /// Solvers and models of the proofs.
     Solver,
-    /// An emulated main board and a software TPM, in place of hardware.
     LabStandIn,
-    /// A machine on which other people have accounts.
     DevelopmentMachine,
 }
 
 impl Basis {
-    const fn words(self) -> &'static str {
+    const ALL: [Self; 6] = [
+        Self::Kernel,
+        Self::Cryptography,
+        Self::Release,
+        Self::Solver,
+        Self::LabStandIn,
+        Self::DevelopmentMachine,
+    ];
+
+    /// Its name, and what must be trusted where a row rests on it.
+    const fn words(self) -> (&'static str, &'static str) {
         match self {
-            Self::Kernel => "kernel",
-            Self::Cryptography => "cryptography",
-            Self::Release => "this release",
-            Self::Solver => "solver",
-            Self::LabStandIn => "lab stand-in for hardware",
-            Self::DevelopmentMachine => "development machine",
+            Self::Kernel => ("kernel", "Linux: what it says of processes, and what it denies them"),
+            Self::Cryptography => {
+                ("cryptography", "the cryptographic library, and that private keys are where they belong")
+            }
+            Self::Release => ("this release", "this command, and that the services are of its release"),
+            Self::Solver => ("solver", "the solvers and models that the proofs are done with"),
+            Self::LabStandIn => {
+                ("lab stand-in", "an emulated main board and a software TPM, in place of hardware")
+            }
+            Self::DevelopmentMachine => ("development machine", "everybody with an account on this machine"),
         }
     }
 }
@@ -110,6 +140,27 @@ impl Evidence {
         Self { what: what.to_owned(), outcome, found: found.into(), rests_on: rests_on.to_vec() }
     }
 
+    /// Of attempts that must be refused.
+    fn of_refusals<'a>(what: &str, tried: impl Iterator<Item = &'a Refused>, rests_on: &[Basis]) -> Self {
+        let (good, other): (Vec<_>, Vec<_>) = tried.partition(|it| it.is_right());
+        if let Some(wrong) = other.iter().map(|it| it.code.as_deref().map_or(Outcome::Broken, said)).max() {
+            let told = |it: &&Refused| {
+                format!("{}: {}, not {}", it.what, it.code.as_deref().unwrap_or("NOT REFUSED"), it.wanted)
+            };
+            let told: Vec<String> = other.iter().map(told).collect();
+            return Self::new(what, wrong, told.join("; "), rests_on);
+        }
+        let mut codes = BTreeMap::<&str, Vec<&str>>::new();
+        good.iter().for_each(|it| codes.entry(it.wanted).or_default().push(&it.what));
+        let told = codes.iter().map(|(code, tried)| match tried.len() {
+            ..=6 => format!("{} ({code})", tried.join(", ")),
+            count => format!("{count} × {code}"),
+        });
+        let found = format!("{} attempts, all refused: {}", good.len(), told.collect::<Vec<_>>().join("; "));
+        let outcome = if good.is_empty() { Outcome::NotShown } else { Outcome::Holds };
+        Self::new(what, outcome, found, rests_on)
+    }
+
     /// Of something that this release does not have.
     fn absent(what: &str, found: &str) -> Self {
         Self::new(what, Outcome::NotShown, found, &[])
@@ -121,6 +172,11 @@ impl Evidence {
             Self::new(what, Outcome::NotShown, format!("could not be looked at: {error}"), &[])
         })
     }
+}
+
+/// What another refusal than the right one says. Who could not be asked has given nothing.
+fn said(code: &str) -> Outcome {
+    if code == "call.unreachable" { Outcome::NotShown } else { Outcome::Broken }
 }
 
 /// One of the seven claims.
@@ -177,39 +233,49 @@ pub(crate) fn run(out: Out, place: &Place, ask: &Claims) -> Result<(), Failure> 
 }
 
 fn gather(out: Out, place: &Place, ask: &Claims) -> Result<Report, Failure> {
-    let progress = out.progress("gathering evidence");
+    let by = signature::signer(place)?.identity().map_err(Failure::state)?;
     let cloud = Cloud::open(place)?;
-    progress.at("at the host's door");
-    let door = door::knock(&cloud)?;
-    let handshakes = network::knock(place)?;
-    progress.at("in the audit log");
-    let log = log::evidence(place, &cloud, &door, &handshakes);
-    progress.at("proofs");
-    let proofs = proofs::lines(ask.proofs.as_deref());
-    progress.at("in a volume");
-    let content = content::evidence(place);
-    progress.at("on the machine");
-    let by_number = [
-        host::login(place, &door),
-        api::evidence(&proofs),
-        content,
-        network::evidence(&handshakes),
-        door::evidence(&door, &proofs),
-        log,
-        host::software(place, &cloud),
-    ];
+    let progress = out.progress("gathering evidence");
+    let by_number = std::thread::scope(|scope| {
+        let proofs = scope.spawn(|| proofs::lines(ask.proofs.as_deref()));
+        progress.at("at the host's door");
+        let door = door::knock(&cloud)?;
+        let handshakes = network::knock(place)?;
+        progress.at("in the audit log");
+        let log = log::evidence(place, &cloud, &door, &handshakes);
+        progress.at("in a volume");
+        let content = content::evidence(place);
+        progress.at("on the machine");
+        let (login, software) = (host::login(place, &door), host::software(place, &cloud));
+        progress.at("waiting for the proofs");
+        let proofs = proofs.join().map_err(|_| Failure::state("the proofs ended early"))?;
+        let door_rows = door::evidence(&door, &proofs);
+        let api = api::evidence(&door, &proofs);
+        let network = network::evidence(&handshakes);
+        Ok::<_, Failure>([login, api, content, network, door_rows, log, software])
+    })?;
     let claim = |((number, claim), evidence): ((u8, &'static str), Vec<Evidence>)| {
         let outcome = evidence.iter().map(|it| it.outcome).max().unwrap_or(Outcome::NotShown);
         Claim { number, claim, outcome, evidence }
     };
-    let now = time::OffsetDateTime::now_utc().format(&time::format_description::well_known::Rfc3339);
+    let now = time::OffsetDateTime::now_utc().truncate_to_second();
     Ok(Report {
         format: FORMAT,
-        made: now.map_err(Failure::state)?,
+        made: now.format(&time::format_description::well_known::Rfc3339).map_err(Failure::state)?,
         host: cloud.installation.host.clone(),
-        by: signature::signer(place)?.identity().map_err(Failure::state)?,
+        by,
         claims: (1..).zip(CLAIMS).zip(by_number).map(claim).collect(),
     })
+}
+
+/// How many claims hold, are not shown and are broken.
+fn counted(report: &Report) -> String {
+    let count = |outcome| report.claims.iter().filter(|claim| claim.outcome == outcome).count();
+    let [holds, not_shown, broken] = [Outcome::Holds, Outcome::NotShown, Outcome::Broken].map(count);
+    format!(
+        "Of {} claims {holds} hold, {not_shown} are not shown in full, {broken} are broken",
+        report.claims.len()
+    )
 }
 
 /// For people.
@@ -218,23 +284,25 @@ fn text(report: &Report) -> String {
     for claim in &report.claims {
         let _ = writeln!(text, "\n{}. {:<78} {}", claim.number, claim.claim, claim.outcome.words());
         for evidence in &claim.evidence {
-            let basis: Vec<&str> = evidence.rests_on.iter().map(|basis| basis.words()).collect();
             let mark = match evidence.outcome {
                 Outcome::Holds => "✔",
                 Outcome::NotShown => "·",
                 Outcome::Broken => "✘",
             };
-            let _ = writeln!(text, "   {mark} {}", evidence.what);
+            let basis: Vec<&str> = evidence.rests_on.iter().map(|basis| basis.words().0).collect();
             let rests = if basis.is_empty() { String::new() } else { format!(" [{}]", basis.join(", ")) };
-            let found: String =
-                evidence.found.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
-            let _ = writeln!(text, "       {found}{rests}");
+            let found: String = evidence.found.chars().map(harmless).collect();
+            let _ = writeln!(text, "   {mark} {}\n       {found}{rests}", evidence.what);
         }
     }
-    let count = |outcome| report.claims.iter().filter(|claim| claim.outcome == outcome).count();
-    let [holds, not_shown, broken] = [Outcome::Holds, Outcome::NotShown, Outcome::Broken].map(count);
-    let _ = write!(text, "\n{holds} claims hold, {not_shown} are not shown in full, {broken} are broken");
-    text
+    text + "\n" + &counted(report)
+}
+
+/// What neither moves a cursor nor turns the direction of a line.
+fn harmless(c: char) -> char {
+    let turns =
+        matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{61c}');
+    if c.is_control() || turns { '\u{fffd}' } else { c }
 }
 
 #[cfg(test)]

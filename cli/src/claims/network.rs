@@ -3,8 +3,8 @@
 use super::{Basis, Evidence, Outcome};
 use crate::{failure::Failure, place::Place, up};
 use std::{
-    io::{Read, Write},
-    net::TcpStream,
+    io::{self, ErrorKind, Read, Write},
+    net::{SocketAddr, TcpStream},
     time::Duration,
 };
 
@@ -20,14 +20,13 @@ const HANDSHAKE: u8 = 22;
 pub(super) struct Tried {
     pub(super) service: &'static str,
     what: &'static str,
-    refused: bool,
+    outcome: Outcome,
     said: String,
 }
 
 /// Tries every door in ways that are not TLS 1.3.
 pub(super) fn knock(place: &Place) -> Result<Vec<Tried>, Failure> {
-    let old = hello(0x0303);
-    let older = hello(0x0301);
+    let (old, older) = (hello(0x0303), hello(0x0301));
     let mut tried = Vec::new();
     for service in SERVICES {
         let address = up::address(place, service)?;
@@ -36,30 +35,36 @@ pub(super) fn knock(place: &Place) -> Result<Vec<Tried>, Failure> {
             ("TLS 1.0", older.as_slice()),
             ("no TLS at all", b"GET /v1/status HTTP/1.1\r\nHost: localhost\r\n\r\n"),
         ] {
-            let answer = TcpStream::connect_timeout(&address, LIMIT).and_then(|mut stream| {
-                stream.set_read_timeout(Some(LIMIT))?;
-                stream.write_all(bytes)?;
-                let mut answer = [0; 7];
-                let mut length = 0;
-                while length < answer.len() {
-                    match stream.read(&mut answer[length..]) {
-                        Ok(0) | Err(_) => break,
-                        Ok(count) => length += count,
-                    }
-                }
-                Ok(answer[..length].to_vec())
-            });
-            let (refused, said) = match answer.as_deref() {
-                Ok([ALERT, _, _, _, _, _, alert, ..]) => (true, format!("alert {alert}")),
-                Ok([]) => (true, "closed".to_owned()),
-                Ok([HANDSHAKE, ..]) => (false, "a handshake".to_owned()),
-                Ok(_) => (false, "an answer".to_owned()),
-                Err(error) => (false, error.to_string()),
-            };
-            tried.push(Tried { service, what, refused, said });
+            let (outcome, said) = judged(&answer(address, bytes));
+            tried.push(Tried { service, what, outcome, said });
         }
     }
     Ok(tried)
+}
+
+/// The first bytes of what is said to these, up to the end.
+fn answer(address: SocketAddr, bytes: &[u8]) -> io::Result<Vec<u8>> {
+    let mut stream = TcpStream::connect_timeout(&address, LIMIT)?;
+    stream.set_read_timeout(Some(LIMIT))?;
+    stream.set_write_timeout(Some(LIMIT))?;
+    stream.write_all(bytes)?;
+    let mut answer = Vec::new();
+    match stream.take(7).read_to_end(&mut answer) {
+        // Hung up on, with the rest of our bytes unread.
+        Err(error) if error.kind() != ErrorKind::ConnectionReset => Err(error),
+        _ => Ok(answer),
+    }
+}
+
+/// An alert or silence at the end is a refusal; who did not answer in time did not refuse.
+fn judged(answer: &io::Result<Vec<u8>>) -> (Outcome, String) {
+    match answer.as_deref() {
+        Ok([ALERT, _, _, _, _, _, alert]) => (Outcome::Holds, format!("alert {alert}")),
+        Ok([]) => (Outcome::Holds, "closed".to_owned()),
+        Ok([HANDSHAKE, ..]) => (Outcome::Broken, "a handshake".to_owned()),
+        Ok(_) => (Outcome::Broken, "an answer".to_owned()),
+        Err(error) => (Outcome::NotShown, format!("no answer: {error}")),
+    }
 }
 
 /// A client's greeting that offers nothing later than `version`, with suites and curves that any server of it takes.
@@ -89,26 +94,21 @@ fn sized(bytes: &[u8]) -> Vec<u8> {
 
 /// Claim 4.
 pub(super) fn evidence(tried: &[Tried]) -> Vec<Evidence> {
-    let wrong: Vec<String> = tried
-        .iter()
-        .filter(|it| !it.refused)
-        .map(|it| format!("{} takes {}: {}", it.service, it.what, it.said))
-        .collect();
-    let found = if wrong.is_empty() {
-        let said: Vec<String> =
-            tried.iter().map(|it| format!("{} {}: {}", it.service, it.what, it.said)).collect();
-        format!(
+    let outcome = tried.iter().map(|it| it.outcome).max().unwrap_or(Outcome::NotShown);
+    let of = tried.iter().filter(|it| it.outcome == outcome);
+    let said: Vec<String> = of.map(|it| format!("{} to {}: {}", it.service, it.what, it.said)).collect();
+    let found = match outcome {
+        Outcome::Holds => format!(
             "{} handshakes, all refused ({}); this command itself spoke TLS 1.3",
             tried.len(),
             said.join(", ")
-        )
-    } else {
-        wrong.join("; ")
+        ),
+        _ => said.join("; "),
     };
     vec![
         Evidence::new(
             "Every door speaks TLS 1.3 and nothing else",
-            Outcome::of(wrong.is_empty() && !tried.is_empty()),
+            outcome,
             found,
             &[Basis::Cryptography, Basis::Release],
         ),
@@ -117,4 +117,32 @@ pub(super) fn evidence(tried: &[Tried]) -> Vec<Evidence> {
             "this release gives instances no network",
         ),
     ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::{net::TcpListener, thread};
+
+    #[test]
+    fn a_door_that_answers_is_broken_and_one_that_is_not_there_shows_nothing() {
+        let says = |bytes: &'static [u8]| {
+            let door = TcpListener::bind("127.0.0.1:0").unwrap();
+            let address = door.local_addr().unwrap();
+            let server = thread::spawn(move || {
+                let (mut stream, _) = door.accept().unwrap();
+                stream.read_exact(&mut [0; 4]).unwrap();
+                stream.write_all(bytes).unwrap();
+            });
+            let outcome = judged(&answer(address, b"GET ")).0;
+            server.join().unwrap();
+            (outcome, address)
+        };
+        assert_eq!(says(&[ALERT, 3, 3, 0, 2, 2, 70]).0, Outcome::Holds);
+        assert_eq!(says(b"").0, Outcome::Holds);
+        assert_eq!(says(b"HTTP/1.1 200 OK\r\n").0, Outcome::Broken);
+        let (outcome, gone) = says(&[HANDSHAKE, 3, 3, 0, 80, 2, 0]);
+        assert_eq!(outcome, Outcome::Broken);
+        assert_eq!(judged(&answer(gone, b"GET ")).0, Outcome::NotShown);
+    }
 }

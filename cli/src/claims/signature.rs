@@ -18,6 +18,8 @@ use token::PublicKey;
 /// What the signature is for, so that it is taken for nothing else.
 const CONTEXT: &[u8] = b"azote/claims/1";
 const FORMAT: &str = "azote-signature/1";
+/// The group whose members sign, in `policies/groups.toml`.
+const AUDITORS: &str = "auditors";
 /// Whose key signs.
 const SIGNER: &str = "identities/auditor.pem";
 /// Longest report and longest signature in bytes.
@@ -116,8 +118,11 @@ fn check(ca: &str, report: &[u8], signature: &[u8], now: u64) -> Result<(Identit
         return Err("of another release".to_owned());
     }
     let holder = service::certified_by(ca, &certificate, now).map_err(|error| error.to_string())?;
-    if !matches!(holder.identity, Identity::Operator(_)) {
-        return Err(format!("{} is no person: it audits nothing", holder.identity));
+    let rights = rights::Rights::embedded().map_err(|error| error.to_string())?;
+    let audits =
+        |group: &rights::Group| group.name.as_str() == AUDITORS && group.members.contains(&holder.identity);
+    if !rights.groups().groups.iter().any(audits) {
+        return Err(format!("signed by {}, who is no auditor", holder.identity));
     }
     if key != hex_sha256(&holder.public_key) {
         return Err("the key's id is not that of the certificate's key".to_owned());
@@ -165,9 +170,11 @@ mod tests {
             fs::write(beside(&report), good.replace(from, to)).unwrap();
             assert_eq!(verify(&place, &report).unwrap_err().code(), "claims.signature", "{to}");
         }
-        person("azote:service/kms");
-        sign(&place, &report).unwrap();
-        assert!(verify(&place, &report).unwrap_err().to_string().contains("no person"));
+        for another in ["azote:service/kms", "azote:operator/alice"] {
+            person(another);
+            sign(&place, &report).unwrap();
+            assert!(verify(&place, &report).unwrap_err().to_string().contains("no auditor"), "{another}");
+        }
         let other = tempfile::tempdir().unwrap();
         let forger = Ca::create(other.path()).unwrap();
         fs::remove_file(place.path(SIGNER)).unwrap();

@@ -10,8 +10,32 @@ use seal::CardKey;
 use service::CallError;
 use volumes::Volume;
 
-/// What was tried, with which code it must be refused, and with which it was.
-pub(crate) type Refused = (&'static str, &'static str, Option<String>);
+/// Something that must be refused.
+#[derive(Debug)]
+pub(crate) struct Refused {
+    /// What was tried.
+    pub(crate) what: String,
+    /// With which code it must be refused.
+    pub(crate) wanted: &'static str,
+    /// With which it was; none if it was not.
+    pub(crate) code: Option<String>,
+}
+
+impl Refused {
+    pub(crate) fn new<T, E: Into<Failure>>(
+        what: impl Into<String>,
+        wanted: &'static str,
+        answer: Result<T, E>,
+    ) -> Self {
+        let code = answer.err().map(|error| error.into().code().to_owned());
+        Self { what: what.into(), wanted, code }
+    }
+
+    /// Refused, and with the right code.
+    pub(crate) fn is_right(&self) -> bool {
+        self.code.as_deref() == Some(self.wanted)
+    }
+}
 
 impl Cloud {
     /// Knocks at the host's door with exactly these headers and no body.
@@ -57,32 +81,27 @@ impl Cloud {
         let ask = |client, wrapped: &[u8], token: &str| {
             let asked =
                 kms::client::decrypt_for(client, wrapped, &volume.id, token, &card.certificate, &card.chain);
-            self.runtime.block_on(asked).err().map(|error| error.code().to_owned())
+            self.runtime.block_on(asked)
         };
         let (keeper, services) = (&self.operator.kms, &self.control_plane.kms);
-        let mut other = volume.wrapped_key.clone();
-        if let Some(byte) = other.last_mut() {
+        let mut changed = volume.wrapped_key.clone();
+        if let Some(byte) = changed.last_mut() {
             *byte ^= 1;
         }
-        let denied = kms::client::create_grant(keeper, &volume.key, &card.host, &volume.id);
-        let denied = self.runtime.block_on(denied).err().map(|error| error.code().to_owned());
+        let stolen = ask(keeper, &volume.wrapped_key, &grant.grant_token);
+        let made = kms::client::create_grant(keeper, &volume.key, &card.host, &volume.id);
+        let made = self.runtime.block_on(made);
+        let ungranted = ask(services, &volume.wrapped_key, "none");
+        let changed = ask(services, &changed, &grant.grant_token);
         let attempts = vec![
-            (
-                "a keeper of servers, with the tenant's grant",
-                "kms.denied",
-                ask(keeper, &volume.wrapped_key, &grant.grant_token),
-            ),
-            ("a keeper of servers makes a grant", "kms.denied", denied),
-            ("the control plane without a grant", "kms.grant", ask(services, &volume.wrapped_key, "none")),
-            (
-                "a changed byte of the wrapped key",
-                "kms.ciphertext",
-                ask(services, &other, &grant.grant_token),
-            ),
-            (
+            Refused::new("a keeper of servers with the tenant's grant", "kms.denied", stolen),
+            Refused::new("a keeper of servers who makes a grant", "kms.denied", made),
+            Refused::new("the control plane without a grant", "kms.grant", ungranted),
+            Refused::new("a changed byte of the wrapped key", "kms.ciphertext", changed),
+            Refused::new(
                 "the tenant's grant for another host",
                 "kms.recipient",
-                self.seal_to(&volume, &elsewhere, &card).err().map(|error| error.code().to_owned()),
+                self.seal_to(&volume, &elsewhere, &card),
             ),
         ];
         self.runtime.block_on(kms::client::retire_grant(&self.tenant.kms, &volume.key, &grant.grant_id))?;
