@@ -267,10 +267,15 @@ async fn cosignatures(
 async fn attempts(State(audit): Shared, Peer(caller): Peer, body: Bytes) -> Result<Json<Taken>, Error> {
     let attempts = read_attempts(&body).map_err(|error| Error::malformed(error.to_string()))?;
     let taken = attempts.len() as u64;
-    if attempts.iter().any(|attempt| attempt.caller != caller) {
+    let calls = matches!(caller, Identity::Operator(_) | Identity::Service(_));
+    if !calls || attempts.iter().any(|attempt| attempt.caller != caller) {
         let observed = Observed::read(&caller, "attempts of somebody else", Some("attempts.caller"));
         audit.keeper.take(Input::Observed(Box::new(observed))).await?;
-        return Err(Error::new(403, "attempts.caller", "tell of your own attempts only"));
+        return Err(Error::new(
+            403,
+            "attempts.caller",
+            "tell of your own attempts only; tenants and hosts make none",
+        ));
     }
     audit.keeper.take(Input::Attempts(attempts)).await?;
     Ok(Json(Taken { taken }))

@@ -389,7 +389,9 @@ impl Book {
         if self.kept.journal_trouble.is_none() && silent(self.journal_heard) {
             observed.push(Observed::event(SILENT, "the token service's journal cannot be read"));
         }
-        observed.extend(self.kept.reconciler.due(self.now).into_iter().map(Observed::from));
+        let Kept { hosts, reconciler, .. } = &mut self.kept;
+        let gaps = reconciler.due(self.now, |host| hosts.contains_key(host));
+        observed.extend(gaps.into_iter().map(Observed::from));
         let observed = observed.into_iter().map(|observed| Record::Audit(Box::new(observed)));
         let alarms = alarms(self.monitor.tick(self.now));
         observed.chain(alarms).collect()

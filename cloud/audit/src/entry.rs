@@ -7,6 +7,8 @@ use monitor::{Alarm, Source};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::value::RawValue;
 
+/// The one code that a caller tells: the call did not come as far as the host.
+pub const UNREACHED: &str = "call.unreachable";
 /// Most attempts that a caller delivers at once.
 pub const MAX_ATTEMPTS: usize = 256;
 
@@ -65,7 +67,7 @@ pub struct Attempt {
     pub time: u64,
     /// Who calls.
     pub caller: Identity,
-    /// Why it did not come as far as the host.
+    /// That it did not come as far as the host: [`UNREACHED`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub code: Option<Code>,
 }
@@ -235,11 +237,15 @@ fn read<T: DeserializeOwned>(raw: &RawValue) -> Result<T, BadEntry> {
 pub fn read_attempts(body: &[u8]) -> Result<Vec<Attempt>, serde_json::Error> {
     use serde::de::Error;
     let attempts: Vec<Attempt> = serde_json::from_slice(body)?;
-    let fits = |attempt: &Attempt| attempt.resources.len() <= token::MAX_RESOURCES;
+    // Rules of the monitor go by codes: no caller speaks as a host, or as the audit service.
+    let code = |attempt: &Attempt| attempt.code.as_ref().is_none_or(|code| code.as_str() == UNREACHED);
+    let fits = |attempt: &Attempt| attempt.resources.len() <= token::MAX_RESOURCES && code(attempt);
     if attempts.len() <= MAX_ATTEMPTS && attempts.iter().all(fits) {
         Ok(attempts)
     } else {
         let (attempts, resources) = (MAX_ATTEMPTS, token::MAX_RESOURCES);
-        Err(Error::custom(format!("at most {attempts} attempts on {resources} resources each")))
+        Err(Error::custom(format!(
+            "at most {attempts} attempts on {resources} resources each, with no code but {UNREACHED}"
+        )))
     }
 }

@@ -272,8 +272,9 @@ impl Reconciler {
         }
     }
 
-    /// The gaps that are due. They stay until they are [settled](Self::settle).
-    pub fn due(&mut self, now: u64) -> Vec<Gap> {
+    /// The gaps that are due. They stay until they are [settled](Self::settle). A host that is not `known` is waited
+    /// for no longer than its time: it will never be read.
+    pub fn due(&mut self, now: u64, known: impl Fn(&HostId) -> bool) -> Vec<Gap> {
         let (mut gaps, mut again) = (Vec::new(), Vec::new());
         let excess = self.calls.len().saturating_sub(MAX_CALLS).saturating_sub(self.settled.len());
         for _ in 0..self.waiting.len() {
@@ -283,7 +284,7 @@ impl Reconciler {
             if let Some(request) = self.stranger(&subject) {
                 self.end_call(now, &request, Call::Stranger);
             }
-            match self.judge(&subject, at, (!crowded).then_some(now)) {
+            match self.judge(&subject, at, (!crowded).then_some(now), &known) {
                 Some(Ok(gap)) => gaps.push(gap),
                 Some(Err(())) => again.push((now + AGAIN, at, subject)),
                 None => {}
@@ -303,7 +304,13 @@ impl Reconciler {
 
     /// What waits is a gap, or was settled (`None`), or its other side was not read since it fell due (`Err`). Without
     /// `now` there is no room to wait any more.
-    fn judge(&self, subject: &Subject, at: u64, now: Option<u64>) -> Option<Result<Gap, ()>> {
+    fn judge(
+        &self,
+        subject: &Subject,
+        at: u64,
+        now: Option<u64>,
+        known: impl Fn(&HostId) -> bool,
+    ) -> Option<Result<Gap, ()>> {
         let read = |log: &Option<HostId>| {
             now.is_none_or(|now| at > now) || self.read.get(log).is_some_and(|began| *began >= at)
         };
@@ -313,7 +320,7 @@ impl Reconciler {
                 Call::Host(told) | Call::Refused(told) => {
                     Some(Ok(told.gap(GapKind::Unclaimed, Some(request), None)))
                 }
-                Call::Caller(told) if read(&Some(told.host.clone())) => {
+                Call::Caller(told) if !known(&told.host) || read(&Some(told.host.clone())) => {
                     Some(Ok(told.gap(GapKind::Unrecorded, Some(request), None)))
                 }
                 Call::Caller(_) => Some(Err(())),

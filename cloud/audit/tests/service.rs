@@ -94,7 +94,12 @@ async fn who_may_read_reads_and_every_read_and_refusal_is_an_entry() {
     assert_eq!(code(olga.get::<Page>("/v1/entries?after=1&after=2").await), "request.malformed");
     assert_eq!(code(client::inclusion(&olga, 9, 9).await), "request.malformed");
     assert_eq!(code(client::attempts(&alice, &[attempt(1, OLGA)]).await), "attempts.caller");
+    let acme = "azote:tenant/acme";
+    let tenant = house.client(&audit, acme);
+    assert_eq!(code(client::attempts(&tenant, &[attempt(1, acme)]).await), "attempts.caller");
     assert_eq!(code(alice.post::<_, client::Taken>("/v1/attempts", &["x"]).await), "request.malformed");
+    let as_host = Attempt { code: "sandbox.killed".parse().ok(), ..attempt(2, ALICE) };
+    assert_eq!(code(client::attempts(&alice, &[as_host]).await), "request.malformed");
     assert_eq!(client::attempts(&alice, &[attempt(1, ALICE)]).await.unwrap().taken, 1);
     let told: Vec<_> = all(&olga).await.into_iter().map(|entry| entry.record).collect();
     let said = |subject: &str, code: &str| {
@@ -107,7 +112,8 @@ async fn who_may_read_reads_and_every_read_and_refusal_is_an_entry() {
     for (subject, code) in [
         (OLGA, ""),
         (ALICE, "rights.api"),
-        ("azote:tenant/acme", "rights.subject"),
+        (acme, "rights.subject"),
+        (acme, "attempts.caller"),
         (ALICE, "attempts.caller"),
         (ALICE, "request.malformed"),
     ] {

@@ -53,6 +53,31 @@ fn one_entry_that_nobody_honest_makes_is_enough_and_the_alarm_says_all() {
 }
 
 #[test]
+fn nobody_speaks_with_anothers_codes() {
+    let said = |source: Source, kind, code: &str| {
+        let seen = Observation { code: Some(code.to_owned()), ..Observation::new(1, T, source, kind) };
+        rules(&monitor().observe(&seen)).join(" ")
+    };
+    for (source, code, rule) in [
+        (Source::Tokens, "policy.changed", "policy-changed"),
+        (Source::Tokens, "review.set", "policy-refused"),
+        (Source::Audit, "audit.gap.unclaimed", "log-gap"),
+        (Source::Audit, "audit.gap.unissued", "never-issued"),
+        (Source::Audit, "audit.truncated", "log-tampered"),
+        (Source::Audit, "audit.silent", "silent"),
+        (Source::Audit, "cosignature.witness", "audit-forged"),
+        (Source::Audit, "alarm.undelivered", "alarm-undelivered"),
+        (Source::Host(host()), "sandbox.killed", "sandbox-killed"),
+        (Source::Host(host()), "clock.jumped", "clock-jumped"),
+    ] {
+        for other in [Source::Host(host()), Source::Tokens, Source::Callers, Source::Audit] {
+            let expected = if other == source { rule } else { "" };
+            assert_eq!(said(other.clone(), Kind::Event, code), expected, "{other} {code}");
+        }
+    }
+}
+
+#[test]
 fn the_same_is_raised_once_then_again_with_what_came_meanwhile() {
     let mut monitor = monitor();
     assert_eq!(monitor.observe(&refusal(1, T, ALICE, "token.audience")).len(), 1);

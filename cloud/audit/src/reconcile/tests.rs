@@ -43,7 +43,7 @@ fn issued(token: u64, subject: &str, audience: u128) -> tokens::Entry {
 fn after(reconciler: &mut Reconciler, now: u64) -> Vec<(&'static str, Option<String>)> {
     reconciler.read(Some(&host(1)), now);
     reconciler.read(None, now);
-    let gaps = reconciler.due(now);
+    let gaps = reconciler.due(now, |_| true);
     for gap in &gaps {
         reconciler.settle(now, gap.request.as_ref(), gap.token.as_ref());
     }
@@ -86,12 +86,22 @@ fn one_side_alone_is_a_gap_after_the_grace_and_only_once() {
 fn a_host_that_could_not_be_read_is_not_blamed_until_it_was() {
     let mut reconciler = Reconciler::new(GRACE);
     reconciler.attempt(0, &attempt(1));
-    assert!(reconciler.due(5 * GRACE).is_empty());
+    assert!(reconciler.due(5 * GRACE, |_| true).is_empty());
     // This reading began before the call's time was over: the record may have come after it.
     reconciler.read(Some(&host(1)), GRACE - 1);
-    assert!(reconciler.due(6 * GRACE).is_empty());
+    assert!(reconciler.due(6 * GRACE, |_| true).is_empty());
     reconciler.read(Some(&host(1)), 6 * GRACE);
-    assert_eq!(reconciler.due(7 * GRACE).len(), 1);
+    assert_eq!(reconciler.due(7 * GRACE, |_| true).len(), 1);
+}
+
+#[test]
+fn a_call_at_a_host_that_there_is_not_waits_for_nobody() {
+    let mut reconciler = Reconciler::new(GRACE);
+    reconciler.attempt(0, &attempt(1));
+    assert!(reconciler.due(GRACE - 1, |_| false).is_empty());
+    let gaps = reconciler.due(GRACE, |known| *known == host(2));
+    assert_eq!(gaps.iter().map(|gap| gap.kind).collect::<Vec<_>>(), [GapKind::Unrecorded]);
+    assert_eq!(reconciler.open(), 0);
 }
 
 #[test]
