@@ -2,7 +2,7 @@
 
 use crate::entry::{Entry, ObservedKind, Record};
 use host_api::{LogRecord, RecordKind};
-use monitor::{Kind, Observation};
+use monitor::{Kind, Observation, Quota};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 /// What the monitor is shown of an entry; nothing of its own alarms.
@@ -24,6 +24,11 @@ pub(crate) fn observation(index: u64, entry: &Entry) -> Option<Observation> {
                 code: decision.code.clone(),
                 resources: words(&decision.resources),
                 token: decision.token.clone(),
+                quota: decision.quota.as_ref().map(|tokens::Used { quota, used, limit }| Quota {
+                    scope: quota.clone(),
+                    used: *used,
+                    limit: *limit,
+                }),
                 ..new(kind)
             }
         }

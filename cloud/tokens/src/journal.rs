@@ -34,6 +34,18 @@ pub enum By {
     Oidc,
 }
 
+/// How far a quota is used.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Used {
+    /// Which, as `quotas.toml` and the account name it.
+    pub quota: String,
+    /// Used up in its window, this decision included.
+    pub used: u64,
+    /// The most of it in one window.
+    pub limit: u64,
+}
+
 /// One decision.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -74,6 +86,9 @@ pub struct Entry {
     /// Its end, in seconds of Unix time.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires: Option<u64>,
+    /// The quota that has least left of what it allows, where any was taken.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quota: Option<Used>,
     /// The code of a refusal or incident.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub code: Option<String>,
@@ -99,6 +114,7 @@ impl Entry {
             token: None,
             uses: None,
             expires: None,
+            quota: None,
             code: None,
             detail: None,
         }

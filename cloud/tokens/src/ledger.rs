@@ -6,6 +6,7 @@
 //! [`Ledger::durable`], and gets for a grant a [`Permit`], without which nothing can be signed. After a crash
 //! [`Ledger::restart`] goes on from what was durable: what was taken stays taken, signed or not.
 
+use crate::Used;
 use decision::quota::{Spent, Window};
 use std::collections::BTreeMap;
 
@@ -41,6 +42,17 @@ pub struct Write {
     /// What the quotas are afterwards.
     pub windows: Vec<(String, Window)>,
     grant: bool,
+}
+
+impl Write {
+    /// The quota that has least left of what it allows.
+    pub(crate) fn fullest(&self) -> Option<Used> {
+        let share = |window: &Window| {
+            u128::from(window.used) * u128::from(u64::MAX) / u128::from(window.limit.max(1))
+        };
+        let (quota, window) = self.windows.iter().max_by_key(|(_, window)| share(window))?;
+        Some(Used { quota: quota.clone(), used: window.used, limit: window.limit })
+    }
 }
 
 /// Allows one signature: its quota and its entry are durable.

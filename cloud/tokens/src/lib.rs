@@ -22,7 +22,7 @@ mod time;
 pub use api::{router, watch};
 pub use inventory::Inventory;
 pub use issuer::{Caller, Issuer, Refusal};
-pub use journal::{By, Entry, Kind, MAX_PAGE, MAX_TEXT, Page};
+pub use journal::{By, Entry, Kind, MAX_PAGE, MAX_TEXT, Page, Used};
 pub use keyring::{Keyring, KeyringError, Prepared, Schedule, WRAPPING_KEY};
 pub use oidc::{Oidc, OidcRefused};
 pub use recorder::{JOURNAL_CAPACITY, Opened, Recorder};

@@ -171,7 +171,7 @@ impl Recorder {
     ) -> Result<oneshot::Receiver<Option<Permit>>, Refused> {
         let mut ledger = self.ledger();
         let write = decide(&mut ledger)?;
-        entry.seq = write.seq;
+        (entry.seq, entry.quota) = (write.seq, write.fullest());
         self.send(Step::Write { write, entry: Box::new(entry), keys })
     }
 

@@ -187,6 +187,9 @@ async fn a_used_up_quota_stays_used_up() {
         ..detach(&holder)
     };
     issue(&house.client(&tokens, CONTROL_PLANE), &two).await.unwrap();
+    let page = issued(&house.client(&tokens, AUDIT), 0).await.unwrap();
+    let quota = page.entries.iter().find_map(|entry| entry.quota.as_ref()).unwrap();
+    assert_eq!((quota.quota.as_str(), quota.used, quota.limit), ("tenants-work/fleet/lab", 2, 3));
     let refused = issue(&house.client(&tokens, CONTROL_PLANE), &two).await.err().unwrap();
     assert_eq!(refused.code(), "quota.spent");
     assert!(refused.to_string().contains("tenants-work/fleet/lab has 1 left"), "{refused}");

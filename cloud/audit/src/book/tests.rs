@@ -190,6 +190,24 @@ fn read_again_from_the_log_it_comes_to_the_same_state() {
 }
 
 #[test]
+fn a_quota_that_is_nearly_spent_raises_an_alarm() {
+    let mut book = book();
+    for (seq, used, alarms) in [(1, 15, 0), (2, 16, 1)] {
+        let entry = serde_json::from_value(serde_json::json!({
+            "seq": seq, "time": 0, "kind": "issued", "subject": "azote:operator/alice",
+            "quota": {"quota": "keepers-hosts/fleet/lab", "used": used, "limit": 20},
+        }));
+        let page = tokens::Page { entries: vec![entry.unwrap()], last: seq };
+        let (codes, _) = found(&book.take(2, Input::Journal { page: Box::new(page), began: 1 }));
+        assert_eq!(
+            codes.iter().filter(|code| *code == "alarm:quota-nearly-spent").count(),
+            alarms,
+            "{codes:?}"
+        );
+    }
+}
+
+#[test]
 fn what_is_too_long_for_an_entry_is_refused_and_stops_nothing() {
     let mut book = book();
     let mut entry: tokens::Entry =
