@@ -11,9 +11,9 @@ use monitor::Alarm;
 use std::{
     fs, io,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, LazyLock},
     thread,
-    time::{SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -103,10 +103,20 @@ struct Worker {
     alarms: mpsc::UnboundedSender<Alarm>,
 }
 
-/// Now, in milliseconds of Unix time.
+fn milliseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// What the clock says, in milliseconds of Unix time.
+pub fn wall() -> u64 {
+    milliseconds(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default())
+}
+
+/// Now, in milliseconds of Unix time by the clock as it was when the service started. Who sets it later holds no alarm
+/// back, and no gap.
 pub fn now() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+    static START: LazyLock<(Instant, u64)> = LazyLock::new(|| (Instant::now(), wall()));
+    START.1.saturating_add(milliseconds(START.0.elapsed()))
 }
 
 impl Thread {
@@ -158,11 +168,14 @@ fn read_again(
         Some(kept) => book.restore(kept),
         None => {}
     }
-    let (known, recent) = (book.kept().size, now().saturating_sub(RAISE_AGAIN));
+    let (known, now) = (book.kept().size, now());
+    let recent = now.saturating_sub(RAISE_AGAIN);
     let first = known.saturating_sub(REMIND) / WIDTH;
     for bundle in first..snapshot.size().div_ceil(WIDTH) {
         for (index, line) in (bundle * WIDTH..).zip(snapshot.entries(bundle)?) {
-            let entry = Entry::parse(&line).map_err(|_| LogError::Damaged(format!("entry {index}")))?;
+            let mut entry = Entry::parse(&line).map_err(|_| LogError::Damaged(format!("entry {index}")))?;
+            // What was written while the clock was ahead would else hold back what comes until then.
+            entry.time = entry.time.min(now);
             if let Record::Alarm(alarm) = &entry.record
                 && entry.time >= recent
             {
@@ -261,5 +274,38 @@ impl Worker {
         if let Err(error) = bytes.and_then(|bytes| service::write_atomic(&self.file, &bytes)) {
             tracing::warn!(%error, "what is known could not be kept: the next start takes longer");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        entry::Observed,
+        note::{Purpose, Signer},
+    };
+    use ids::HostId;
+    use monitor::{Monitor, Rules};
+    use service::Key;
+
+    #[tokio::test]
+    async fn entries_from_the_future_hold_no_alarm_back() {
+        const YEAR: u64 = 365 * 24 * 60 * 60 * 1000;
+        let state = tempfile::tempdir().unwrap();
+        let signer = Signer::new("log", Purpose::Log, Key::from_seed(&[1; 32]).unwrap()).unwrap();
+        let mut log = Log::open(&state.path().join("log"), signer).unwrap();
+        let book = || Book::new(Monitor::new(Rules::embedded().unwrap()), 1000, 1000);
+        let cut = Observed::of_host(&HostId::from_random(1), crate::book::TRUNCATED, "");
+        let cut = || Input::Observed(Box::new(cut.clone()));
+        let entries = book().take(now() + YEAR, cut());
+        assert!(entries.iter().any(|entry| matches!(entry.record, Record::Alarm(_))));
+        log.append(&entries.iter().map(|entry| entry.line().unwrap()).collect::<Vec<_>>()).unwrap();
+        let (tell, mut alarms) = mpsc::unbounded_channel();
+        let thread = Thread::start(log, book(), state.path(), tell).unwrap();
+        while alarms.try_recv().is_ok() {}
+        tokio::time::sleep(Duration::from_millis(1100)).await;
+        thread.keeper().take(cut()).await.unwrap();
+        assert_eq!(alarms.try_recv().unwrap().rule, "log-tampered");
+        tokio::task::spawn_blocking(|| thread.stop()).await.unwrap();
     }
 }

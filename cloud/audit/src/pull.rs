@@ -4,7 +4,7 @@
 use crate::{
     book::Input,
     caller::{Prepared, prepare},
-    keeper::{Keeper, Unwritable, now},
+    keeper::{Keeper, Unwritable, now, wall},
     tree,
 };
 use host_api::{AcknowledgeLog, Api, Call, LogPage, ReadLog, Resource, Sha256};
@@ -285,7 +285,7 @@ impl Reader {
         }
         let Some(door) = &self.door else { return Err(PullError::Random) };
         let me = (&puller.name, puller.me.key());
-        let prepared: Prepared = prepare(call, &self.host, me, &token, now()).ok_or(PullError::Random)?;
+        let prepared: Prepared = prepare(call, &self.host, me, &token, wall()).ok_or(PullError::Random)?;
         puller.keeper.take(Input::Attempts(vec![prepared.attempt.clone()])).await?;
         let answer = prepared.send(door, &token).await;
         if let Some(withdrawn) = prepared.withdrawn(&answer) {
@@ -298,7 +298,7 @@ impl Reader {
     }
 
     async fn token(&mut self, puller: &Puller) -> Result<String, PullError> {
-        let ends = now() / 1000 + TOKEN_END;
+        let ends = wall() / 1000 + TOKEN_END;
         if let Some(answer) = self.token.as_mut().filter(|answer| answer.uses > 0 && answer.expires > ends) {
             answer.uses -= 1;
             return Ok(answer.token.clone());
