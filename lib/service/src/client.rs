@@ -5,6 +5,8 @@ use std::{net::SocketAddr, time::Duration};
 
 /// Longest answer that a client takes, in bytes.
 pub const MAX_ANSWER: usize = 4 * 1024 * 1024;
+/// Longest message of a refusal that a client takes over, in characters.
+const MAX_MESSAGE: usize = 1000;
 const CONNECT_TIME: Duration = Duration::from_secs(5);
 const CALL_TIME: Duration = Duration::from_secs(60);
 /// Less than what a server gives an idle connection ([`crate::Limits::headers`]): none is used that it may be closing.
@@ -143,12 +145,18 @@ impl Client {
             return Ok(answer);
         }
         let ErrorBody { code, message } = serde_json::from_slice(&answer).map_err(|_| malformed())?;
+        let (code, message) = (printable(&code), printable(&message));
         Err(CallError::Refused { status: status.as_u16(), code, message })
     }
 
     fn unreachable(&self, error: &reqwest::Error) -> CallError {
         CallError::Unreachable { server: self.server.clone(), reason: causes(error) }
     }
+}
+
+/// What a service says goes to people's terminals and into logs: one line of bounded length.
+fn printable(text: &str) -> String {
+    text.chars().filter(|c| !c.is_control()).take(MAX_MESSAGE).collect()
 }
 
 fn causes(error: &dyn std::error::Error) -> String {

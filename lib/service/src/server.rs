@@ -9,7 +9,15 @@ use hyper::{Request, body::Incoming, http::request::Parts, server::conn::http1, 
 use hyper_util::rt::{TokioIo, TokioTimer};
 use ids::Identity;
 use rustls::ServerConfig;
-use std::{convert::Infallible, future::Future, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    convert::Infallible,
+    future::Future,
+    net::{IpAddr, Ipv6Addr, SocketAddr},
+    pin::pin,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 use tokio::{
     net::{TcpListener, TcpStream},
     signal::unix::{SignalKind, signal},
@@ -24,6 +32,9 @@ use tower::ServiceExt;
 pub struct Limits {
     /// Connections at a time. When they are taken, others wait unaccepted.
     pub connections: usize,
+    /// Of these, from one address (IPv6: one network of 64 bits). More are refused: who holds all of theirs leaves some to
+    /// the others.
+    pub per_address: usize,
     /// Time for the TLS handshake.
     pub handshake: Duration,
     /// Time for a request's headers; also how long a connection may idle between requests.
@@ -44,6 +55,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             connections: 256,
+            per_address: 192,
             handshake: Duration::from_secs(5),
             headers: Duration::from_secs(10),
             body: Duration::from_secs(10),
@@ -111,7 +123,38 @@ struct Shared {
 /// A connection's place among [`Limits::connections`]. Work that it began keeps it too: otherwise callers who hang
 /// up and come back could pile up work without end.
 #[derive(Clone)]
-struct Slot(#[allow(dead_code, reason = "held")] Arc<Result<OwnedSemaphorePermit, AcquireError>>);
+struct Slot(#[allow(dead_code, reason = "held")] Arc<(Result<OwnedSemaphorePermit, AcquireError>, Place)>);
+
+/// How many connections each address has.
+type Places = Arc<Mutex<HashMap<IpAddr, usize>>>;
+
+/// A connection's place among [`Limits::per_address`].
+struct Place(Places, IpAddr);
+
+impl Place {
+    fn take(places: &Places, address: IpAddr, most: usize) -> Option<Self> {
+        let address = match address.to_canonical() {
+            IpAddr::V6(v6) => IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() >> 64 << 64)),
+            v4 => v4,
+        };
+        let mut held = places.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = held.entry(address).or_default();
+        (*count < most).then(|| {
+            *count += 1;
+            Self(places.clone(), address)
+        })
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match held.get_mut(&self.1) {
+            Some(count) if *count > 1 => *count -= 1,
+            _ => drop(held.remove(&self.1)),
+        }
+    }
+}
 
 /// Serves on a listener from [`crate::bind`] until `stop` is ready, then lets requests in flight end.
 pub async fn serve(
@@ -129,6 +172,7 @@ pub async fn serve(
     let tls = TlsAcceptor::from(Arc::new(tls));
     let shared = Arc::new(Shared { router, tls, limits, observer, stopping, alive });
     let slots = Arc::new(Semaphore::new(limits.connections));
+    let places = Places::default();
     let mut stop = pin!(stop);
     loop {
         let accepted = async {
@@ -140,8 +184,13 @@ pub async fn serve(
             (slot, accepted) = accepted => match accepted {
                 Ok((stream, address)) => {
                     let shared = shared.clone();
+                    let place = Place::take(&places, address.ip(), limits.per_address);
                     tokio::spawn(async move {
-                        let slot = Slot(Arc::new(slot));
+                        let Some(place) = place else {
+                            let detail = "too many connections from this address".to_owned();
+                            return shared.tell(address, None, "tls.handshake", detail).await;
+                        };
+                        let slot = Slot(Arc::new((slot, place)));
                         let life = shared.limits.connection;
                         let _ = timeout(life, connection(&shared, stream, address, &slot)).await;
                     });

@@ -73,6 +73,12 @@ impl House {
             )
             .route("/v1/refuse", post(|| async { Error::new(403, "test.refused", "do something else") }))
             .route(
+                "/v1/rant",
+                post(|| async {
+                    Error::new(403, "test.rant", "\u{1b}[2J\ninfo: all is well\n".repeat(9999))
+                }),
+            )
+            .route(
                 "/v1/slow",
                 post(|| async {
                     sleep(Duration::from_millis(300)).await;
@@ -113,6 +119,10 @@ impl House {
     }
 
     async fn raw(&self) -> TlsStream<TcpStream> {
+        self.raw_from(TcpStream::connect(self.address).await.unwrap()).await
+    }
+
+    async fn raw_from(&self, stream: TcpStream) -> TlsStream<TcpStream> {
         let mut roots = RootCertStore::empty();
         roots.add_parsable_certificates([pem(self.ca.certificate())]);
         let (me, key) = (Key::generate().unwrap(), identity("azote:tenant/acme"));
@@ -122,7 +132,6 @@ impl House {
             .with_root_certificates(roots)
             .with_client_auth_cert(vec![pem(&chain)], key.into())
             .unwrap();
-        let stream = TcpStream::connect(self.address).await.unwrap();
         let name = ServerName::try_from("localhost").unwrap();
         TlsConnector::from(Arc::new(config)).connect(name, stream).await.unwrap()
     }
@@ -274,6 +283,35 @@ async fn connections_are_bounded_and_waiting_ones_get_their_turn() {
     house.acme().post::<_, Value>("/v1/who", &1).await.unwrap();
     assert!(started.elapsed() > Duration::from_millis(200), "the third waited for an idle one to be cut off");
     drop(idle);
+}
+
+#[tokio::test]
+async fn who_takes_every_connection_of_their_address_leaves_some_to_others() {
+    let house = House::open(Limits { connections: 4, per_address: 2, ..limits() }).await;
+    let elsewhere = async || {
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.bind("127.0.0.2:0".parse().unwrap()).unwrap();
+        socket.connect(house.address).await.unwrap()
+    };
+    let held = [elsewhere().await, elsewhere().await];
+    let mut third = elsewhere().await;
+    assert!(matches!(third.read(&mut [0]).await, Ok(0) | Err(_)), "cut off");
+    assert_eq!(house.codes(), ["tls.handshake"], "and told of");
+    let started = Instant::now();
+    house.acme().post::<_, Value>("/v1/who", &1).await.unwrap();
+    assert!(started.elapsed() < Duration::from_millis(400), "others need not wait");
+    drop(held);
+    sleep(Duration::from_millis(100)).await;
+    house.raw_from(elsewhere().await).await;
+}
+
+#[tokio::test]
+async fn what_a_service_says_is_one_short_line() {
+    let house = House::open(limits()).await;
+    let refused = house.acme().post::<_, Value>("/v1/rant", &1).await.unwrap_err();
+    assert_eq!(refused.code(), "test.rant");
+    let said = refused.to_string();
+    assert!(!said.contains(char::is_control) && said.len() < 1100, "{said:?}");
 }
 
 #[tokio::test]
