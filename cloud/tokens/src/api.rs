@@ -1,8 +1,9 @@
 use crate::{
-    By, Entry, Issuer, Kind, MAX_TEXT, Page, Refusal,
+    By, Entry, Issuer, Kind, Page, Refusal,
     client::{
         ACKNOWLEDGED, Acknowledged, ISSUED, KEYS, KeySets, ROTATE, SETS, TOKENS, TokenAnswer, TokenRequest,
     },
+    journal::kept,
     keyring::KeyringError,
     time,
 };
@@ -40,7 +41,7 @@ pub fn router(issuer: Arc<Issuer>) -> Router {
 
 /// Writes down what did not come as far as a decision. For a thread that may block.
 pub fn watch(issuer: &Issuer, incident: &Incident) {
-    let detail: String = format!("{} {}", incident.address, incident.detail).chars().take(MAX_TEXT).collect();
+    let detail = kept(&format!("{} {}", incident.address, incident.detail));
     let entry = Entry {
         subject: incident.peer.clone(),
         by: incident.peer.as_ref().map(|_| By::Certificate),
@@ -68,9 +69,14 @@ async fn issue(
     let mut id = [0; 16];
     aws_lc_rs::rand::fill(&mut id).map_err(Error::internal)?;
     let peer = peer.map(|Extension(Peer(peer))| peer);
-    // What is no text is no ID token.
-    let authorization = headers.get(AUTHORIZATION).map(|value| value.to_str().unwrap_or_default());
-    Ok(Json(issuer.issue(peer, authorization, &request, id, time::seconds()).await?))
+    Ok(Json(issuer.issue(peer, authorization(&headers), &request, id, time::seconds()).await?))
+}
+
+/// The header's value, if it is there. What is there twice, or is no text, is no ID token.
+fn authorization(headers: &HeaderMap) -> Option<&str> {
+    let mut values = headers.get_all(AUTHORIZATION).iter();
+    let one = values.next()?.to_str().ok().filter(|_| values.next().is_none());
+    Some(one.unwrap_or_default())
 }
 
 async fn keys(State(issuer): Shared, Peer(caller): Peer) -> Result<Json<Keys>, Error> {

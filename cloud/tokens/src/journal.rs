@@ -126,10 +126,15 @@ impl Entry {
             operations: request.apis.iter().copied().take(Api::ALL.len()).collect(),
             resources: request.resources.iter().take(MAX_RESOURCES).cloned().collect(),
             audience: Some(request.audience.clone()),
-            ticket: request.ticket.as_ref().map(|ticket| ticket.chars().take(MAX_TEXT).collect()),
+            ticket: request.ticket.as_deref().map(kept),
             ..Self::new(Kind::Refused)
         }
     }
+}
+
+/// Others' words as they are kept: one line, not too long.
+pub(crate) fn kept(text: &str) -> String {
+    text.chars().take(MAX_TEXT).map(|c| if c.is_control() { '?' } else { c }).collect()
 }
 
 /// A piece of the journal.

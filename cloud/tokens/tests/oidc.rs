@@ -178,6 +178,10 @@ async fn an_operator_signs_in_without_a_certificate_and_gets_a_token_for_her_key
     };
     assert_eq!(refused(&id_token, &request(&thief)).await, "oidc.nonce");
     assert_eq!(refused("", &request(&holder)).await, "oidc.malformed");
+    let (good, body) = (format!("Bearer {id_token}"), serde_json::to_vec(&request(&holder)).unwrap());
+    let twice = [("authorization", good.as_str()), ("authorization", "Bearer e30.e30.")];
+    let twice = stranger.call::<Value>("POST", "/v1/tokens", body, &twice).await;
+    assert_eq!(twice.err().unwrap().code(), "oidc.malformed");
     let more = TokenRequest { apis: vec![Api::StopInstance], ..request(&holder) };
     assert_eq!(refused(&id_token, &more).await, "rights.resource");
     assert_eq!(issue(&stranger, &request(&holder)).await.err().unwrap().code(), "peer.missing");
@@ -197,6 +201,7 @@ async fn an_operator_signs_in_without_a_certificate_and_gets_a_token_for_her_key
         [
             (Some(By::Oidc), alice(), None),
             (None, None, Some("oidc.nonce")),
+            (None, None, Some("oidc.malformed")),
             (None, None, Some("oidc.malformed")),
             (Some(By::Oidc), alice(), Some("rights.resource")),
             (None, None, Some("peer.missing")),

@@ -81,7 +81,11 @@ async fn what_the_rights_do_not_give_is_refused_and_in_the_journal() {
         ("rights.uses", CONTROL_PLANE, TokenRequest { uses: Some(0), ..good.clone() }),
         ("rights.condition", ALICE, ask(&[Api::PowerCycleHost], &[Resource::Host(host())], &holder)),
         ("rights.malformed", CONTROL_PLANE, TokenRequest { apis: vec![], ..good.clone() }),
-        ("rights.malformed", CONTROL_PLANE, TokenRequest { ticket: Some("a b".to_owned()), ..good.clone() }),
+        (
+            "rights.malformed",
+            CONTROL_PLANE,
+            TokenRequest { ticket: Some("a\u{1b}[2J\n".to_owned()), ..good.clone() },
+        ),
         (
             "rights.malformed",
             CONTROL_PLANE,
@@ -117,6 +121,7 @@ async fn what_the_rights_do_not_give_is_refused_and_in_the_journal() {
     let wanted: Vec<&str> = table.iter().map(|(code, ..)| *code).chain(["rights.caller"; 3]).collect();
     assert_eq!(codes, wanted);
     assert_eq!(refused[0].subject.as_ref().unwrap().to_string(), "azote:tenant/acme");
+    assert!(refused.iter().any(|entry| entry.ticket.as_deref() == Some("a?[2J?")), "one line");
     let granted = page.entries.iter().find(|entry| entry.kind == Kind::Issued).unwrap();
     assert_eq!(granted.ticket.as_deref(), Some("WO-4711"));
     let incidents: Vec<_> = page.entries.iter().filter(|entry| entry.kind == Kind::Incident).collect();
