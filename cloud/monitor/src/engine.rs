@@ -19,6 +19,12 @@ const MAX_OPERATIONS: usize = 16;
 /// must not keep an alarm about somebody else back.
 const OTHERS_AGAIN: u64 = 5000;
 
+/// How many parts of the table of alarms there are for rules to take one of. A rule of which an attacker chooses what its
+/// alarms are about can then neither crowd the others out nor fill the queues of where alarms go.
+const SHARES: usize = 64;
+/// The least share.
+const SHARE: usize = 16;
+
 /// Adds an entry's index to those that an alarm will name.
 pub(crate) fn push(entries: &mut VecDeque<u64>, entry: u64) {
     if entries.len() >= Alarm::MAX_ENTRIES {
@@ -55,6 +61,8 @@ struct Raised {
     held: u64,
     code: Option<String>,
     entries: VecDeque<u64>,
+    /// Who it was about last, where the group does not say.
+    latest: Option<Group>,
 }
 
 /// A rule has something to say.
@@ -77,7 +85,7 @@ impl Monitor {
             baselines: Table::new(groups),
             uses: Table::new(groups),
             clocks: Table::new(groups),
-            raised: Table::new(groups),
+            raised: Table::shared(groups, (groups / SHARES).max(SHARE)),
             rules: Arc::new(rules),
         }
     }
@@ -224,6 +232,7 @@ impl Monitor {
         raised.held += firing.count;
         raised.code = firing.code;
         firing.entries.iter().for_each(|entry| push(&mut raised.entries, *entry));
+        raised.latest = group.others.then_some(firing.group);
         if raised.at.is_some_and(|at| now < at + again_after(rule, &group)) {
             // Nothing that counts: at least that it happened.
             raised.held = raised.held.max(1);
@@ -259,6 +268,7 @@ impl Monitor {
 
     fn alarm(&mut self, rule: &Rule, group: &Group, told: Raised, again: bool) -> Alarm {
         self.serial += 1;
+        let group = told.latest.as_ref().unwrap_or(group);
         let code = group.code.clone().or(told.code);
         let text = |value: Option<String>, none: &str| value.unwrap_or_else(|| none.to_owned());
         let mut summary = rule.common.summary.clone();

@@ -248,6 +248,23 @@ fn many_made_up_subjects_cost_bounded_memory_hide_nobody_and_are_told() {
     assert!(told.iter().any(|alarm| alarm.entries.contains(&60_000)), "watched already, and still: {told:?}");
 }
 
+#[test]
+fn a_flood_of_one_alarm_leaves_room_for_others_and_names_the_last() {
+    let mut monitor = monitor();
+    let gap = |n: u64| {
+        let seen = Observation::new(n, T + n, Source::Audit, Kind::Event);
+        let (host, code) = (HostId::from_random(n.into()), "audit.gap.unrecorded".to_owned());
+        Observation { host: Some(host), code: Some(code), subject: Some(ALICE.parse().unwrap()), ..seen }
+    };
+    let flood: Vec<_> = (0..30_000).flat_map(|n| monitor.observe(&gap(n))).collect();
+    assert!(flood.len() < 1024, "as many as wait for one place: {}", flood.len());
+    let last = flood.iter().rfind(|alarm| alarm.rule == "log-gap").unwrap();
+    assert!(last.subject.is_some() && last.host.is_some() && last.entries[0] > 20_000, "{last:?}");
+    let alarms = monitor.observe(&refusal(1, T + 30_000, "azote:operator/eve", "proof.replayed"));
+    assert_eq!(rules(&alarms), ["stolen-token"]);
+    assert_eq!((alarms[0].host.as_ref(), alarms[0].subject.is_some()), (Some(&host()), true));
+}
+
 proptest! {
     #[test]
     fn nothing_that_a_record_can_say_panics_and_alarms_are_whole(
