@@ -21,15 +21,14 @@ pub(crate) fn run(out: Out, place: &Place, verb: &Verb) -> Result<(), Failure> {
     if matches!(verb, Verb::Console) {
         return Ok(console::join(out, &place.path("run/console"))?);
     }
-    let done = Cloud::open(place).and_then(|cloud| act(out, &cloud, verb));
-    done.map_err(|error| match error {
-        Failure::Call(CallError::Unreachable { .. }) => gone(place, error),
-        error => error,
-    })
+    Cloud::open(place).and_then(|cloud| act(out, &cloud, verb)).map_err(|error| told(place, error))
 }
 
-/// Why nobody answers, in words that help.
-fn gone(place: &Place, error: Failure) -> Failure {
+/// Why nobody answers, if that is what failed, in words that help.
+pub(crate) fn told(place: &Place, error: Failure) -> Failure {
+    if !matches!(error, Failure::Call(CallError::Unreachable { .. })) {
+        return error;
+    }
     match up::ended(place) {
         ended if ended.is_empty() => error,
         ended if ended.len() == up::UNITS.len() => {

@@ -54,6 +54,7 @@ fn a_running_installation_breaks_no_claim_and_its_report_counts_only_unchanged()
         assert!(!text.contains(outside), "{outside}");
     }
     assert!(azote(&state, &["down"]).status.success());
+    assert_eq!(code(&azote(&state, &["claims"])), "host.not-up");
     let verify = || azote(&state, &["claims", "--verify", page]);
     let signed = verify();
     assert_eq!((signed.status.code(), &json(&signed)["by"]), (Some(0), &report["by"]));
@@ -96,7 +97,7 @@ fn a_shell_a_failed_proof_and_a_door_that_answers_break_their_claims() {
     let report = json(&output);
     assert_eq!(output.status.code(), Some(1));
     assert_ne!(outcomes(&report)[0], "broken", "the shell is gone: {report:#}");
-    assert!(found(&report, 4, "broken").contains("kms to TLS 1.2: an answer"), "{report:#}");
+    assert!(found(&report, 4, "broken").contains("kms, TLS 1.2: an answer"), "{report:#}");
     assert_eq!(outcomes(&report)[2], "not-shown", "no key service, no evidence: {report:#}");
 }
 

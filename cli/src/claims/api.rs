@@ -46,11 +46,11 @@ fn operations(document: &Value, knocks: &Knocks) -> Evidence {
         "The whole list of operations on a host",
         if same { Outcome::of(known) } else { Outcome::Broken },
         format!(
-            "{}: {}; {}the API document has {} of them; {unknown} others were asked for and are unknown",
+            "{}: {}; {}; the API document has {}; {unknown} others were asked for and are unknown",
             table.len(),
             table.join(", "),
-            if known { "the running host knows each; " } else { "the running host does NOT know each; " },
-            if same { "exactly these" } else { "NOT these" },
+            if known { "the running host knows each" } else { "the running host does NOT know each" },
+            if same { "exactly these" } else { "OTHERS" },
         ),
         &[Basis::Release],
     )

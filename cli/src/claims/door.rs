@@ -8,6 +8,7 @@ use super::{
 use crate::{
     cloud::{Ask, Cloud, Refused, Who},
     failure::Failure,
+    place::Place,
 };
 use host_api::{Api, Resource};
 use ids::HostId;
@@ -52,6 +53,8 @@ pub(super) struct Knocks {
     pub(super) attempts: Vec<Attempt>,
     /// At the token service, which decides before the host does again.
     asked: Vec<Refused>,
+    /// At the other services.
+    strangers: Vec<Refused>,
 }
 
 impl Knocks {
@@ -63,7 +66,7 @@ impl Knocks {
 }
 
 /// Makes the attempts.
-pub(super) fn knock(cloud: &Cloud) -> Result<Knocks, Failure> {
+pub(super) fn knock(place: &Place, cloud: &Cloud) -> Result<Knocks, Failure> {
     let after = cloud.status()?.log.last;
     let mut attempts = Vec::new();
     for (method, path) in PATHS {
@@ -81,7 +84,7 @@ pub(super) fn knock(cloud: &Cloud) -> Result<Knocks, Failure> {
         }
     }
     attempts.extend(with_tokens(cloud)?);
-    Ok(Knocks { after, attempts, asked: asked(cloud) })
+    Ok(Knocks { after, attempts, asked: asked(cloud), strangers: cloud.without_certificate(place)? })
 }
 
 fn with_tokens(cloud: &Cloud) -> Result<Vec<Attempt>, Failure> {
@@ -141,6 +144,11 @@ pub(super) fn evidence(knocks: &Knocks, proofs: &Proofs) -> Vec<Evidence> {
             "Tokens that the rights configuration gives to nobody of this kind",
             knocks.asked.iter(),
             &[Basis::Release, Basis::Cryptography],
+        ),
+        Evidence::of_refusals(
+            "The services behind it, asked without a certificate: no handshake",
+            knocks.strangers.iter(),
+            &[Basis::Cryptography, Basis::Release],
         ),
         proofs.row(
             "Proofs: over all inputs, a decision needs authentication, right, time, and quota",

@@ -132,7 +132,7 @@ fn firmware(place: &Place, status: &HostStatus) -> Result<Evidence, Failure> {
     let good = known.lines().any(|line| line.split_whitespace().next() == Some(hash.as_str()));
     let measured = status.measurements.iter().any(|it| it.sha256 == chip.firmware);
     let found = format!(
-        "{hash} in the chip's flash: {}, {}; {} writes by the main board refused",
+        "{hash} in the chip's flash: {}, {}; writes by the main board that it refused: {}",
         if good { "known as good" } else { "NOT known as good" },
         if measured { "measured before reset was released" } else { "NOT measured" },
         chip.refused_writes

@@ -16,28 +16,37 @@ use crate::{
     failure::{Doing, Failure},
     out::Out,
     place::Place,
+    verbs,
 };
 use clap::{Args, ValueHint};
 use ids::{HostId, Identity};
 use serde::Serialize;
-use std::{collections::BTreeMap, fmt::Write, path::PathBuf};
+use std::{
+    collections::BTreeMap,
+    fmt::Write,
+    fs,
+    io::Read,
+    path::{Path, PathBuf},
+};
 
 /// What `azote claims --help` ends with.
 pub(crate) const HELP: &str = "\
-The attempts are real: they are in the logs, and they raise alarms. With --json the report has the format azote-claims/1.
+The attempts are real: they are in the logs, and they raise alarms.
+With --json the report has the format azote-claims/1.
 
 Exit codes:
-  0  no claim is broken. A claim that is not shown does not change this: `.claims[].outcome` of the report tells
-  1  a claim is broken (claims.broken), the evidence could not be gathered, or --verify refuses (claims.signature)
+  0  no claim is broken; one that is not shown does not count (see `.claims[].outcome`)
+  1  a claim is broken (claims.broken), evidence could not be gathered, or --verify
+     refuses (claims.signature)
   2  wrong usage
 
-The signature (FILE.signature) is JSON of the format azote-signature/1:
+The signature, FILE.signature, is JSON of the format azote-signature/1:
   key          SHA-256 of the auditor's Ed25519 public key, in hexadecimal
   certificate  the auditor's certificate, PEM
-  signature    COSE_Sign1 (RFC 9052, EdDSA, external data `azote/claims/1`) over the SHA-256 of FILE in lower-case
-               hexadecimal; base64url without padding
---verify takes it from a member of the group `auditors` whom this installation's authority certifies, as long as the
-certificate lasts. The installation need not be up.
+  signature    COSE_Sign1 (RFC 9052; EdDSA; external data `azote/claims/1`) over the
+               SHA-256 of FILE in hexadecimal; base64url without padding
+--verify takes it from a member of the group `auditors` whom this installation's
+authority certifies, while the certificate lasts. The installation need not be up.
 
 Examples:
   azote claims --html claims.html
@@ -218,11 +227,10 @@ pub(crate) fn run(out: Out, place: &Place, ask: &Claims) -> Result<(), Failure> 
         out.result(&signed.text(), &signed);
         return Ok(());
     }
-    let report = gather(out, place, ask)?;
+    let report = gather(out, place, ask).map_err(|error| verbs::told(place, error))?;
     if let Some(file) = &ask.html {
         let page = html::page(&report)?;
-        service::write_atomic(file, page.as_bytes()).doing(file.display())?;
-        let key = signature::sign(place, file)?;
+        let key = signature::write(place, file, page.as_bytes())?;
         out.remark(&format!("{}: signed with key {key}; `azote claims --verify` checks it", file.display()));
     }
     out.result(&text(&report), &report);
@@ -239,7 +247,7 @@ fn gather(out: Out, place: &Place, ask: &Claims) -> Result<Report, Failure> {
     let by_number = std::thread::scope(|scope| {
         let proofs = scope.spawn(|| proofs::lines(ask.proofs.as_deref()));
         progress.at("at the host's door");
-        let door = door::knock(&cloud)?;
+        let door = door::knock(place, &cloud)?;
         let handshakes = network::knock(place)?;
         progress.at("in the audit log");
         let log = log::evidence(place, &cloud, &door, &handshakes);
@@ -298,6 +306,17 @@ fn text(report: &Report) -> String {
     text + "\n" + &counted(report)
 }
 
+/// What a file holds that anybody may have written, if that is not more than so many bytes.
+fn bounded(path: &Path, most: u64) -> Result<Vec<u8>, Failure> {
+    let mut bytes = Vec::new();
+    let file = fs::File::open(path).doing(path.display())?;
+    file.take(most + 1).read_to_end(&mut bytes).doing(path.display())?;
+    if bytes.len() as u64 > most {
+        return Err(Failure::State(format!("{}: longer than {most} bytes", path.display())));
+    }
+    Ok(bytes)
+}
+
 /// What neither moves a cursor nor turns the direction of a line.
 fn harmless(c: char) -> char {
     let turns =
@@ -310,7 +329,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_worst_decides() {
-        assert!(Outcome::Broken > Outcome::NotShown && Outcome::NotShown > Outcome::Holds);
+    fn what_was_not_refused_is_broken_and_what_could_not_be_asked_is_not_shown() {
+        let tried = |codes: &[Option<&str>]| {
+            let refused = |code: &Option<&str>| Refused {
+                what: "x".to_owned(),
+                wanted: "token.missing",
+                code: code.map(str::to_owned),
+            };
+            let tried: Vec<Refused> = codes.iter().map(refused).collect();
+            Evidence::of_refusals("", tried.iter(), &[]).outcome
+        };
+        let (right, gone) = (Some("token.missing"), Some("call.unreachable"));
+        assert_eq!(tried(&[right, right]), Outcome::Holds);
+        assert_eq!(tried(&[]), Outcome::NotShown);
+        assert_eq!(tried(&[gone, right]), Outcome::NotShown);
+        for wrong in [None, Some("call.malformed"), Some("token.expired")] {
+            assert_eq!(tried(&[right, gone, wrong]), Outcome::Broken);
+        }
     }
 }

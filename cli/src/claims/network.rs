@@ -96,12 +96,12 @@ fn sized(bytes: &[u8]) -> Vec<u8> {
 pub(super) fn evidence(tried: &[Tried]) -> Vec<Evidence> {
     let outcome = tried.iter().map(|it| it.outcome).max().unwrap_or(Outcome::NotShown);
     let of = tried.iter().filter(|it| it.outcome == outcome);
-    let said: Vec<String> = of.map(|it| format!("{} to {}: {}", it.service, it.what, it.said)).collect();
+    let said: Vec<String> = of.map(|it| format!("{}, {}: {}", it.service, it.what, it.said)).collect();
     let found = match outcome {
         Outcome::Holds => format!(
             "{} handshakes, all refused ({}); this command itself spoke TLS 1.3",
             tried.len(),
-            said.join(", ")
+            said.join("; ")
         ),
         _ => said.join("; "),
     };

@@ -1,10 +1,9 @@
 //! What the proofs say: lines of an earlier run, or a run made now.
 
-use super::{Basis, Evidence, Outcome};
+use super::{Basis, Evidence, Outcome, bounded};
 use crate::{rack::program, up::hex_sha256};
 use serde::Deserialize;
 use std::{
-    fs,
     path::{Path, PathBuf},
     process::{Command, Stdio},
 };
@@ -46,15 +45,16 @@ pub(super) struct Proofs {
 
 /// Reads or makes a run.
 pub(super) fn lines(file: Option<&Path>) -> Proofs {
-    let (text, source) = match file {
-        Some(file) => (read(file), format!("run in {}", file.display())),
-        None => (make(), "run now".to_owned()),
-    };
-    let source = match &text {
-        Ok(text) => format!("{source}, sha256 {}", hex_sha256(text.as_bytes())),
-        Err(_) => source,
-    };
-    Proofs { lines: text.and_then(|text| parse(&text)), source }
+    if let Some(file) = file {
+        let text = read(file);
+        let hash = text.as_ref().map_or_else(|_| "none".to_owned(), |text| hex_sha256(text.as_bytes()));
+        let source = format!("a run in {}, sha256 {hash}", file.display());
+        return Proofs { lines: text.and_then(|text| parse(&text)), source };
+    }
+    let solvers = solvers();
+    let names: Vec<&str> = solvers.iter().map(|(name, _)| *name).collect();
+    let source = format!("run now with {SOLVER} of: {}", names.join(", "));
+    Proofs { lines: make(&solvers).and_then(|text| parse(&text)), source }
 }
 
 fn parse(text: &str) -> Result<Vec<Line>, String> {
@@ -65,17 +65,13 @@ fn parse(text: &str) -> Result<Vec<Line>, String> {
 }
 
 fn read(file: &Path) -> Result<String, String> {
-    let failed = |error: std::io::Error| format!("{}: {error}", file.display());
-    if fs::metadata(file).map_err(failed)?.len() > MAX_FILE {
-        return Err(format!("{}: longer than {MAX_FILE} bytes", file.display()));
-    }
-    fs::read_to_string(file).map_err(failed)
+    let bytes = bounded(file, MAX_FILE).map_err(|error| error.to_string())?;
+    String::from_utf8(bytes).map_err(|_| format!("{}: not UTF-8", file.display()))
 }
 
-fn make() -> Result<String, String> {
+fn make(solvers: &[(&str, PathBuf)]) -> Result<String, String> {
     let advice = "`cargo xtask prove --json > FILE`, then `azote claims --proofs FILE`";
     let proofs = program("azote-proofs").map_err(|_| format!("no proofs here: {advice}"))?;
-    let solvers = solvers();
     if solvers.is_empty() {
         return Err(format!("no solver here: {advice}"));
     }
@@ -83,7 +79,7 @@ fn make() -> Result<String, String> {
     for name in CONTENT.iter().chain(DECISION) {
         let mut command = Command::new(&proofs);
         command.args(["prove", "--json", name]);
-        for (solver, path) in &solvers {
+        for (solver, path) in solvers {
             command.arg("--solver").arg(format!("{solver}={}", path.display()));
         }
         let output = command.stdin(Stdio::null()).stderr(Stdio::null()).output();

@@ -1,5 +1,6 @@
 //! The detached signature of a report: a file beside it, by the auditor's identity key.
 
+use super::bounded;
 use crate::{
     failure::{Doing, Failure},
     place::Place,
@@ -72,10 +73,10 @@ fn beside(report: &Path) -> PathBuf {
     name.into()
 }
 
-/// Signs a report; gives the key's id.
-pub(super) fn sign(place: &Place, report: &Path) -> Result<String, Failure> {
+/// Writes a report and its signature; gives the key's id.
+pub(super) fn write(place: &Place, report: &Path, page: &[u8]) -> Result<String, Failure> {
     let credentials = signer(place)?;
-    let digest = hex_sha256(&fs::read(report).doing(report.display())?);
+    let digest = hex_sha256(page);
     let signature = token::cose::sign(credentials.key().pair(), digest.into_bytes(), CONTEXT)
         .ok_or_else(|| Failure::state("the auditor's key does not sign"))?;
     let path = place.path(SIGNER);
@@ -88,6 +89,7 @@ pub(super) fn sign(place: &Place, report: &Path) -> Result<String, Failure> {
     };
     let file = beside(report);
     let text = serde_json::to_vec_pretty(&signature).map_err(Failure::state)?;
+    service::write_atomic(report, page).doing(report.display())?;
     service::write_atomic(&file, &text).doing(file.display())?;
     Ok(key)
 }
@@ -102,13 +104,6 @@ pub(super) fn verify(place: &Place, report: &Path) -> Result<Signed, Failure> {
     check(&ca, &bytes, &signature, now)
         .map(|(by, key)| Signed { file: report.to_owned(), sha256: hex_sha256(&bytes), by, key })
         .map_err(|why| Failure::Advice("claims.signature", format!("{}: {why}", file.display())))
-}
-
-fn bounded(path: &Path, most: u64) -> Result<Vec<u8>, Failure> {
-    if fs::metadata(path).doing(path.display())?.len() > most {
-        return Err(Failure::State(format!("{}: longer than {most} bytes", path.display())));
-    }
-    fs::read(path).doing(path.display())
 }
 
 fn check(ca: &str, report: &[u8], signature: &[u8], now: u64) -> Result<(Identity, String), String> {
@@ -156,8 +151,8 @@ mod tests {
         };
         person("azote:operator/ada");
         let report = scratch.path().join("report.html");
-        fs::write(&report, "all is well").unwrap();
-        let key = sign(&place, &report).unwrap();
+        let write = || write(&place, &report, b"all is well").unwrap();
+        let key = write();
         let signed = verify(&place, &report).unwrap();
         assert_eq!((signed.by.to_string().as_str(), signed.key), ("azote:operator/ada", key));
         let good = fs::read_to_string(beside(&report)).unwrap();
@@ -172,14 +167,14 @@ mod tests {
         }
         for another in ["azote:service/kms", "azote:operator/alice"] {
             person(another);
-            sign(&place, &report).unwrap();
+            write();
             assert!(verify(&place, &report).unwrap_err().to_string().contains("no auditor"), "{another}");
         }
         let other = tempfile::tempdir().unwrap();
         let forger = Ca::create(other.path()).unwrap();
         fs::remove_file(place.path(SIGNER)).unwrap();
         forger.client_identity(&"azote:operator/ada".parse().unwrap(), day, &place.path(SIGNER)).unwrap();
-        sign(&place, &report).unwrap();
+        write();
         assert_eq!(verify(&place, &report).unwrap_err().code(), "claims.signature");
     }
 }

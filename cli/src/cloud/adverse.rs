@@ -3,11 +3,12 @@
 use super::{Cloud, now};
 use crate::{
     failure::{Doing, Failure},
+    place::Place,
     up,
 };
-use ids::KeyId;
 use seal::CardKey;
-use service::CallError;
+use service::{CallError, Client};
+use std::fs;
 use volumes::Volume;
 
 /// Something that must be refused.
@@ -70,10 +71,24 @@ impl Cloud {
         self.runtime.block_on(audit::client::entries(&self.operator.audit, 0, 0))
     }
 
-    /// Asks the key service for the key of a new volume, as everybody who may not have it.
-    pub(crate) fn try_keys(&self) -> Result<Vec<Refused>, Failure> {
-        let key = self.create_key()?;
-        let volume = self.unkept(&key)?;
+    /// Knocks at the services' doors without a certificate: the handshake fails.
+    pub(crate) fn without_certificate(&self, place: &Place) -> Result<Vec<Refused>, Failure> {
+        let ca = fs::read_to_string(place.path("pki/ca.pem")).doing("pki/ca.pem")?;
+        let client = |name: &str| {
+            let server = format!("azote:service/{name}").parse().map_err(Failure::state)?;
+            Client::new(&ca, server, up::address(place, name)?, None).map_err(Failure::state)
+        };
+        let (tokens, kms, audit) = (client("tokens")?, client("kms")?, client("audit")?);
+        let refused = "call.unreachable";
+        Ok(vec![
+            Refused::new("tokens", refused, self.runtime.block_on(tokens::client::keys(&tokens))),
+            Refused::new("kms", refused, self.runtime.block_on(kms::client::create_key(&kms))),
+            Refused::new("audit", refused, self.runtime.block_on(audit::client::entries(&audit, 0, 0))),
+        ])
+    }
+
+    /// Asks the key service for the key of a volume, as everybody who may not have it.
+    pub(crate) fn try_keys(&self, volume: &Volume) -> Result<Vec<Refused>, Failure> {
         let elsewhere = ids::HostId::from_random(up::random()?);
         let card = self.certify(*CardKey::generate().map_err(Failure::state)?.public())?;
         let grant = kms::client::create_grant(&self.tenant.kms, &volume.key, &card.host, &volume.id);
@@ -101,15 +116,10 @@ impl Cloud {
             Refused::new(
                 "the tenant's grant for another host",
                 "kms.recipient",
-                self.seal_to(&volume, &elsewhere, &card),
+                self.seal_to(volume, &elsewhere, &card),
             ),
         ];
         self.runtime.block_on(kms::client::retire_grant(&self.tenant.kms, &volume.key, &grant.grant_id))?;
         Ok(attempts)
-    }
-
-    /// A volume's metadata, of which nothing is stored.
-    fn unkept(&self, key: &KeyId) -> Result<Volume, Failure> {
-        Ok(self.draft(key, volumes::UNIT)?.volume().clone())
     }
 }
