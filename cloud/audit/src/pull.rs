@@ -16,6 +16,7 @@ use std::{
     fs,
     net::SocketAddr,
     path::PathBuf,
+    pin::pin,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -24,15 +25,21 @@ use tokens::client::{TokenAnswer, TokenRequest};
 use tokio::{
     sync::{Semaphore, mpsc},
     task::JoinHandle,
-    time::sleep,
+    time::{sleep, timeout},
 };
 
 /// Longest file of sources that is read, in bytes.
 const MAX_SOURCES: usize = 4 << 20;
 /// How often the file of sources is read, and time is told.
 const TICK: Duration = Duration::from_millis(500);
-/// Readings at a time.
+/// Readings at a time,
 const AT_ONCE: usize = 64;
+/// and of hosts that answer slowly or not at all: nobody else waits for them.
+const SLOW_AT_ONCE: usize = 256;
+/// Slow is what takes longer.
+const PATIENCE: Duration = Duration::from_millis(500);
+/// Pages in one reading: a host that makes records without end gets no more than its turn.
+const PAGES: usize = 64;
 /// A host is told after so many records
 const ACKNOWLEDGE_RECORDS: u64 = 256;
 /// or after so long, if there are any.
@@ -104,6 +111,13 @@ enum PullError {
     Random,
 }
 
+/// Who may read now.
+#[derive(Clone)]
+struct Lanes {
+    quick: Arc<Semaphore>,
+    slow: Arc<Semaphore>,
+}
+
 /// A task for each source, and what it reads.
 type Tasks = BTreeMap<Source, (Place, Option<SocketAddr>, JoinHandle<()>)>;
 
@@ -126,13 +140,14 @@ impl Puller {
 
     /// Keeps one task for each source that the file names.
     async fn watch(self: Arc<Self>) {
-        let slots = Arc::new(Semaphore::new(AT_ONCE));
+        let [quick, slow] = [AT_ONCE, SLOW_AT_ONCE].map(|most| Arc::new(Semaphore::new(most)));
+        let lanes = Lanes { quick, slow };
         let (mut tasks, mut last) = (Tasks::new(), None);
         loop {
             let text = fs::read(&self.sources).ok().filter(|text| text.len() <= MAX_SOURCES);
             if text != last {
                 match text.as_ref().and_then(|text| str::from_utf8(text).ok()).map(read_sources) {
-                    Some(Ok(sources)) => self.follow(sources, &mut tasks, &slots).await,
+                    Some(Ok(sources)) => self.follow(sources, &mut tasks, &lanes).await,
                     Some(Err(line)) => {
                         tracing::warn!(line, "the file of sources is wrong: the one before stays");
                     }
@@ -147,7 +162,7 @@ impl Puller {
         }
     }
 
-    async fn follow(self: &Arc<Self>, sources: Sources, tasks: &mut Tasks, slots: &Arc<Semaphore>) {
+    async fn follow(self: &Arc<Self>, sources: Sources, tasks: &mut Tasks, lanes: &Lanes) {
         let tokens = sources.get(&Source::Tokens).map(|place| place.address);
         tasks.retain(|source, (place, issuer, task)| {
             let stays = sources.get(source) == Some(place) && *issuer == tokens && !task.is_finished();
@@ -163,32 +178,24 @@ impl Puller {
         let _ = self.keeper.take(Input::Hosts(hosts.collect())).await;
         for (source, place) in sources {
             tasks.entry(source.clone()).or_insert_with(|| {
-                let read = self.clone().read(source, place, tokens, slots.clone());
+                let read = self.clone().read(source, place, tokens, lanes.clone());
                 (place, tokens, tokio::spawn(read))
             });
         }
     }
 
     /// Reads one source for ever.
-    async fn read(
-        self: Arc<Self>,
-        source: Source,
-        place: Place,
-        tokens: Option<SocketAddr>,
-        slots: Arc<Semaphore>,
-    ) {
+    async fn read(self: Arc<Self>, source: Source, place: Place, tokens: Option<SocketAddr>, lanes: Lanes) {
         let mut host = match &source {
             Source::Host(host) => Some(Reader::new(host.clone(), place.address, tokens)),
             _ => None,
         };
-        let mut failed = false;
+        let (mut failed, mut slow) = (false, false);
         loop {
-            let slot = slots.acquire().await;
             let read = match &mut host {
-                Some(reader) => reader.read(&self).await,
+                Some(reader) => reader.turn(&self, &lanes, &mut slow).await,
                 None => self.read_journal(place.address).await,
             };
-            drop(slot);
             match &read {
                 Err(PullError::Log(_)) => return,
                 Err(error) if !failed => tracing::warn!(%source, %error, "cannot be read"),
@@ -248,9 +255,27 @@ impl Reader {
         Self { host, address, tokens, door: None, token: None, told: None }
     }
 
-    /// Reads its log to the end.
+    /// Reads its log when it is its turn. `slow` says whether it was the last time.
+    async fn turn(&mut self, puller: &Puller, lanes: &Lanes, slow: &mut bool) -> Result<(), PullError> {
+        let mut slot = if *slow { lanes.slow.acquire().await } else { lanes.quick.acquire().await };
+        let began = Instant::now();
+        let mut reading = pin!(self.read(puller));
+        let mut read = timeout(PATIENCE, &mut reading).await;
+        if read.is_err() {
+            if !*slow {
+                slot = lanes.slow.acquire().await;
+            }
+            read = Ok(reading.await);
+        }
+        drop(slot);
+        *slow = began.elapsed() > PATIENCE;
+        read.unwrap_or(Ok(()))
+    }
+
+    /// Reads its log to the end, or for so many pages.
     async fn read(&mut self, puller: &Puller) -> Result<(), PullError> {
-        loop {
+        let mut seq = 0;
+        for _ in 0..PAGES {
             let (host, began) = (self.host.clone(), now());
             let after = puller.keeper.look(move |book| book.host(&host)).await?;
             let page: LogPage = self.call(puller, &ReadLog { after }).await?;
@@ -258,11 +283,12 @@ impl Reader {
             let (host, page) = (self.host.clone(), Box::new(page));
             puller.keeper.take(Input::Page { host, page, began }).await?;
             let host = self.host.clone();
-            let seq = puller.keeper.look(move |book| book.host(&host)).await?;
+            seq = puller.keeper.look(move |book| book.host(&host)).await?;
             if seq >= end || seq == after {
-                return self.acknowledge(puller, seq).await;
+                break;
             }
         }
+        self.acknowledge(puller, seq).await
     }
 
     /// Tells the host what is durable under a checkpoint, now and then.

@@ -24,6 +24,7 @@ use std::{
     fmt::Write as _,
     fs,
     io::Write,
+    net::TcpListener,
     process::{Command, Stdio},
     time::{Duration, Instant},
 };
@@ -355,4 +356,30 @@ async fn a_host_that_rewrites_its_log_or_hides_a_call_raises_an_alarm_within_sec
     );
     let found: Vec<_> = report.found.keys().map(String::as_str).collect();
     assert!(found.contains(&"audit.gap.unclaimed") && found.contains(&"audit.chain"), "{found:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn hosts_that_do_not_answer_keep_nobody_waiting() {
+    let house = House::new();
+    let hosts = Hosts::start(&house).await;
+    let audit = house.start(PROGRAM, "audit", &["--every", "200", "--silence", "60000"]);
+    let olga = house.client(&audit, OLGA);
+    let mute = TcpListener::bind("127.0.0.1:0").unwrap();
+    let key = hosts.sources.trim().rsplit(' ').next().unwrap();
+    let mut sources = hosts.sources.clone();
+    for n in 2..300 {
+        let host = HostId::from_random(n);
+        writeln!(sources, "host/{host} {} {key}", mute.local_addr().unwrap()).unwrap();
+    }
+    fs::write(audit.state.join("sources"), sources).unwrap();
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    for seq in 1..=8 {
+        hosts.log.lock().unwrap().push("host.started", None);
+        let since = Instant::now();
+        let name = format!("host/{}", hosts.host);
+        while client::status(&olga).await.unwrap().sources.iter().all(|s| s.source != name || s.seq < seq) {
+            assert!(since.elapsed() < Duration::from_secs(2), "record {seq}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
 }
