@@ -121,6 +121,7 @@ impl Run {
         };
         let (review, reviewers) = (text(&self.review)?, text(&self.reviewers)?);
         let set = sources.hash();
+        store.reviewers_are(&reviewers)?;
         let reviewed = || {
             let review = Review::parse(&review)?;
             let by = review.verify(&Reviewers::parse(&reviewers)?, &set)?;

@@ -6,6 +6,7 @@ use crate::{
     ledger::{Capacity, Charge, Ledger, Permit, Refused, Write},
     store::{KeyChange, Step, Store, StoreError},
 };
+use aws_lc_rs::digest::{SHA256, digest};
 use rights::SetHash;
 use std::{
     iter,
@@ -26,6 +27,8 @@ pub const JOURNAL_CAPACITY: u64 = 100_000;
 
 /// Another rights configuration is in force.
 const CHANGED: &str = "policy.changed";
+/// Others may review than before.
+const REVIEWERS: &str = "policy.reviewers";
 /// Longest text about a rights configuration, in characters.
 const MAX_DETAIL: usize = 400;
 
@@ -88,6 +91,20 @@ impl Opened {
                 self.write_down(CHANGED, &detail, Some(&Step::Rights(set, number)))
             }
             None => self.store.commit(&[&Step::Rights(set, number)]),
+        }
+    }
+
+    /// Learns who may review, from the text of their list; that they are others than before is written down.
+    pub fn reviewers_are(&mut self, list: &str) -> Result<(), StoreError> {
+        let mut hash = [0; 32];
+        hash.copy_from_slice(digest(&SHA256, list.as_bytes()).as_ref());
+        match self.store.reviewers()? {
+            Some(before) if before == hash => Ok(()),
+            Some(_) => {
+                let detail = "the list of reviewers is another one than at the last start";
+                self.write_down(REVIEWERS, detail, Some(&Step::Reviewers(hash)))
+            }
+            None => self.store.commit(&[&Step::Reviewers(hash)]),
         }
     }
 
@@ -207,7 +224,7 @@ fn write(ledger: &Mutex<Ledger>, store: &Store, queue: &Receiver<Job>) {
                     ledger.durable(write.seq);
                     ledger.permit(write)
                 }
-                Step::Acknowledge(_) | Step::Rights(..) => None,
+                Step::Acknowledge(_) | Step::Rights(..) | Step::Reviewers(_) => None,
             };
             // Who asked may have gone.
             let _ = done.send(permit);

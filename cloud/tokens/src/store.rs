@@ -22,6 +22,7 @@ const VERSION: &[u8] = b"1";
 const ACKNOWLEDGED: &str = "acknowledged";
 const RING: &str = "ring";
 const RIGHTS: &str = "rights";
+const REVIEWERS: &str = "reviewers";
 /// Bytes of the store that are kept in memory.
 const CACHE: usize = 16 << 20;
 /// Signed key sets that are kept, so that a host that missed some can follow one after the other.
@@ -73,6 +74,8 @@ pub(crate) enum Step {
     Acknowledge(u64),
     /// From now on this rights configuration is in force, by the review with this number.
     Rights(SetHash, u64),
+    /// From now on those may review whose list has this hash.
+    Reviewers([u8; 32]),
 }
 
 pub(crate) struct Store(Database);
@@ -134,6 +137,7 @@ impl Store {
                     Step::Rights(set, number) => {
                         meta.insert(RIGHTS, format!("{set} {number}").as_bytes())?;
                     }
+                    Step::Reviewers(hash) => drop(meta.insert(REVIEWERS, hash.as_slice())?),
                     Step::Acknowledge(up_to) => {
                         meta.insert(ACKNOWLEDGED, up_to.to_be_bytes().as_slice())?;
                         journal.retain_in(..=*up_to, |_, _| false)?;
@@ -176,6 +180,11 @@ impl Store {
         let kept = kept.and_then(|(set, number)| Some((set.parse().ok()?, number.parse().ok()?)));
         let none = || StoreError("it names no rights configuration: put it back from a copy".to_owned());
         kept.map(Some).ok_or_else(none)
+    }
+
+    /// The hash of the list of reviewers that was given last, if there was one.
+    pub(crate) fn reviewers(&self) -> Result<Option<Vec<u8>>, StoreError> {
+        Ok(self.0.begin_read()?.open_table(META)?.get(REVIEWERS)?.map(|value| value.value().to_vec()))
     }
 
     /// The ring of keys, if there is one yet.

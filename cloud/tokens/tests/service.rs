@@ -7,7 +7,7 @@ mod house;
 use desk::{
     ALICE, AS_SHIPPED, AUDIT, AUTHOR, CONTROL_PLANE, PROGRAM, ask, host, review, reviewed, sources, start,
 };
-use house::House;
+use house::{House, Running};
 use ids::{HostId, VolumeId};
 use rights::{Review, SetHash};
 use service::{Client, Key};
@@ -268,6 +268,24 @@ fn a_configuration_that_was_replaced_does_not_come_back_by_its_old_review() {
     assert!(run(old, Some(second), 2), "taken back, by a review");
     assert!(!run(new, Some(first), 1), "what was taken back, by its old review");
     assert!(run(new, Some(first), 3), "and by a new one");
+}
+
+#[tokio::test]
+async fn another_list_of_reviewers_is_told_of() {
+    let house = House::new();
+    let mut tokens = start(&house, AS_SHIPPED, &[]);
+    let told = async |tokens: &Running| {
+        let page = issued(&house.client(tokens, AUDIT), 0).await.unwrap();
+        page.entries.iter().filter(|entry| entry.code.as_deref() == Some("policy.reviewers")).count()
+    };
+    tokens.kill_and_restart();
+    assert_eq!(told(&tokens).await, 0);
+    // The same names, with other keys.
+    review(&house, rights::sources().hash(), &["azote:operator/rita", "azote:operator/ravi"]);
+    tokens.kill_and_restart();
+    assert_eq!(told(&tokens).await, 1);
+    tokens.kill_and_restart();
+    assert_eq!(told(&tokens).await, 1, "once");
 }
 
 #[test]
