@@ -1,1 +1,289 @@
-//! (engineer A)
+//! Virtual processors: one thread each, and the gate at which all of them stand while the machine is paused.
+
+use crate::{
+    bus::Bus,
+    stats::Exits,
+    vm::{Tried, Vm, VmError, port_access},
+};
+use kvm_ioctls::{VcpuExit, VcpuFd};
+use std::{
+    sync::{
+        Arc, Condvar, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::{Builder, JoinHandle},
+    time::Duration,
+};
+use vmm_sys_util::signal::{Killable, SIGRTMIN, register_signal_handler};
+
+/// How long a kick may take until the next one: a signal that comes just before the processor enters the guest is
+/// lost.
+const KICK_AGAIN: Duration = Duration::from_millis(1);
+/// Each processor's thread: exits are handled in shallow calls.
+const STACK: usize = 256 << 10;
+
+/// Why the machine will not run on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// The guest turned itself off.
+    Off,
+    /// The guest asked for a reset, or faulted three times.
+    Reset,
+    /// A processor cannot go on: KVM's exit reason, or the negative error number of `KVM_RUN`.
+    Failed(i32),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Want {
+    Stand,
+    Run,
+    Leave,
+}
+
+struct Inner {
+    want: Want,
+    standing: usize,
+    threads: Vec<JoinHandle<()>>,
+    outcome: Option<Outcome>,
+}
+
+/// Where the processors stand while they must not run.
+pub struct Gate {
+    inner: Mutex<Inner>,
+    changed: Condvar,
+    /// A copy of `want == Run` that is read before every entry into the guest.
+    open: AtomicBool,
+}
+
+impl Default for Gate {
+    fn default() -> Self {
+        let inner = Inner { want: Want::Stand, standing: 0, threads: Vec::new(), outcome: None };
+        Self { inner: Mutex::new(inner), changed: Condvar::new(), open: AtomicBool::new(false) }
+    }
+}
+
+impl Gate {
+    /// Opens the gate, unless the machine has come to its end. Returns whether it is open.
+    pub fn open(&self) -> bool {
+        let mut inner = self.inner();
+        if inner.outcome.is_none() && inner.want != Want::Leave {
+            self.set(&mut inner, Want::Run);
+        }
+        inner.want == Want::Run
+    }
+
+    /// Closes the gate and returns when all processors stand at it.
+    pub fn close(&self) {
+        let mut inner = self.inner();
+        if inner.want == Want::Run {
+            self.set(&mut inner, Want::Stand);
+        }
+        while inner.standing < inner.threads.len() {
+            inner = self.wait(inner);
+        }
+    }
+
+    /// Ends the machine: no processor enters the guest again. Does not wait. The first outcome counts.
+    pub fn stop(&self, outcome: Outcome) {
+        let mut inner = self.inner();
+        inner.outcome.get_or_insert(outcome);
+        if inner.want == Want::Run {
+            self.set(&mut inner, Want::Stand);
+        }
+    }
+
+    /// How the machine ended, if it did.
+    pub fn outcome(&self) -> Option<Outcome> {
+        self.inner().outcome
+    }
+
+    /// Whether the processors may run.
+    pub fn is_open(&self) -> bool {
+        self.open.load(Ordering::Acquire)
+    }
+
+    /// Lets all threads end, and waits for it.
+    fn leave(&self) {
+        self.close();
+        let mut inner = self.inner();
+        self.set(&mut inner, Want::Leave);
+        let threads = std::mem::take(&mut inner.threads);
+        drop(inner);
+        for thread in threads {
+            let _ = thread.join();
+        }
+    }
+
+    /// A processor stands here until it may run; `false`: it is to leave.
+    fn pass(&self) -> bool {
+        let mut inner = self.inner();
+        inner.standing += 1;
+        self.changed.notify_all();
+        while inner.want == Want::Stand {
+            inner = self.wait(inner);
+        }
+        inner.standing -= 1;
+        inner.want == Want::Run
+    }
+
+    /// Waits for a change. While somebody who should stand still runs, whoever waits kicks again and again.
+    fn wait<'a>(&self, inner: MutexGuard<'a, Inner>) -> MutexGuard<'a, Inner> {
+        if inner.want == Want::Stand && inner.standing < inner.threads.len() {
+            kick(&inner);
+            self.changed.wait_timeout(inner, KICK_AGAIN).unwrap_or_else(PoisonError::into_inner).0
+        } else {
+            self.changed.wait(inner).unwrap_or_else(PoisonError::into_inner)
+        }
+    }
+
+    fn set(&self, inner: &mut Inner, want: Want) {
+        inner.want = want;
+        self.open.store(want == Want::Run, Ordering::Release);
+        self.changed.notify_all();
+    }
+
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Whoever stands at the gate already is woken once for nothing.
+fn kick(inner: &Inner) {
+    for thread in &inner.threads {
+        let _ = thread.kill(SIGRTMIN());
+    }
+}
+
+extern "C" fn kicked(_: i32, _: *mut libc::siginfo_t, _: *mut std::ffi::c_void) {}
+
+/// One virtual processor.
+pub struct Vcpu {
+    fd: VcpuFd,
+    run_size: usize,
+}
+
+impl Vcpu {
+    /// Processor number `id` of `vm`.
+    pub fn new(vm: &Vm, id: u8) -> Result<Self, VmError> {
+        let fd = vm.fd().create_vcpu(id.into()).tried("make a processor")?;
+        Ok(Self { fd, run_size: vm.fd().run_size() })
+    }
+
+    /// Its descriptor, for boot and state.
+    pub(crate) fn fd(&self) -> &VcpuFd {
+        &self.fd
+    }
+
+    /// Runs until the next exit and handles it.
+    fn step(&mut self, buses: &Buses, exits: &Exits) -> Result<(), Outcome> {
+        let reason = |fd: &mut VcpuFd| i32::try_from(fd.get_kvm_run().exit_reason).unwrap_or(i32::MAX);
+        match self.fd.run() {
+            Ok(VcpuExit::MmioRead(address, data)) => {
+                exits.mmio_read.add();
+                buses.mmio.read(address, data);
+            }
+            Ok(VcpuExit::MmioWrite(address, data)) => {
+                exits.mmio_write.add();
+                buses.mmio.write(address, data);
+            }
+            Ok(VcpuExit::IoIn(..)) => {
+                exits.port_in.add();
+                let access = port_access(&mut self.fd, self.run_size).ok_or(Outcome::Failed(0))?;
+                for data in access.data.chunks_mut(access.size) {
+                    buses.pio.read(access.port.into(), data);
+                }
+            }
+            Ok(VcpuExit::IoOut(..)) => {
+                exits.port_out.add();
+                let access = port_access(&mut self.fd, self.run_size).ok_or(Outcome::Failed(0))?;
+                for data in access.data.chunks(access.size) {
+                    buses.pio.write(access.port.into(), data);
+                }
+            }
+            Ok(VcpuExit::Shutdown) => return Err(Outcome::Reset),
+            Ok(VcpuExit::Hlt) => exits.halt.add(),
+            Ok(VcpuExit::Intr) => exits.interrupted.add(),
+            Ok(_) => {
+                exits.other.add();
+                return Err(Outcome::Failed(reason(&mut self.fd)));
+            }
+            // EAGAIN: a processor that waits for its start-up message was woken for something else.
+            Err(error) if matches!(error.errno(), libc::EINTR | libc::EAGAIN) => exits.interrupted.add(),
+            Err(error) => return Err(Outcome::Failed(-error.errno())),
+        }
+        Ok(())
+    }
+
+    /// Lets the kernel finish the access that the last exit was for, without running on.
+    fn settle(&mut self) {
+        self.fd.set_kvm_immediate_exit(1);
+        let _ = self.fd.run();
+        self.fd.set_kvm_immediate_exit(0);
+    }
+}
+
+/// What exits are answered by.
+pub struct Buses {
+    /// Ports.
+    pub pio: Arc<Bus>,
+    /// Memory-mapped registers.
+    pub mmio: Arc<Bus>,
+}
+
+/// The processors of one machine.
+pub struct Processors {
+    gate: Arc<Gate>,
+    vcpus: Vec<Arc<Mutex<Vcpu>>>,
+    exits: Vec<Arc<Exits>>,
+}
+
+impl Processors {
+    /// Starts a thread for each processor; all stand at the gate.
+    pub fn start(gate: Arc<Gate>, vcpus: Vec<Vcpu>, buses: &Arc<Buses>) -> Result<Self, VmError> {
+        register_signal_handler(SIGRTMIN(), kicked).tried("hear signals")?;
+        let vcpus: Vec<_> = vcpus.into_iter().map(|vcpu| Arc::new(Mutex::new(vcpu))).collect();
+        let exits: Vec<_> = vcpus.iter().map(|_| Arc::default()).collect();
+        let processors = Self { gate, vcpus, exits };
+        for (number, (vcpu, exits)) in processors.vcpus.iter().zip(&processors.exits).enumerate() {
+            let (gate, buses) = (Arc::clone(&processors.gate), Arc::clone(buses));
+            let (vcpu, exits) = (Arc::clone(vcpu), Arc::clone(exits));
+            let thread = Builder::new()
+                .name(format!("vcpu{number}"))
+                .stack_size(STACK)
+                .spawn(move || work(&gate, &vcpu, &buses, &exits))
+                .map_err(|error| kvm_ioctls::Error::new(error.raw_os_error().unwrap_or(libc::EAGAIN)))
+                .tried("start a processor's thread")?;
+            processors.gate.inner().threads.push(thread);
+        }
+        Ok(processors)
+    }
+
+    /// The processors, which must stand at the gate: a running one holds its lock.
+    pub fn vcpus(&self) -> &[Arc<Mutex<Vcpu>>] {
+        &self.vcpus
+    }
+
+    /// Their counters.
+    pub fn exits(&self) -> &[Arc<Exits>] {
+        &self.exits
+    }
+}
+
+impl Drop for Processors {
+    fn drop(&mut self) {
+        self.gate.leave();
+    }
+}
+
+fn work(gate: &Gate, vcpu: &Mutex<Vcpu>, buses: &Buses, exits: &Exits) {
+    while gate.pass() {
+        let mut vcpu = vcpu.lock().unwrap_or_else(PoisonError::into_inner);
+        while gate.is_open() {
+            if let Err(outcome) = vcpu.step(buses, exits) {
+                tracing::info!(?outcome, "a processor ends the machine");
+                gate.stop(outcome);
+            }
+        }
+        vcpu.settle();
+    }
+}

@@ -1,1 +1,388 @@
-//! (engineer A)
+//! The machine in the kernel: memory slots, interrupt chips and routes, doorbells. All that KVM offers for one
+//! virtual machine and this process needs, behind [`Platform`].
+
+#![allow(unsafe_code)]
+
+use crate::{
+    irq::{Mapping, Msi, Platform, PlatformError, Power, Route},
+    layout::{IOAPIC_PINS, KVM_IDENTITY, KVM_TSS},
+    memory::Memory,
+    vcpu::{Gate, Outcome},
+};
+use kvm_bindings::{
+    KVM_API_VERSION, KVM_IRQ_ROUTING_IRQCHIP, KVM_IRQ_ROUTING_MSI, KVM_IRQCHIP_IOAPIC,
+    KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE, KVM_PIT_SPEAKER_DUMMY, KvmIrqRouting,
+    kvm_irq_routing_entry, kvm_irq_routing_irqchip, kvm_irq_routing_msi, kvm_pit_config,
+    kvm_userspace_memory_region,
+};
+use kvm_ioctls::{Cap, IoEventAddress, Kvm, NoDatamatch, VcpuFd, VmFd};
+use rustix::{
+    fs::fstat,
+    io::Errno,
+    mm::{MapFlags, ProtFlags, mmap, munmap},
+};
+use std::{
+    collections::BTreeMap,
+    ffi::c_void,
+    os::fd::{AsFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd},
+    ptr::null_mut,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+use vmm_sys_util::eventfd::EventFd;
+
+/// Most message routes of one machine: 31 slots with 33 vectors each fit.
+const MAX_ROUTES: u32 = 1024;
+/// Most mappings of cards' files.
+const MAX_SHARED: u32 = 256;
+/// The first memory slot of shared files; those of guest memory come before.
+const FIRST_SHARED: u32 = 8;
+const PAGE: u64 = 4096;
+
+/// Why there is no machine.
+#[derive(Debug, thiserror::Error)]
+pub enum VmError {
+    /// The descriptor is no `/dev/kvm` of a usable version.
+    #[error("the descriptor is no /dev/kvm of version {KVM_API_VERSION}")]
+    NoKvm,
+    /// The kernel refused.
+    #[error("KVM refused to {what}: {error}")]
+    System {
+        /// What was tried.
+        what: &'static str,
+        /// Its answer.
+        error: kvm_ioctls::Error,
+    },
+    /// More processors than this KVM has for one machine.
+    #[error("KVM has at most {0} processors for one machine")]
+    Processors(usize),
+}
+
+/// Says what was tried.
+pub(crate) trait Tried<T> {
+    /// Turns the kernel's answer into an error that says `what` was tried.
+    fn tried(self, what: &'static str) -> Result<T, VmError>;
+}
+
+impl<T> Tried<T> for Result<T, kvm_ioctls::Error> {
+    fn tried(self, what: &'static str) -> Result<T, VmError> {
+        self.map_err(|error| VmError::System { what, error })
+    }
+}
+
+/// `/dev/kvm`, from a descriptor of it.
+pub fn kvm(device: OwnedFd) -> Result<Kvm, VmError> {
+    // SAFETY: the descriptor is owned and given away here.
+    let kvm = unsafe { Kvm::from_raw_fd(device.into_raw_fd()) };
+    if kvm.get_api_version() == i32::try_from(KVM_API_VERSION).unwrap_or(i32::MAX) {
+        Ok(kvm)
+    } else {
+        Err(VmError::NoKvm)
+    }
+}
+
+/// One virtual machine in the kernel.
+pub struct Vm {
+    fd: VmFd,
+    routes: Mutex<BTreeMap<u32, Bound>>,
+    shared: Mutex<BTreeMap<u32, Shared>>,
+    gate: Arc<Gate>,
+    /// The slots point into it: dropped after `fd`.
+    _memory: Arc<Memory>,
+}
+
+struct Bound {
+    eventfd: EventFd,
+    message: Option<Msi>,
+}
+
+struct Shared {
+    address: u64,
+    host: *mut c_void,
+    len: usize,
+}
+
+// SAFETY: the mapping belongs to no thread, and no code of this process touches its bytes.
+unsafe impl Send for Shared {}
+
+impl Vm {
+    /// A machine with `memory`, interrupt chips and timers, and no processor yet.
+    pub fn new(kvm: &Kvm, memory: Arc<Memory>, gate: Arc<Gate>) -> Result<Self, VmError> {
+        let fd = kvm.create_vm().tried("make a machine")?;
+        let tss = usize::try_from(KVM_TSS).unwrap_or(usize::MAX);
+        fd.set_tss_address(tss).tried("place its task state")?;
+        if kvm.check_extension(Cap::SetIdentityMapAddr) {
+            fd.set_identity_map_address(KVM_IDENTITY).tried("place its identity map")?;
+        }
+        fd.create_irq_chip().tried("make interrupt chips")?;
+        let pit = kvm_pit_config { flags: KVM_PIT_SPEAKER_DUMMY, ..Default::default() };
+        fd.create_pit2(pit).tried("make a timer")?;
+        for (slot, region) in (0..).zip(memory.regions()) {
+            let userspace_addr = memory.host(region).ok_or(VmError::System {
+                what: "find guest memory",
+                error: kvm_ioctls::Error::new(Errno::FAULT.raw_os_error()),
+            })?;
+            let slot = kvm_userspace_memory_region {
+                slot,
+                flags: 0,
+                guest_phys_addr: region.guest,
+                memory_size: region.len,
+                userspace_addr,
+            };
+            // SAFETY: the region is mapped in this process as long as `memory`, which outlives `fd`; nothing but
+            // raw pointers and atomics reaches its bytes.
+            unsafe { fd.set_user_memory_region(slot) }.tried("take memory")?;
+        }
+        let vm = Self { fd, routes: Mutex::default(), shared: Mutex::default(), gate, _memory: memory };
+        vm.set_routes(&vm.routes()).tried("route interrupts")?;
+        Ok(vm)
+    }
+
+    /// The machine's descriptor, for processors and state.
+    pub(crate) fn fd(&self) -> &VmFd {
+        &self.fd
+    }
+
+    fn routes(&self) -> MutexGuard<'_, BTreeMap<u32, Bound>> {
+        self.routes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Gives the kernel the whole table anew: that is its interface.
+    fn set_routes(&self, routes: &BTreeMap<u32, Bound>) -> Result<(), kvm_ioctls::Error> {
+        let messages = routes.iter().filter_map(|(gsi, bound)| Some(message(*gsi, bound.message?)));
+        let entries: Vec<_> = pins().chain(messages).collect();
+        let table = KvmIrqRouting::from_entries(&entries)
+            .map_err(|_| kvm_ioctls::Error::new(Errno::NOMEM.raw_os_error()))?;
+        self.fd.set_gsi_routing(&table)
+    }
+
+    /// Makes `bound`'s message be what the kernel does on a signal. Unwatched while the message changes, so that no
+    /// signal is lost: it waits in the eventfd, which the kernel looks at when it begins to watch.
+    fn rebind(
+        &self,
+        routes: &mut BTreeMap<u32, Bound>,
+        gsi: u32,
+        message: Option<Msi>,
+    ) -> Result<(), PlatformError> {
+        let Some(bound) = routes.get_mut(&gsi) else { return Ok(()) };
+        let before = bound.message;
+        if before == message {
+            return Ok(());
+        }
+        if before.is_some() {
+            self.fd.unregister_irqfd(&bound.eventfd, gsi).map_err(system)?;
+        }
+        bound.message = message;
+        if message.is_some() {
+            self.set_routes(routes).map_err(system)?;
+            let Some(bound) = routes.get(&gsi) else { return Ok(()) };
+            self.fd.register_irqfd(&bound.eventfd, gsi).map_err(system)?;
+        }
+        Ok(())
+    }
+
+    fn shared(&self) -> MutexGuard<'_, BTreeMap<u32, Shared>> {
+        self.shared.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Platform for Vm {
+    fn line(&self, gsi: u32, level: bool) {
+        if let Err(error) = self.fd.set_irq_line(gsi, level) {
+            tracing::warn!(gsi, %error, "an interrupt line did not change");
+        }
+    }
+
+    fn bind_msi(&self, eventfd: BorrowedFd<'_>, message: Option<Msi>) -> Result<Route, PlatformError> {
+        let eventfd = duplicate(eventfd)?;
+        let mut routes = self.routes();
+        let gsi = (IOAPIC_PINS..IOAPIC_PINS + MAX_ROUTES)
+            .find(|gsi| !routes.contains_key(gsi))
+            .ok_or(PlatformError::Full)?;
+        routes.insert(gsi, Bound { eventfd, message: None });
+        if let Err(error) = self.rebind(&mut routes, gsi, message) {
+            routes.remove(&gsi);
+            return Err(error);
+        }
+        Ok(Route(gsi))
+    }
+
+    fn update_msi(&self, route: &Route, message: Option<Msi>) -> Result<(), PlatformError> {
+        self.rebind(&mut self.routes(), route.0, message)
+    }
+
+    fn unbind_msi(&self, route: Route) {
+        let mut routes = self.routes();
+        if let Err(error) = self.rebind(&mut routes, route.0, None) {
+            tracing::warn!(%error, "an interrupt route did not go away");
+        }
+        routes.remove(&route.0);
+    }
+
+    fn doorbell(
+        &self,
+        address: u64,
+        len: u8,
+        value: Option<u64>,
+        eventfd: BorrowedFd<'_>,
+        on: bool,
+    ) -> Result<(), PlatformError> {
+        let (fd, at) = (duplicate(eventfd)?, IoEventAddress::Mmio(address));
+        macro_rules! ring {
+            ($value:expr) => {
+                if on {
+                    self.fd.register_ioevent(&fd, &at, $value)
+                } else {
+                    self.fd.unregister_ioevent(&fd, &at, $value)
+                }
+            };
+        }
+        let narrow = |value: u64| u32::try_from(value).map_err(|_| PlatformError::Range);
+        match (value, len) {
+            (None, _) => ring!(NoDatamatch),
+            (Some(value), 1) => ring!(u8::try_from(value).map_err(|_| PlatformError::Range)?),
+            (Some(value), 2) => ring!(u16::try_from(value).map_err(|_| PlatformError::Range)?),
+            (Some(value), 4) => ring!(narrow(value)?),
+            (Some(value), 8) => ring!(value),
+            _ => return Err(PlatformError::Range),
+        }
+        .map_err(system)
+    }
+
+    fn map_shared(
+        &self,
+        address: u64,
+        len: u64,
+        file: BorrowedFd<'_>,
+        offset: u64,
+    ) -> Result<Mapping, PlatformError> {
+        let aligned = |value: u64| value.is_multiple_of(PAGE);
+        let end = offset.checked_add(len).ok_or(PlatformError::Range)?;
+        let size = fstat(file).map_err(errno)?.st_size;
+        let fits = u64::try_from(size).is_ok_and(|size| end <= size);
+        if len == 0 || !aligned(address) || !aligned(len) || !aligned(offset) || !fits {
+            return Err(PlatformError::Range);
+        }
+        let mut shared = self.shared();
+        let id = (0..MAX_SHARED).find(|id| !shared.contains_key(id)).ok_or(PlatformError::Full)?;
+        let bytes = usize::try_from(len).map_err(|_| PlatformError::Range)?;
+        let access = ProtFlags::READ | ProtFlags::WRITE;
+        // SAFETY: a new mapping at an address that the kernel chooses touches no memory that is in use.
+        let host =
+            unsafe { mmap(null_mut(), bytes, access, MapFlags::SHARED, file, offset) }.map_err(errno)?;
+        let mapping = Shared { address, host, len: bytes };
+        let set = self.set_shared(id, &mapping, len);
+        shared.insert(id, mapping);
+        if let Err(error) = set {
+            drop(shared);
+            self.unmap_shared(Mapping(id));
+            let taken = error.errno() == Errno::EXIST.raw_os_error();
+            return Err(if taken { PlatformError::Range } else { system(error) });
+        }
+        Ok(Mapping(id))
+    }
+
+    fn unmap_shared(&self, mapping: Mapping) {
+        let mut shared = self.shared();
+        let Some(mapped) = shared.remove(&mapping.0) else { return };
+        // A slot that was never set answers with an error, which changes nothing.
+        let _ = self.set_shared(mapping.0, &mapped, 0);
+        // SAFETY: exactly what `mmap` gave, and the slot that pointed to it is gone.
+        let _ = unsafe { munmap(mapped.host, mapped.len) };
+    }
+
+    fn power(&self, power: Power) {
+        self.gate.stop(match power {
+            Power::Off => Outcome::Off,
+            Power::Reset => Outcome::Reset,
+        });
+    }
+}
+
+impl Vm {
+    fn set_shared(&self, id: u32, mapping: &Shared, len: u64) -> Result<(), kvm_ioctls::Error> {
+        let slot = kvm_userspace_memory_region {
+            slot: FIRST_SHARED + id,
+            flags: 0,
+            guest_phys_addr: mapping.address,
+            memory_size: len,
+            userspace_addr: mapping.host.addr() as u64,
+        };
+        // SAFETY: the mapping stays until the slot is set to length 0, and nothing of this process touches it.
+        unsafe { self.fd.set_user_memory_region(slot) }
+    }
+}
+
+impl Drop for Vm {
+    fn drop(&mut self) {
+        let ids: Vec<u32> = self.shared().keys().copied().collect();
+        for id in ids {
+            self.unmap_shared(Mapping(id));
+        }
+    }
+}
+
+/// A port access that a processor waits for: string instructions repeat it.
+pub(crate) struct PortAccess<'a> {
+    /// The port.
+    pub(crate) port: u16,
+    /// Bytes of each access: 1, 2 or 4.
+    pub(crate) size: usize,
+    /// What is written, or is to be read, `size` bytes each time.
+    pub(crate) data: &'a mut [u8],
+}
+
+/// The port access behind the exit that `vcpu` has just made, which must be one. `run_size`: of its shared page(s).
+pub(crate) fn port_access(vcpu: &mut VcpuFd, run_size: usize) -> Option<PortAccess<'_>> {
+    let run = vcpu.get_kvm_run();
+    // SAFETY: plain numbers; any bits are valid.
+    let io = unsafe { run.__bindgen_anon_1.io };
+    let (size, count) = (usize::from(io.size), usize::try_from(io.count).ok()?);
+    let (offset, len) = (usize::try_from(io.data_offset).ok()?, size.checked_mul(count)?);
+    if size == 0 || offset < size_of_val(run) || offset.checked_add(len)? > run_size {
+        return None;
+    }
+    let base: *mut u8 = (&raw mut *run).cast();
+    // SAFETY: the offset lies within the mapping of `run_size` bytes at whose start `run` is.
+    let start = unsafe { base.add(offset) };
+    // SAFETY: `len` bytes from there lie in the mapping too and outside of `run`; the borrow of `vcpu` keeps it from
+    // running, so nobody else writes there.
+    let data = unsafe { std::slice::from_raw_parts_mut(start, len) };
+    Some(PortAccess { port: io.port, size, data })
+}
+
+/// The fixed routes: legacy pins to both interrupt chips.
+fn pins() -> impl Iterator<Item = kvm_irq_routing_entry> {
+    let route = |gsi: u32, chip: u32, pin: u32| {
+        let mut entry = kvm_irq_routing_entry { gsi, type_: KVM_IRQ_ROUTING_IRQCHIP, ..Default::default() };
+        entry.u.irqchip = kvm_irq_routing_irqchip { irqchip: chip, pin };
+        entry
+    };
+    let legacy = (0..16).map(move |gsi| match gsi {
+        0..8 => route(gsi, KVM_IRQCHIP_PIC_MASTER, gsi),
+        _ => route(gsi, KVM_IRQCHIP_PIC_SLAVE, gsi - 8),
+    });
+    legacy.chain((0..IOAPIC_PINS).map(move |gsi| route(gsi, KVM_IRQCHIP_IOAPIC, gsi)))
+}
+
+fn message(gsi: u32, message: Msi) -> kvm_irq_routing_entry {
+    let mut entry = kvm_irq_routing_entry { gsi, type_: KVM_IRQ_ROUTING_MSI, ..Default::default() };
+    let high = u32::try_from(message.address >> 32).unwrap_or_default();
+    let low = u32::try_from(message.address & 0xFFFF_FFFF).unwrap_or_default();
+    entry.u.msi =
+        kvm_irq_routing_msi { address_lo: low, address_hi: high, data: message.data, ..Default::default() };
+    entry
+}
+
+fn duplicate(eventfd: BorrowedFd<'_>) -> Result<EventFd, PlatformError> {
+    let own = eventfd.as_fd().try_clone_to_owned().map_err(|_| PlatformError::Full)?;
+    // SAFETY: the descriptor is owned and given away here.
+    Ok(unsafe { EventFd::from_raw_fd(own.into_raw_fd()) })
+}
+
+fn system(error: kvm_ioctls::Error) -> PlatformError {
+    PlatformError::System(error.errno())
+}
+
+fn errno(error: Errno) -> PlatformError {
+    PlatformError::System(error.raw_os_error())
+}
