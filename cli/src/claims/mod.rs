@@ -43,10 +43,11 @@ Exit codes:
 The signature, FILE.signature, is JSON of the format azote-signature/1:
   key          SHA-256 of the auditor's Ed25519 public key, in hexadecimal
   certificate  the auditor's certificate, PEM
+  signed       when, in Unix seconds
   signature    COSE_Sign1 (RFC 9052; EdDSA; external data `azote/claims/1`) over the
-               SHA-256 of FILE in hexadecimal; base64url without padding
---verify takes it from a member of the group `auditors` whom this installation's
-authority certifies, while the certificate lasts. The installation need not be up.
+               SHA-256 of FILE in hexadecimal, a space and `signed`; base64url without padding
+--verify takes it from a member of the group `auditors` whom the authority certified
+at that time, and says if the certificate has ended since. Nothing need be up for it.
 
 Examples:
   azote claims --html claims.html
@@ -68,6 +69,9 @@ pub(crate) struct Claims {
     /// Check the signature of a report instead of making one.
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, conflicts_with_all = ["html", "proofs"])]
     verify: Option<PathBuf>,
+    /// Certificate (PEM) of the authority that --verify believes; without it, this installation's.
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, requires = "verify")]
+    ca: Option<PathBuf>,
 }
 
 /// What a piece of evidence says.
@@ -223,7 +227,7 @@ const CLAIMS: [&str; 7] = [
 /// `azote claims`.
 pub(crate) fn run(out: Out, place: &Place, ask: &Claims) -> Result<(), Failure> {
     if let Some(file) = &ask.verify {
-        let signed = signature::verify(place, file)?;
+        let signed = signature::verify(place, file, ask.ca.as_deref())?;
         out.result(&signed.text(), &signed);
         return Ok(());
     }
