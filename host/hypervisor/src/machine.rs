@@ -1,1 +1,174 @@
-//! (engineer B)
+//! The machine without its processors: buses, devices, slots and tables. It runs as well without KVM.
+
+use crate::{
+    acpi,
+    bus::{Bus, BusError},
+    console::Output,
+    devices::{
+        generation::{Generation, GenerationError},
+        power::{Event, Events, PowerBlock},
+        rtc::Rtc,
+        serial::Serial,
+    },
+    function::{Function, FunctionError, Site},
+    irq::Platform,
+    layout::{self, COM1, ECAM, MMIO32, PCI_CONFIG, POWER, RTC},
+    memory::Memory,
+    pci::bus::{Ecam, PciBus, Ports, SlotError, SlotState},
+    smbios::{self, Identity},
+};
+use rustix::io::Errno;
+use std::{
+    os::fd::OwnedFd,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+/// What a machine is made of.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Who the guest is told that it is.
+    pub identity: Identity,
+    /// The local APIC's id of each processor.
+    pub apic_ids: Vec<u8>,
+    /// Bits of a physical address (CPUID leaf 0x8000_0008).
+    pub physical_bits: u8,
+    /// The generation id: random, and new for every copy of a machine.
+    pub generation: [u8; 16],
+}
+
+/// Why a machine could not be made, or does not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum MachineError {
+    /// Two devices on one address.
+    #[error(transparent)]
+    Bus(#[from] BusError),
+    /// The generation id.
+    #[error(transparent)]
+    Generation(#[from] GenerationError),
+    /// The slot.
+    #[error(transparent)]
+    Slot(#[from] SlotError),
+    /// The card's function.
+    #[error(transparent)]
+    Function(#[from] FunctionError),
+    /// The state of another process is not understood.
+    #[error("the machine's state does not fit")]
+    State,
+}
+
+impl MachineError {
+    /// The stable code.
+    pub const fn code(&self) -> &'static str {
+        match self {
+            Self::Bus(_) => "machine.bus",
+            Self::Generation(_) => "machine.generation",
+            Self::Slot(error) => error.code(),
+            Self::Function(error) => error.code(),
+            Self::State => "machine.state",
+        }
+    }
+}
+
+/// A machine.
+pub struct Machine {
+    /// Port space.
+    pub pio: Arc<Bus>,
+    /// Memory-mapped space, outside of memory.
+    pub mmio: Arc<Bus>,
+    slots: Arc<PciBus>,
+    serial: Arc<Mutex<Serial>>,
+    events: Arc<Events>,
+    generation: Generation,
+    site: Arc<Site>,
+    memory: Arc<Memory>,
+    tables: Vec<(u64, Vec<u8>)>,
+}
+
+impl Machine {
+    /// A machine as after power on, with empty slots. The guest's console goes to `output`.
+    pub fn new(
+        platform: Arc<dyn Platform>,
+        memory: Arc<Memory>,
+        config: &Config,
+        output: Box<dyn Output>,
+    ) -> Result<Self, MachineError> {
+        let (pio, mmio, slots) = (Arc::new(Bus::new()), Arc::new(Bus::new()), Arc::new(PciBus::default()));
+        let events = Arc::new(Events::new(Arc::clone(&platform)));
+        let serial = Arc::new(Mutex::new(Serial::new(Arc::clone(&platform), output)));
+        let ports = Arc::new(Mutex::new(Ports::new(Arc::clone(&slots))));
+        let power = PowerBlock::new(Arc::clone(&events), Arc::clone(&slots), Arc::clone(&platform));
+        pio.add(COM1, serial.clone())?;
+        pio.add(RTC, Arc::new(Mutex::new(Rtc::default())))?;
+        pio.add(POWER, Arc::new(Mutex::new(power)))?;
+        pio.add(PCI_CONFIG, ports)?;
+        mmio.add(ECAM, Arc::new(Mutex::new(Ecam(Arc::clone(&slots)))))?;
+        let generation = Generation::new(&*platform, config.generation)?;
+        let mmio64 = layout::mmio64(config.physical_bits);
+        let mut tables =
+            acpi::tables(&acpi::Facts { apic_ids: config.apic_ids.clone(), mmio64: mmio64.clone() });
+        tables.extend(smbios::tables(&config.identity));
+        let site = Arc::new(Site { platform, mmio: Arc::clone(&mmio), windows: [MMIO32, mmio64] });
+        Ok(Self { pio, mmio, slots, serial, events, generation, site, memory, tables })
+    }
+
+    /// ACPI (the RSDP is at [`layout::RSDP`]) and SMBIOS: address and bytes of each table, all in
+    /// [`layout::TABLES`], for whoever loads the guest.
+    pub fn tables(&self) -> &[(u64, Vec<u8>)] {
+        &self.tables
+    }
+
+    /// Puts the function of a card, behind a connected vfio-user socket, into a slot, gives it the guest's memory
+    /// and tells the guest. Waits for the card; the guest runs on.
+    pub fn attach(&self, slot: u8, socket: OwnedFd) -> Result<(), MachineError> {
+        self.slots.check_free(slot)?;
+        let other = socket.try_clone().map_err(|_| FunctionError::System(Errno::MFILE))?;
+        let function = Function::new(socket, &self.memory, &self.site)?;
+        self.slots.insert(slot, function, other)?;
+        self.events.filled(slot);
+        Ok(())
+    }
+
+    /// Asks the guest to let go of a slot; it leaves [`Machine::slots`] when the guest has done so. With `force` the
+    /// function is gone on return, whatever the guest or the card do, and the guest is told after the fact.
+    pub fn detach(&self, slot: u8, force: bool) -> Result<(), MachineError> {
+        if force {
+            self.slots.pull(slot)?
+        } else {
+            self.slots.ask(slot)?
+        }
+        self.events.leaving(slot);
+        Ok(())
+    }
+
+    /// Looks for cards that are gone, takes away what was theirs and tells the guest. To be called now and then.
+    pub fn find_lost(&self) -> Vec<u8> {
+        let lost = self.slots.find_lost();
+        lost.iter().for_each(|slot| self.events.leaving(*slot));
+        lost
+    }
+
+    /// The slots in use.
+    pub fn slots(&self) -> Vec<(u8, SlotState)> {
+        self.slots.states()
+    }
+
+    /// Presses the power button: an orderly guest turns itself off.
+    pub fn press_power_button(&self) {
+        self.events.raise(Event::PowerButton);
+    }
+
+    /// This machine is a copy, or was set back: gives it a new generation id and tells the guest.
+    pub fn set_generation(&self, id: [u8; 16]) {
+        self.generation.set(id);
+        self.events.raise(Event::Generation);
+    }
+
+    /// What the tenant types; says how many bytes the guest had room for.
+    pub fn console_input(&self, bytes: &[u8]) -> usize {
+        lock(&self.serial).input(bytes)
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
