@@ -13,7 +13,7 @@ pub(crate) enum Bench {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
     },
-    /// The operators' door: calls, decisions, tokens, logs, reconciliation, and a fleet of 10,000 hosts.
+    /// The operators' door: calls, decisions, tokens, logs, reconciliation, alarms, and a fleet of 10,000 hosts.
     Door {
         /// Sizes of the simulated fleets.
         #[arg(long, default_value = "10,100,1000,10000")]
@@ -63,6 +63,8 @@ fn door(hosts: &str) -> Outcome {
         step(what, &mut Command::new(built().join("examples").join(example)))?;
     }
     calls()?;
+    // Abuse with other people's tokens and keys: rules that wait for nothing.
+    step("alarm delay", Command::new(built().join("azote-redteam")).arg("another"))?;
     step("fleet", Command::new(built().join("azote-fleet")).args(["--hosts", hosts]))
 }
 
