@@ -6,6 +6,7 @@
 mod bench;
 mod check;
 mod fuzz;
+mod guest;
 mod prove;
 mod run;
 mod schemathesis;
@@ -67,6 +68,15 @@ enum Task {
     /// Prove what the specification promises of rights, decisions, tokens and quotas: one line for each proof. Fails
     /// if one does not hold, or does not find what was planted for it.
     Prove(prove::Prove),
+    /// Run the self-checking guest under the hypervisor on this machine's `/dev/kvm` and print its table; or another
+    /// guest. Fails if a check does.
+    Guest {
+        /// Print one JSON document, and nothing else on standard output.
+        #[arg(long, global = true)]
+        json: bool,
+        #[command(subcommand)]
+        what: Option<guest::Guest>,
+    },
     /// Play the abuse scenarios against a whole installation: for each, with which code it was refused, and after how
     /// long the alarm came. Fails if one was not refused or raised no alarm.
     Redteam {
@@ -91,6 +101,7 @@ fn main() -> ExitCode {
         Task::Schemathesis { examples } => schemathesis::run(examples),
         Task::Check { advisories } => check::run(advisories),
         Task::Prove(what) => prove::run(&what),
+        Task::Guest { json, what } => guest::run(what.as_ref(), json),
         Task::Redteam { json, name } => run::redteam(json, name.as_deref()),
         Task::Ci => run::test(10, &[])
             .and_then(|()| check::run(false))

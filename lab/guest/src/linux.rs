@@ -1,0 +1,215 @@
+//! Debian's unmodified cloud kernel under the hypervisor, its root on a volume card's NVMe function. On machines
+//! with VMX or SVM directly; on others inside an emulated machine that has SVM (QEMU, `-cpu max`), nested: slow,
+//! but every instruction of kernel and hypervisor is the real one.
+
+use crate::{
+    Error,
+    card::Card,
+    cpio::Archive,
+    report::{Check, Line, Lines},
+    rig::{Rig, Size, sealed},
+    scenario::{self, Programs, row},
+};
+use parts::{Parts, Tool};
+use std::{
+    fs,
+    io::Read,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    thread::sleep,
+    time::{Duration, Instant},
+};
+use wire::hypervisor::{Request, State};
+
+/// The slot of the root volume.
+const ROOT_SLOT: u8 = 4;
+/// No byte before the console's driver: each is an exit, and nested exits are dear.
+const COMMAND_LINE: &str = "root=/dev/nvme0n1p2 rw rootwait console=ttyS0 quiet panic=-1 reboot=t";
+/// Names of the files in the emulated machine.
+const KERNEL: &str = "vmlinuz";
+const ROOT: &str = "root.img";
+/// Modules that make an emulated machine a host, in this order.
+const MODULES: [&str; 3] =
+    ["kernel/virt/lib/irqbypass.ko", "kernel/arch/x86/kvm/kvm.ko", "kernel/arch/x86/kvm/kvm-amd.ko"];
+/// The first process of the emulated machine. Device files come from the kernel; the rest needs no writing.
+const INIT: &str = "#!/bin/busybox sh
+/bin/busybox mount -t devtmpfs dev /dev
+/bin/busybox mount -t proc proc /proc
+/bin/busybox mount -t tmpfs tmp /tmp
+for module in irqbypass kvm kvm-amd; do /bin/busybox insmod /$module.ko; done
+/bin/azote-guest --programs /bin linux --here /
+/bin/busybox poweroff -f
+";
+
+/// Boots the kernel with its root image here, presses the power button, and waits for the end.
+pub fn here(programs: &Programs, kernel: &Path, root: &Path, limit: Duration) -> Result<Vec<Check>, Error> {
+    let (kernel, root) = (sealed("kernel", &fs::read(kernel)?)?, fs::read(root)?);
+    let mut card = Card::start(&programs.card())?;
+    let function = card.volume(root.len() as u64, &root)?;
+    let mut rig = Rig::start(&programs.hypervisor())?;
+    rig.create(&Size { cpus: 1, memory_mib: 256 }, COMMAND_LINE, &kernel, None)?;
+    rig.ask(&Request::Attach { slot: ROOT_SLOT }, &[&function])?;
+    let begun = Instant::now();
+    rig.ask(&Request::Resume, &[])?;
+    let mut rows = Vec::new();
+    let mut pressed = None;
+    loop {
+        let state = rig.statistics()?.state;
+        for line in rig.lines()? {
+            rows.extend(read(&line, begun));
+            if line.trim() == image::READY && pressed.is_none() {
+                rig.ask(&Request::PowerButton, &[])?;
+                pressed = Some(Instant::now());
+            }
+        }
+        if state != State::Running || begun.elapsed() > limit {
+            let off = state == State::Off && pressed.is_some();
+            let text = pressed.map_or_else(
+                || format!("{state:?} after {:.1} s, before it was ready", begun.elapsed().as_secs_f64()),
+                |at| format!("{state:?} {:.1} s after the power button", at.elapsed().as_secs_f64()),
+            );
+            rows.push(row("linux-power-button", off, text));
+            rig.stop()?;
+            return Ok(rows);
+        }
+        sleep(Duration::from_millis(20));
+    }
+}
+
+/// What a line of the guest's start script says.
+fn read(line: &str, begun: Instant) -> Option<Check> {
+    let text = line.trim().strip_prefix("azote-guest: ")?;
+    Some(match text.split_once(' ') {
+        Some(("kernel", version)) => row("linux-kernel", true, version),
+        Some(("root", device)) => row("linux-root", device.starts_with("nvme"), device),
+        Some((device, model)) if device.starts_with("nvme") => row("linux-nvme", true, model),
+        _ if line.trim() == image::READY => row(
+            "linux-ready",
+            true,
+            format!("{:.1} s from the first instruction", begun.elapsed().as_secs_f64()),
+        ),
+        _ => return None,
+    })
+}
+
+/// Where this machine's processor runs kernels, and `/dev/kvm` is there, directly; else nested. Says which.
+pub fn anywhere(programs: &Programs, limit: Duration) -> Result<Vec<Check>, Error> {
+    let (name, kernels) = scenario::virtualisation();
+    if kernels && scenario::missing().is_none() {
+        let parts = Parts::locate(&parts::default_dir())?;
+        let root = image::build(&parts, &parts::default_dir(), &mut |_| {})?;
+        let mut rows = vec![row("linux-way", true, format!("directly: the processor has {name}"))];
+        rows.extend(here(programs, parts.kernel(), &root, limit)?);
+        return Ok(rows);
+    }
+    let why = if kernels { "no /dev/kvm" } else { name };
+    let mut rows = vec![row("linux-way", true, format!("nested in emulated SVM: here is {why}"))];
+    rows.extend(nested(programs, limit)?);
+    Ok(rows)
+}
+
+/// The same, inside an emulated machine with SVM.
+pub fn nested(programs: &Programs, limit: Duration) -> Result<Vec<Check>, Error> {
+    let parts = Parts::locate(&parts::default_dir())?;
+    let root = image::build(&parts, &parts::default_dir(), &mut |_| {})?;
+    let folder = tempfile::Builder::new().prefix("azote-guest-").tempdir()?;
+    let initial = folder.path().join("initrd");
+    fs::write(&initial, archive(programs, &parts, &root)?)?;
+    let mut qemu = parts.command(Tool::Qemu);
+    qemu.args(["-nodefaults", "-no-user-config", "-nographic", "-serial", "stdio", "-no-reboot"]);
+    qemu.args([
+        "-accel",
+        "tcg,thread=multi",
+        "-cpu",
+        "max,la57=off",
+        "-smp",
+        "2",
+        "-m",
+        "1536",
+        "-machine",
+        "q35",
+    ]);
+    qemu.arg("-kernel").arg(parts.kernel()).arg("-initrd").arg(&initial);
+    qemu.args(["-append", "console=ttyS0 quiet panic=-1 rdinit=/init"]);
+    let mut child = qemu.stdin(Stdio::null()).stdout(Stdio::piped()).spawn()?;
+    let mut output = child.stdout.take().ok_or_else(|| Error::Unexpected("no output".to_owned()))?;
+    let reader = std::thread::spawn(move || {
+        let (mut lines, mut all, mut piece) = (Lines::default(), Vec::new(), [0; 4096]);
+        while let Ok(count @ 1..) = output.read(&mut piece) {
+            all.extend(lines.take(&piece[..count]));
+        }
+        all
+    });
+    let begun = Instant::now();
+    while child.try_wait()?.is_none() && begun.elapsed() < limit {
+        sleep(Duration::from_millis(100));
+    }
+    let over = child.try_wait()?.is_none();
+    if over {
+        child.kill()?;
+    }
+    child.wait()?;
+    let lines = reader.join().unwrap_or_default();
+    let mut rows: Vec<Check> = lines
+        .iter()
+        .filter_map(|line| match Line::parse(line) {
+            Line::Check(check) => Some(check),
+            _ => None,
+        })
+        .collect();
+    let good = !over && rows.iter().any(|check| check.name == "linux-power-button");
+    let told = if good { String::new() } else { lines.join(" | ").chars().take(2000).collect() };
+    rows.push(row("linux-nested", good, format!("{:.0} s in all {told}", begun.elapsed().as_secs_f64())));
+    Ok(rows)
+}
+
+/// The initial file system of the emulated machine.
+fn archive(programs: &Programs, parts: &Parts, root: &Path) -> Result<Vec<u8>, Error> {
+    let mut archive = Archive::default();
+    for folder in ["bin", "dev", "proc", "tmp"] {
+        archive.folder(folder)?;
+    }
+    archive.file("init", INIT.as_bytes())?;
+    archive.copy("bin/busybox", &parts.busybox())?;
+    archive.copy(KERNEL, parts.kernel())?;
+    archive.copy(ROOT, root)?;
+    for module in MODULES {
+        let name = module.rsplit('/').next().unwrap_or(module);
+        archive.copy(name, &parts.kernel_modules().join(module))?;
+    }
+    let own = std::env::current_exe()?;
+    let binaries = [own, programs.hypervisor(), programs.card()];
+    for binary in &binaries {
+        let name = binary.file_name().unwrap_or_default().to_string_lossy();
+        archive.copy(&format!("bin/{name}"), binary)?;
+    }
+    let mut folders = Vec::new();
+    for library in libraries(&binaries)? {
+        let name = library.to_string_lossy().trim_start_matches('/').to_owned();
+        for (at, _) in name.match_indices('/') {
+            let folder = name[..at].to_owned();
+            if !folders.contains(&folder) {
+                archive.folder(&folder)?;
+                folders.push(folder);
+            }
+        }
+        archive.copy(&name, &library)?;
+    }
+    Ok(archive.finish()?)
+}
+
+/// The shared libraries of programs, with the loader, as the loader itself finds them.
+fn libraries(programs: &[PathBuf]) -> Result<Vec<PathBuf>, Error> {
+    let output = Command::new("ldd").args(programs).output()?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let paths = text.split_whitespace().filter(|word| word.starts_with('/') && !word.ends_with(':'));
+    let mut found: Vec<PathBuf> = paths.map(PathBuf::from).collect();
+    found.sort();
+    found.dedup();
+    Ok(found)
+}
+
+/// The kernel and the root image in a folder, as `archive` puts them.
+pub fn files(folder: &Path) -> (PathBuf, PathBuf) {
+    (folder.join(KERNEL), folder.join(ROOT))
+}
