@@ -19,6 +19,7 @@ pub mod cpu;
 pub mod devices;
 pub mod function;
 pub mod irq;
+pub mod isolation;
 pub mod layout;
 pub mod machine;
 pub mod memory;

@@ -1,12 +1,13 @@
-//! Secrets in locked memory, and volume keys sealed to one card for one volume of one host. It holds keys
-//! and moves them between the key service and a card; it does not store them, and it decides nothing about
-//! who may have one. It stands on the boundary between the card and everything that carries a sealed key
-//! to it: those bytes are hostile until they have opened.
+//! Secrets in locked memory, volume keys sealed to one card for one volume of one host, and an instance's console
+//! sealed between its machine and its tenant. It holds keys and moves them between the key service and a card; it
+//! does not store them, and it decides nothing about who may have one. It stands on the boundary between the
+//! receiver and everything that carries a sealed message to it: those bytes are hostile until they have opened.
 //!
-//! Sealing is HPKE (RFC 9180) in base mode with DHKEM(X25519, HKDF-SHA256), HKDF-SHA256 and AES-256-GCM.
+//! A volume key's sealing is HPKE (RFC 9180) in base mode with DHKEM(X25519, HKDF-SHA256), HKDF-SHA256 and AES-256-GCM.
 //! The parent of trust is not here: that a public key belongs to a card is told by the card key
 //! certificate (`token`).
 
+pub mod console;
 mod hpke_key;
 mod secret;
 mod volume_key;
