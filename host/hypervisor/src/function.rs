@@ -17,7 +17,7 @@ use crate::{
         Unfit,
         bar::{self, Bars},
         config::{self, Header},
-        msix::{self, Change, Msix, Part},
+        msix::{self, Change, Msix, MsixState, Part},
     },
 };
 use guest_memory::DmaMap;
@@ -29,14 +29,15 @@ use rustix::{
         sockopt::{Timeout, set_socket_timeout},
     },
 };
+use serde::{Deserialize, Serialize};
 use std::{
     ops::Range,
-    os::fd::OwnedFd,
-    sync::{Arc, Mutex, Weak},
+    os::fd::{AsFd, OwnedFd},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     time::Duration,
 };
 use vfio_user::{
-    Client, ClientError,
+    Client, ClientError, ClientState,
     pci::{BAR0, CONFIG, MSIX, REGIONS},
 };
 
@@ -73,6 +74,16 @@ impl FunctionError {
     }
 }
 
+/// A function as it is kept while a machine moves to another process.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FunctionState {
+    client: ClientState,
+    decodes: bool,
+    bars: [u32; bar::COUNT],
+    msix: Option<MsixState>,
+}
+
 /// Where functions appear.
 pub struct Site {
     /// Interrupts, doorbells, shared memory.
@@ -98,28 +109,17 @@ pub struct Function {
 }
 
 impl Function {
-    /// Learns what the function is, resets it, and gives it the guest's memory.
+    /// Resets the function, gives it the guest's memory, and learns what it is.
     pub fn new(
         socket: OwnedFd,
         memory: &Memory,
         site: &Arc<Site>,
     ) -> Result<Arc<Mutex<Self>>, FunctionError> {
-        for direction in [Timeout::Recv, Timeout::Send] {
-            set_socket_timeout(&socket, direction, Some(PATIENCE))?;
-        }
+        be_patient(&socket)?;
         let mut card = Client::new(socket)?;
-        let info = card.info()?;
-        if info.regions < REGIONS - 1 || info.irqs <= MSIX {
-            return Err(Unfit::Header.into());
-        }
-        if info.resettable {
+        if card.info()?.resettable {
             card.reset()?;
         }
-        let mut space = [0; config::HEADER];
-        card.read(CONFIG, 0, &mut space)?;
-        let header = Header::parse(&space)?;
-        let (bars, windows) = regions(&mut card, &space)?;
-        let msix = header.msix.map(|capability| msix(&mut card, capability, &bars)).transpose()?;
         for region in memory.regions() {
             let map = DmaMap {
                 iova: region.guest,
@@ -130,11 +130,77 @@ impl Function {
             };
             card.dma_map(map, Some(memory.file()))?;
         }
+        Self::learn(card, site)
+    }
+
+    /// Asks the card what its function is.
+    fn learn(mut card: Client, site: &Arc<Site>) -> Result<Arc<Mutex<Self>>, FunctionError> {
+        let info = card.info()?;
+        if info.regions < REGIONS - 1 || info.irqs <= MSIX {
+            return Err(Unfit::Header.into());
+        }
+        let mut space = [0; config::HEADER];
+        card.read(CONFIG, 0, &mut space)?;
+        let header = Header::parse(&space)?;
+        let (bars, windows) = regions(&mut card, &space)?;
+        let msix = header.msix.map(|capability| msix(&mut card, capability, &bars)).transpose()?;
         let (resettable, site) = (info.resettable, Arc::clone(site));
         Ok(Arc::new_cyclic(|me| {
             let (card, me) = (Some(card), Weak::clone(me));
             Mutex::new(Self { card, resettable, header, decodes: false, bars, windows, msix, site, me })
         }))
+    }
+
+    /// What another process needs to go on with the function, and its socket. The card keeps the guest's memory;
+    /// its interrupts wait with it until [`Function::resume`] there or [`Function::thaw`] here. `None` if it is gone.
+    pub fn freeze(&mut self) -> Option<(FunctionState, OwnedFd)> {
+        self.with_card(|card| card.disable_irqs(MSIX));
+        let card = self.card.as_ref()?;
+        let state = FunctionState {
+            client: card.state(),
+            decodes: self.decodes,
+            bars: std::array::from_fn(|register| self.bars.read(register)),
+            msix: self.msix.as_ref().map(Msix::state),
+        };
+        Some((state, card.as_fd().try_clone_to_owned().ok()?))
+    }
+
+    /// Goes on here after [`Function::freeze`].
+    pub fn thaw(&mut self, state: &FunctionState) {
+        if let (Some(msix), Some(state)) = (&self.msix, &state.msix) {
+            msix.signal(state);
+        }
+        self.give_eventfds();
+    }
+
+    /// Goes on with the function of another process.
+    pub fn resume(
+        socket: OwnedFd,
+        state: &FunctionState,
+        site: &Arc<Site>,
+    ) -> Result<Arc<Mutex<Self>>, FunctionError> {
+        be_patient(&socket)?;
+        let shared = Self::learn(Client::resume(socket, state.client.clone()), site)?;
+        let mut function = lock(&shared);
+        for (register, value) in state.bars.into_iter().enumerate() {
+            function.bars.write(register, value);
+        }
+        function.decodes = state.decodes;
+        function.settle();
+        if let (Some(msix), Some(state)) = (&mut function.msix, &state.msix) {
+            msix.resume(state, &*site.platform).ok_or(Unfit::Msix)?;
+        }
+        function.give_eventfds();
+        drop(function);
+        Ok(shared)
+    }
+
+    fn give_eventfds(&mut self) {
+        let (Some(msix), Some(card)) = (&self.msix, &mut self.card) else { return };
+        if msix.enabled() {
+            let given = card.set_eventfds(MSIX, 0, &msix.eventfds());
+            self.judge(given);
+        }
     }
 
     /// The card is there.
@@ -202,13 +268,14 @@ impl Function {
     }
 
     fn write_msix_control(&mut self, value: u8) {
-        let (Some(msix), Some(card)) = (&mut self.msix, &mut self.card) else { return };
-        let done = match msix.set_control(value, &*self.site.platform) {
-            Change::None => Ok(()),
-            Change::Enabled => card.set_eventfds(MSIX, 0, &msix.eventfds()),
-            Change::Disabled => card.disable_irqs(MSIX),
-        };
-        self.judge(done);
+        let Some(msix) = &mut self.msix else { return };
+        match msix.set_control(value, &*self.site.platform) {
+            Change::None => {}
+            Change::Enabled => self.give_eventfds(),
+            Change::Disabled => {
+                self.with_card(|card| card.disable_irqs(MSIX));
+            }
+        }
     }
 
     /// The guest reads a BAR.
@@ -293,6 +360,18 @@ impl Function {
         }
         self.windows.clear();
     }
+}
+
+fn lock(function: &Mutex<Function>) -> MutexGuard<'_, Function> {
+    function.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Bounds every wait for the card.
+fn be_patient(socket: &OwnedFd) -> Result<(), FunctionError> {
+    for direction in [Timeout::Recv, Timeout::Send] {
+        set_socket_timeout(socket, direction, Some(PATIENCE))?;
+    }
+    Ok(())
 }
 
 /// The byte at `wanted`, if the write reaches it.

@@ -6,7 +6,7 @@ use crate::{
     console::Output,
     devices::{
         generation::{Generation, GenerationError},
-        power::{Event, Events, PowerBlock},
+        power::{Event, EventState, Events, PowerBlock},
         rtc::Rtc,
         serial::Serial,
     },
@@ -14,17 +14,19 @@ use crate::{
     irq::Platform,
     layout::{self, COM1, ECAM, MMIO32, PCI_CONFIG, POWER, RTC},
     memory::Memory,
-    pci::bus::{Ecam, PciBus, Ports, SlotError, SlotState},
+    pci::bus::{Ecam, FrozenSlot, PciBus, Ports, SlotError, SlotState},
     smbios::{self, Identity},
 };
 use rustix::io::Errno;
+use serde::{Deserialize, Serialize};
 use std::{
     os::fd::OwnedFd,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 /// What a machine is made of.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Config {
     /// Who the guest is told that it is.
     pub identity: Identity,
@@ -34,6 +36,18 @@ pub struct Config {
     pub physical_bits: u8,
     /// The generation id: random, and new for every copy of a machine.
     pub generation: [u8; 16],
+}
+
+/// A machine as it is kept while it moves to another process. Processors, interrupt controllers and memory are kept
+/// elsewhere.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MachineState {
+    serial: Vec<u8>,
+    rtc: u8,
+    pci_address: u32,
+    events: EventState,
+    slots: Vec<FrozenSlot>,
 }
 
 /// Why a machine could not be made, or does not do what it was asked.
@@ -76,7 +90,9 @@ pub struct Machine {
     /// Memory-mapped space, outside of memory.
     pub mmio: Arc<Bus>,
     slots: Arc<PciBus>,
+    ports: Arc<Mutex<Ports>>,
     serial: Arc<Mutex<Serial>>,
+    rtc: Arc<Mutex<Rtc>>,
     events: Arc<Events>,
     generation: Generation,
     site: Arc<Site>,
@@ -92,23 +108,83 @@ impl Machine {
         config: &Config,
         output: Box<dyn Output>,
     ) -> Result<Self, MachineError> {
+        let serial = Serial::new(Arc::clone(&platform), output);
+        Self::assemble(platform, memory, config, serial, 0)
+    }
+
+    /// Goes on with the machine of another process. `sockets` are those of [`Machine::freeze`]; a function whose card
+    /// is gone meanwhile is missing, and the guest is told.
+    pub fn resume(
+        platform: Arc<dyn Platform>,
+        memory: Arc<Memory>,
+        config: &Config,
+        output: Box<dyn Output>,
+        state: &MachineState,
+        sockets: Vec<OwnedFd>,
+    ) -> Result<Self, MachineError> {
+        let serial = Serial::restore(Arc::clone(&platform), output, &state.serial);
+        let machine =
+            Self::assemble(platform, memory, config, serial.ok_or(MachineError::State)?, state.rtc)?;
+        lock(&machine.ports).set_address(state.pci_address);
+        machine.events.restore(state.events);
+        if sockets.len() != state.slots.len() {
+            return Err(MachineError::State);
+        }
+        for (frozen, socket) in state.slots.iter().zip(sockets) {
+            let other = duplicate(&socket)?;
+            match Function::resume(socket, &frozen.function, &machine.site) {
+                Ok(function) => machine.slots.resume(frozen, function, other)?,
+                Err(FunctionError::Card(_)) => machine.events.leaving(frozen.number),
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(machine)
+    }
+
+    fn assemble(
+        platform: Arc<dyn Platform>,
+        memory: Arc<Memory>,
+        config: &Config,
+        serial: Serial,
+        rtc: u8,
+    ) -> Result<Self, MachineError> {
         let (pio, mmio, slots) = (Arc::new(Bus::new()), Arc::new(Bus::new()), Arc::new(PciBus::default()));
         let events = Arc::new(Events::new(Arc::clone(&platform)));
-        let serial = Arc::new(Mutex::new(Serial::new(Arc::clone(&platform), output)));
+        let (serial, rtc) = (Arc::new(Mutex::new(serial)), Arc::new(Mutex::new(Rtc::new(rtc))));
         let ports = Arc::new(Mutex::new(Ports::new(Arc::clone(&slots))));
         let power = PowerBlock::new(Arc::clone(&events), Arc::clone(&slots), Arc::clone(&platform));
         pio.add(COM1, serial.clone())?;
-        pio.add(RTC, Arc::new(Mutex::new(Rtc::default())))?;
+        pio.add(RTC, rtc.clone())?;
         pio.add(POWER, Arc::new(Mutex::new(power)))?;
-        pio.add(PCI_CONFIG, ports)?;
+        pio.add(PCI_CONFIG, ports.clone())?;
         mmio.add(ECAM, Arc::new(Mutex::new(Ecam(Arc::clone(&slots)))))?;
         let generation = Generation::new(&*platform, config.generation)?;
         let mmio64 = layout::mmio64(config.physical_bits);
-        let mut tables =
-            acpi::tables(&acpi::Facts { apic_ids: config.apic_ids.clone(), mmio64: mmio64.clone() });
+        let facts = acpi::Facts { apic_ids: config.apic_ids.clone(), mmio64: mmio64.clone() };
+        let mut tables = acpi::tables(&facts);
         tables.extend(smbios::tables(&config.identity));
         let site = Arc::new(Site { platform, mmio: Arc::clone(&mmio), windows: [MMIO32, mmio64] });
-        Ok(Self { pio, mmio, slots, serial, events, generation, site, memory, tables })
+        Ok(Self { pio, mmio, slots, ports, serial, rtc, events, generation, site, memory, tables })
+    }
+
+    /// What another process needs to go on with this machine, and the sockets of its functions. No processor may
+    /// run. From here on the cards hold interrupts back, until [`Machine::thaw`] or until the other process has them.
+    /// Interrupts that came before are with the interrupt controller, whose state is to be taken after this.
+    pub fn freeze(&self) -> (MachineState, Vec<OwnedFd>) {
+        let (slots, sockets) = self.slots.freeze();
+        let state = MachineState {
+            serial: lock(&self.serial).state(),
+            rtc: lock(&self.rtc).index(),
+            pci_address: lock(&self.ports).address(),
+            events: self.events.state(),
+            slots,
+        };
+        (state, sockets)
+    }
+
+    /// Goes on here after [`Machine::freeze`].
+    pub fn thaw(&self, state: &MachineState) {
+        self.slots.thaw(&state.slots);
     }
 
     /// ACPI (the RSDP is at [`layout::RSDP`]) and SMBIOS: address and bytes of each table, all in
@@ -121,7 +197,7 @@ impl Machine {
     /// and tells the guest. Waits for the card; the guest runs on.
     pub fn attach(&self, slot: u8, socket: OwnedFd) -> Result<(), MachineError> {
         self.slots.check_free(slot)?;
-        let other = socket.try_clone().map_err(|_| FunctionError::System(Errno::MFILE))?;
+        let other = duplicate(&socket)?;
         let function = Function::new(socket, &self.memory, &self.site)?;
         self.slots.insert(slot, function, other)?;
         self.events.filled(slot);
@@ -132,9 +208,9 @@ impl Machine {
     /// function is gone on return, whatever the guest or the card do, and the guest is told after the fact.
     pub fn detach(&self, slot: u8, force: bool) -> Result<(), MachineError> {
         if force {
-            self.slots.pull(slot)?
+            self.slots.pull(slot)?;
         } else {
-            self.slots.ask(slot)?
+            self.slots.ask(slot)?;
         }
         self.events.leaving(slot);
         Ok(())
@@ -167,6 +243,10 @@ impl Machine {
     pub fn console_input(&self, bytes: &[u8]) -> usize {
         lock(&self.serial).input(bytes)
     }
+}
+
+fn duplicate(socket: &OwnedFd) -> Result<OwnedFd, FunctionError> {
+    socket.try_clone().map_err(|_| FunctionError::System(Errno::MFILE))
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

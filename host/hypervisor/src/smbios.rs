@@ -12,7 +12,8 @@ const ENTRY_POINT: usize = 31;
 const LONGEST: usize = 64;
 
 /// What differs between instances.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Identity {
     /// The instance's id, `i-…`.
     pub instance: String,

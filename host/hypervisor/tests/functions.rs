@@ -29,9 +29,9 @@ fn the_bus_is_seen_both_ways() {
     let guest = Guest::new();
     let (socket, _server) = serve(TestDevice::new(None, None));
     guest.machine.attach(7, socket).unwrap();
-    for (slot, id) in [(0, 0x1237_8086), (7, 0x8061_1d0f), (6, u32::MAX), (8, u32::MAX)] {
-        guest.outl(0xCF8, 1 << 31 | slot << 11);
-        assert_eq!((guest.config(slot as u8, 0), guest.inl(0xCFC)), (id, id), "slot {slot}");
+    for (slot, id) in [(0u8, 0x1237_8086), (7, 0x8061_1d0f), (6, u32::MAX), (8, u32::MAX)] {
+        guest.outl(0xCF8, 1 << 31 | u32::from(slot) << 11);
+        assert_eq!((guest.config(slot, 0), guest.inl(0xCFC)), (id, id), "slot {slot}");
     }
     assert_eq!(guest.inl(0xCF8), 1 << 31 | 8 << 11);
     guest.outl(0xCF8, 1 << 31 | 7 << 11 | 1 << 8);

@@ -153,3 +153,36 @@ fn a_card_that_ends_is_noticed() {
     assert_eq!(guest.machine.find_lost(), [4]);
     assert_eq!((guest.mappings(), guest.recorder.is_clean()), (1, true));
 }
+
+#[test]
+fn a_machine_goes_on_in_another_process() {
+    let (guest, volume) = (Guest::new(), Volume::new());
+    guest.machine.attach(4, volume.connect()).unwrap();
+    guest.outl(0xCF8, 0x8000_2004);
+    guest.enable(4, BAR);
+    guest.vector(BAR, 1, true);
+    guest.msix(4, 0x80);
+    let mut driver = drive(&guest, BAR);
+    driver.write(8, &[3; 4096]).unwrap();
+    let (state, sockets) = guest.machine.freeze();
+    // Stays here first: nothing is lost.
+    guest.machine.thaw(&state);
+    eventually("the pending bit", || guest.read32(BAR + 0x3000) & 2 != 0);
+    drop(sockets);
+    let (state, sockets) = guest.machine.freeze();
+    let text = serde_json::to_string(&state).unwrap();
+    let (window, ram) = driver.into_parts();
+    drop((window, state));
+    let other = guest.become_another(&serde_json::from_str(&text).unwrap(), sockets);
+    assert_eq!((other.inl(0xCF8), other.inb(EVENTS)), (0x8000_2004, 1));
+    assert_eq!(volume.state(), FunctionState::Enabled, "the card has not noticed");
+    eventually("the pending bit", || other.read32(BAR + 0x3000) & 2 != 0);
+    other.vector(BAR, 1, false);
+    eventually("the interrupt", || !other.recorder.delivered().is_empty());
+    drop(ram);
+    let mut back = [0; 4096];
+    drive(&other, BAR).read(8, &mut back).unwrap();
+    assert_eq!(back, [3; 4096]);
+    other.machine.detach(4, true).unwrap();
+    assert!(other.recorder.is_clean());
+}

@@ -19,6 +19,7 @@ use rustix::{
         sockopt::{Timeout, set_socket_timeout},
     },
 };
+use serde::{Deserialize, Serialize};
 use std::{
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::Path,
@@ -47,6 +48,14 @@ pub enum ClientError {
     Io(#[from] Errno),
 }
 
+/// What another process needs to go on with a connection ([`Client::resume`]).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClientState {
+    next: u16,
+    server: Capabilities,
+    posts: bool,
+}
+
 /// A connection to a device. One request at a time; each waits for its reply, except [`post`](Self::post).
 pub struct Client {
     socket: OwnedFd,
@@ -71,8 +80,8 @@ impl Client {
 
     /// Takes a connected, blocking Unix stream socket and negotiates.
     pub fn new(socket: OwnedFd) -> Result<Self, ClientError> {
-        let (server, reply) = (Capabilities::default(), vec![0; MAX_MESSAGE].into_boxed_slice());
-        let mut client = Self { socket, next: 0, server, posts: true, out: Vec::new(), reply, len: 0 };
+        let state = ClientState { next: 0, server: Capabilities::default(), posts: true };
+        let mut client = Self::resume(socket, state);
         let version = message::Version { major: 0, minor: 0 };
         let data = Capabilities::ours().to_data();
         client.request(message::VERSION, &[version.as_bytes(), &data], &[])?;
@@ -83,6 +92,19 @@ impl Client {
         client.server =
             Capabilities::parse(data).map_err(|_| ClientError::Protocol("its version data is not JSON"))?;
         Ok(client)
+    }
+
+    /// For another process to go on with the connection, over the same socket. This one must not use it again, unless
+    /// the other never does.
+    pub fn state(&self) -> ClientState {
+        ClientState { next: self.next, server: self.server.clone(), posts: self.posts }
+    }
+
+    /// Goes on with the connection of another process. Nothing is sent: the device does not notice.
+    pub fn resume(socket: OwnedFd, state: ClientState) -> Self {
+        let ClientState { next, server, posts } = state;
+        let reply = vec![0; MAX_MESSAGE].into_boxed_slice();
+        Self { socket, next, server, posts, out: Vec::new(), reply, len: 0 }
     }
 
     /// How long a reply may take; `None` waits for ever.

@@ -27,7 +27,7 @@ mod session;
 mod socket;
 mod version;
 
-pub use client::{Client, ClientError};
+pub use client::{Client, ClientError, ClientState};
 pub use device::{
     Area, DEFER, Device, DeviceInfo, IoEvent, Irq, IrqAction, IrqData, IrqSet, Region, RegionMapping,
 };

@@ -108,6 +108,21 @@ fn reads_and_writes_regions_in_order() {
 }
 
 #[test]
+fn another_process_goes_on_where_one_stopped() {
+    let (mut client, server) = connect(TestDevice::new(None, None));
+    client.post(BAR0, 8, &7u32.to_le_bytes()).unwrap();
+    let text = serde_json::to_string(&client.state()).unwrap();
+    let socket = client.as_fd().try_clone_to_owned().unwrap();
+    drop(client);
+    let mut client = Client::resume(socket, serde_json::from_str(&text).unwrap());
+    let mut bytes = [0; 4];
+    client.read(BAR0, 8, &mut bytes).unwrap();
+    assert_eq!(u32::from_le_bytes(bytes), 7);
+    client.info().unwrap();
+    finish(client, server);
+}
+
+#[test]
 fn does_dma_and_raises_interrupts() {
     let (mut client, server) = connect(TestDevice::new(None, None));
     let file = memfd(8192).unwrap();

@@ -17,17 +17,21 @@ pub struct Rtc {
     now: fn() -> u64,
 }
 
-impl Default for Rtc {
-    fn default() -> Self {
-        Self { index: 0, now: host_seconds }
-    }
-}
-
 fn host_seconds() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
 impl Rtc {
+    /// The clock of this host, with a register chosen.
+    pub fn new(index: u8) -> Self {
+        Self { index, now: host_seconds }
+    }
+
+    /// The register that the data port shows.
+    pub const fn index(&self) -> u8 {
+        self.index
+    }
+
     fn register(&self) -> u8 {
         let seconds = (self.now)();
         let (days, second) = (seconds / 86400, seconds % 86400);
@@ -47,7 +51,7 @@ impl Rtc {
             0x0D => return VALID,
             _ => return 0,
         };
-        u8::try_from(value / 10 << 4 | value % 10).unwrap_or_default()
+        u8::try_from(value / 10 * 16 + value % 10).unwrap_or_default()
     }
 }
 
@@ -99,7 +103,7 @@ mod tests {
 
     #[test]
     fn cannot_be_set_and_says_that_it_is_good() {
-        let mut rtc = Rtc::default();
+        let mut rtc = Rtc::new(0);
         rtc.write(0, &[0x0D]);
         rtc.write(1, &[0]);
         assert_eq!(read(&mut rtc, 0x0D), VALID);

@@ -1,6 +1,10 @@
 //! Configuration cycles on bus 0: type 1 by ports, ECAM by memory (PCI Express 4.0 §7.2.2), and the slots.
 
-use crate::{bus::Device, function::Function, layout};
+use crate::{
+    bus::Device,
+    function::{Function, FunctionState},
+    layout,
+};
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     net::{Shutdown, shutdown},
@@ -52,6 +56,18 @@ impl SlotError {
             Self::Empty(_) => "slot.empty",
         }
     }
+}
+
+/// A slot as it is kept while a machine moves to another process.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FrozenSlot {
+    /// Its number.
+    pub number: u8,
+    /// How it is used.
+    pub state: SlotState,
+    /// What is in it.
+    pub function: FunctionState,
 }
 
 struct Slot {
@@ -144,6 +160,42 @@ impl PciBus {
     pub fn states(&self) -> Vec<(u8, SlotState)> {
         let slots = self.slots();
         (0u8..).zip(slots.iter()).filter_map(|(number, slot)| Some((number, slot.as_ref()?.state))).collect()
+    }
+
+    /// Every function that is there, for another process to go on with, and their sockets in the same order.
+    pub fn freeze(&self) -> (Vec<FrozenSlot>, Vec<OwnedFd>) {
+        let mut frozen = (Vec::new(), Vec::new());
+        for (number, slot) in (0u8..).zip(self.slots().iter()) {
+            let Some(slot) = slot else { continue };
+            if let Some((function, socket)) = lock(&slot.function).freeze() {
+                frozen.0.push(FrozenSlot { number, state: slot.state, function });
+                frozen.1.push(socket);
+            }
+        }
+        frozen
+    }
+
+    /// Goes on here after [`PciBus::freeze`].
+    pub fn thaw(&self, frozen: &[FrozenSlot]) {
+        for slot in frozen {
+            if let Some(function) = self.function(slot.number.into()) {
+                lock(&function).thaw(&slot.function);
+            }
+        }
+    }
+
+    /// Puts a function of another process into its slot.
+    pub fn resume(
+        &self,
+        frozen: &FrozenSlot,
+        function: Arc<Mutex<Function>>,
+        socket: OwnedFd,
+    ) -> Result<(), SlotError> {
+        self.insert(frozen.number, function, socket)?;
+        if let Some(Some(slot)) = self.slots().get_mut(usize::from(frozen.number)) {
+            slot.state = frozen.state;
+        }
+        Ok(())
     }
 
     fn function(&self, slot: u64) -> Option<Arc<Mutex<Function>>> {

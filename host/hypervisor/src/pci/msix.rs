@@ -8,7 +8,7 @@ use super::config::{MsixCapability, Place};
 use crate::irq::{Msi, Platform, Route};
 use rustix::{
     event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll},
-    io::{Errno, read},
+    io::{Errno, read, write},
 };
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -63,6 +63,13 @@ pub struct VectorState {
     pub pending: bool,
 }
 
+/// All of it.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct MsixState {
+    control: u8,
+    vectors: Vec<VectorState>,
+}
+
 impl Msix {
     /// As after a reset: off, and every vector masked.
     pub fn new(capability: MsixCapability) -> Result<Self, Errno> {
@@ -72,6 +79,41 @@ impl Msix {
         };
         let vectors = (0..capability.vectors).map(vector).collect::<Result<_, Errno>>()?;
         Ok(Self { capability, control: 0, vectors, refused: 0 })
+    }
+
+    /// What is kept for another process. The card must hold the interrupts back; those that came are taken from the
+    /// eventfds.
+    pub fn state(&self) -> MsixState {
+        let vectors = self.vectors.iter().map(|vector| VectorState {
+            address: vector.address,
+            data: vector.data,
+            control: vector.control,
+            pending: read(&vector.eventfd, &mut [0; 8]).is_ok(),
+        });
+        MsixState { control: self.control, vectors: vectors.collect() }
+    }
+
+    /// Puts back the signals that [`Msix::state`] took.
+    pub fn signal(&self, state: &MsixState) {
+        for (vector, _) in self.vectors.iter().zip(&state.vectors).filter(|(_, state)| state.pending) {
+            // The only error is a full counter, and then the signal is there.
+            let _ = write(&vector.eventfd, &1u64.to_ne_bytes());
+        }
+    }
+
+    /// Goes on with the state of another process; `None` if it is another function's.
+    pub fn resume(&mut self, state: &MsixState, platform: &dyn Platform) -> Option<()> {
+        (state.vectors.len() == self.vectors.len()).then_some(())?;
+        self.control = state.control & (ENABLE | FUNCTION_MASK);
+        for (vector, state) in self.vectors.iter_mut().zip(&state.vectors) {
+            (vector.address, vector.data, vector.control) =
+                (state.address & !3, state.data, state.control & MASKED);
+        }
+        if self.enabled() {
+            self.signal(state);
+            self.settle(platform);
+        }
+        Some(())
     }
 
     /// The capability that it is the state of.

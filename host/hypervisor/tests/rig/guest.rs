@@ -4,7 +4,7 @@ use super::recorder::Recorder;
 use hypervisor::{
     console::Output,
     layout,
-    machine::{Config, Machine},
+    machine::{Config, Machine, MachineState},
     memory::Memory,
     smbios::Identity,
 };
@@ -43,6 +43,24 @@ impl Guest {
     pub fn new() -> Self {
         let (recorder, console) = (Arc::new(Recorder::default()), Console::default());
         let memory = Arc::new(Memory::new(MEMORY).unwrap());
+        let output = Box::new(console.clone());
+        let machine = Machine::new(recorder.clone(), memory.clone(), &Self::facts(), output).unwrap();
+        Self { machine: Arc::new(machine), memory, recorder, console }
+    }
+
+    /// As another process would go on, over the same memory.
+    pub fn become_another(self, state: &MachineState, sockets: Vec<OwnedFd>) -> Self {
+        let (recorder, console) = (Arc::new(Recorder::default()), self.console);
+        let memory = Arc::new(Memory::adopt(self.memory.file().try_clone_to_owned().unwrap()).unwrap());
+        drop(self.machine);
+        let output = Box::new(console.clone());
+        let machine =
+            Machine::resume(recorder.clone(), memory.clone(), &Self::facts(), output, state, sockets)
+                .unwrap();
+        Self { machine: Arc::new(machine), memory, recorder, console }
+    }
+
+    fn facts() -> Config {
         let identity = Identity {
             instance: "i-0123456789abcdef0".into(),
             kind: "m5.large".into(),
@@ -50,10 +68,7 @@ impl Guest {
             memory: MEMORY,
             processors: 2,
         };
-        let config = Config { identity, apic_ids: vec![0, 1], physical_bits: 46, generation: [7; 16] };
-        let machine =
-            Machine::new(recorder.clone(), memory.clone(), &config, Box::new(console.clone())).unwrap();
-        Self { machine: Arc::new(machine), memory, recorder, console }
+        Config { identity, apic_ids: vec![0, 1], physical_bits: 46, generation: [7; 16] }
     }
 
     pub fn inb(&self, port: u64) -> u8 {
