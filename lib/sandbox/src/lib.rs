@@ -32,6 +32,11 @@
 //! fails = "ENOSYS"
 //! why = "the C library then uses clone, whose flags a filter can see"
 //!
+//! [[syscall]]                      # until the process calls `narrow`
+//! names = ["openat"]
+//! early = true
+//! why = "what it reads before it does its work"
+//!
 //! [[listen]]                       # what it listens on, and holds open, when it enters: nothing here makes or takes
 //! at = "{installation}/run/chip"   # it away, but a survey of the host fails on anything that is not named
 //! why = "the controller"
@@ -128,8 +133,19 @@ impl Policy {
         privileges::drop_all()?;
         let landlock = paths::restrict(self, variables)?;
         tracing::debug!(process = self.process.name, ?landlock, "confined");
-        programs.iter().try_for_each(|p| seccompiler::apply_filter_all_threads(p)).map_err(|error| {
-            SandboxError::System { step: "the system-call filter", reason: error.to_string() }
-        })
+        apply(&programs)
     }
+
+    /// Gives up what is for early use only, in all threads. Once, after [`Policy::enter`], whose filters stay; what it
+    /// needs for that are `seccomp`, and `prctl` for `PR_SET_NO_NEW_PRIVS`, as early calls.
+    pub fn narrow(&self) -> Result<(), SandboxError> {
+        apply(&filter::compile(&self.narrowed())?)
+    }
+}
+
+fn apply(programs: &[seccompiler::BpfProgram]) -> Result<(), SandboxError> {
+    programs
+        .iter()
+        .try_for_each(|p| seccompiler::apply_filter_all_threads(p))
+        .map_err(|error| SandboxError::System { step: "the system-call filter", reason: error.to_string() })
 }

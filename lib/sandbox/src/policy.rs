@@ -116,6 +116,9 @@ pub struct Syscall {
     pub args: Vec<Comparison>,
     /// The call fails with this instead of being made: for what a library tries and can do without.
     pub fails: Option<Failure>,
+    /// Only until [`Policy::narrow`].
+    #[serde(default)]
+    pub early: bool,
     /// The reason.
     pub why: String,
 }
@@ -195,12 +198,20 @@ impl Policy {
             return Err(SandboxError::Policy("every rule must say why".to_owned()));
         }
         filter::compile(&policy)?;
+        filter::compile(&policy.narrowed())?;
         Ok(policy)
     }
 
-    /// How many filters the kernel holds for a process that has entered.
+    /// How many filters the kernel holds for a process that has entered; after [`Policy::narrow`] there are more.
     pub fn filters(&self) -> Result<usize, SandboxError> {
         Ok(filter::compile(self)?.len())
+    }
+
+    /// What is left of it after [`Policy::narrow`].
+    pub(crate) fn narrowed(&self) -> Self {
+        let mut narrow = self.clone();
+        narrow.syscalls.retain(|call| !call.early);
+        narrow
     }
 
     /// Whether a call may be made, under whatever conditions.
@@ -233,7 +244,6 @@ mod tests {
             "process_vm_writev",
             "ptrace",
             "setns",
-            "tgkill",
             "tkill",
             "unshare",
             "userfaultfd",
@@ -265,6 +275,8 @@ mod tests {
                         }
                         // Its flags are out of a filter's sight: it can fork, and make namespaces.
                         "clone3" => false,
+                        // To whom it goes, Landlock says; SIGRTMIN ends or stops nothing that expects it.
+                        "tgkill" => condition(call, 2, Operator::Eq, None, 34),
                         "clone" => call.args.iter().any(|a| a.index == 0 && a.op == Operator::Eq),
                         "mmap" | "mprotect" => condition(call, 2, Operator::MaskedEq, Some(4), 0),
                         "ioctl" | "fcntl" | "prctl" | "setsockopt" => !call.args.is_empty(),

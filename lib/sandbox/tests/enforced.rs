@@ -52,6 +52,11 @@ names = ["rt_sigaction", "rt_sigprocmask", "rt_sigreturn"]
 why = "the test"
 
 [[syscall]]
+names = ["mkdir", "seccomp", "prctl"]
+early = true
+why = "the test"
+
+[[syscall]]
 names = ["symlink"]
 fails = "EACCES"
 why = "the test"
@@ -110,6 +115,20 @@ fn attempt(what: &str, folder: &Path) -> bool {
         "watch-process" => {
             use rustix::process::{PidfdFlags, getpid, pidfd_open};
             pidfd_open(getpid(), PidfdFlags::empty()).is_ok()
+        }
+        "early" => fs::create_dir(folder.join("write/new")).is_ok(),
+        "early-after-narrowing" => {
+            Policy::parse(POLICY).unwrap().narrow().unwrap();
+            fs::create_dir(folder.join("write/new")).is_ok()
+        }
+        "narrow-again" => {
+            let policy = Policy::parse(POLICY).unwrap();
+            policy.narrow().unwrap();
+            policy.narrow().is_ok()
+        }
+        "read-after-narrowing" => {
+            Policy::parse(POLICY).unwrap().narrow().unwrap();
+            !attempt("link", folder) && attempt("read", folder)
         }
         "rename" => fs::rename(folder.join("write/old"), folder.join("write/new")).is_ok(),
         "thread" => std::thread::spawn(|| ()).join().is_ok(),
@@ -181,7 +200,15 @@ fn confined(what: &str) -> ExitStatus {
 }
 
 fn what_is_named_works() {
-    for what in ["read", "write", "remove", "connect-named", "replace-another-handler"] {
+    for what in [
+        "read",
+        "write",
+        "remove",
+        "connect-named",
+        "replace-another-handler",
+        "early",
+        "read-after-narrowing",
+    ] {
         assert_eq!(confined(what).code(), Some(ALLOWED), "{what}");
     }
 }
@@ -195,7 +222,16 @@ fn paths_ports_and_signals_that_are_not_named_are_denied() {
 }
 
 fn calls_and_arguments_that_are_not_named_kill_the_process() {
-    for what in ["execute", "watch-process", "rename", "thread", "executable-memory", "replace-handler"] {
+    for what in [
+        "execute",
+        "watch-process",
+        "rename",
+        "thread",
+        "executable-memory",
+        "replace-handler",
+        "early-after-narrowing",
+        "narrow-again",
+    ] {
         let status = confined(what);
         assert_eq!(
             (status.signal(), Violation::of(status)),
