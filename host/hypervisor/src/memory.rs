@@ -11,8 +11,8 @@ use std::{
 
 /// Least memory of a machine in bytes.
 pub const LEAST: u64 = 2 << 20;
-/// Most memory of a machine in bytes: up to the 64-bit BARs of the smallest processor.
-pub const MOST: u64 = 30 << 30;
+/// Most memory of a machine in bytes: up to the 64-bit BARs of a processor that addresses a terabyte.
+pub const MOST: u64 = 500 << 30;
 
 /// Why there is no such memory.
 #[derive(Debug, thiserror::Error)]

@@ -6,13 +6,17 @@ use crate::{
     vm::{Tried, Vm, VmError, port_access},
 };
 use kvm_ioctls::{VcpuExit, VcpuFd};
+use rustix::{
+    io::Errno,
+    thread::{CpuSet, sched_setaffinity},
+};
 use std::{
     sync::{
         Arc, Condvar, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     thread::{Builder, JoinHandle},
-    time::Duration,
+    time::{Duration, Instant},
 };
 use vmm_sys_util::signal::{Killable, SIGRTMIN, register_signal_handler};
 
@@ -177,7 +181,9 @@ impl Vcpu {
     /// Runs until the next exit and handles it.
     fn step(&mut self, buses: &Buses, exits: &Exits) -> Result<(), Outcome> {
         let reason = |fd: &mut VcpuFd| i32::try_from(fd.get_kvm_run().exit_reason).unwrap_or(i32::MAX);
-        match self.fd.run() {
+        let exit = self.fd.run();
+        let begin = Instant::now();
+        match exit {
             Ok(VcpuExit::MmioRead(address, data)) => {
                 exits.mmio_read.add();
                 buses.mmio.read(address, data);
@@ -211,6 +217,7 @@ impl Vcpu {
             Err(error) if matches!(error.errno(), libc::EINTR | libc::EAGAIN) => exits.interrupted.add(),
             Err(error) => return Err(Outcome::Failed(-error.errno())),
         }
+        exits.wait_ns.add_time(begin.elapsed());
         Ok(())
     }
 
@@ -238,8 +245,14 @@ pub struct Processors {
 }
 
 impl Processors {
-    /// Starts a thread for each processor; all stand at the gate.
-    pub fn start(gate: Arc<Gate>, vcpus: Vec<Vcpu>, buses: &Arc<Buses>) -> Result<Self, VmError> {
+    /// Starts a thread for each processor, on the host processor that `pins` names for it, if any. Returns when all
+    /// stand at the gate.
+    pub fn start(
+        gate: Arc<Gate>,
+        vcpus: Vec<Vcpu>,
+        pins: &[u16],
+        buses: &Arc<Buses>,
+    ) -> Result<Self, VmError> {
         register_signal_handler(SIGRTMIN(), kicked).tried("hear signals")?;
         let vcpus: Vec<_> = vcpus.into_iter().map(|vcpu| Arc::new(Mutex::new(vcpu))).collect();
         let exits: Vec<_> = vcpus.iter().map(|_| Arc::default()).collect();
@@ -247,15 +260,21 @@ impl Processors {
         for (number, (vcpu, exits)) in processors.vcpus.iter().zip(&processors.exits).enumerate() {
             let (gate, buses) = (Arc::clone(&processors.gate), Arc::clone(buses));
             let (vcpu, exits) = (Arc::clone(vcpu), Arc::clone(exits));
+            let pin = pins.get(number).copied();
             let thread = Builder::new()
                 .name(format!("vcpu{number}"))
                 .stack_size(STACK)
-                .spawn(move || work(&gate, &vcpu, &buses, &exits))
+                .spawn(move || work(&gate, &vcpu, pin, &buses, &exits))
                 .map_err(|error| kvm_ioctls::Error::new(error.raw_os_error().unwrap_or(libc::EAGAIN)))
                 .tried("start a processor's thread")?;
             processors.gate.inner().threads.push(thread);
         }
-        Ok(processors)
+        processors.gate.close();
+        match processors.gate.outcome() {
+            Some(Outcome::Failed(error)) => Err(kvm_ioctls::Error::new(error.saturating_neg()))
+                .tried("keep a processor on the host processor that was named for it"),
+            _ => Ok(processors),
+        }
     }
 
     /// The processors, which must stand at the gate: a running one holds its lock.
@@ -275,7 +294,12 @@ impl Drop for Processors {
     }
 }
 
-fn work(gate: &Gate, vcpu: &Mutex<Vcpu>, buses: &Buses, exits: &Exits) {
+fn work(gate: &Gate, vcpu: &Mutex<Vcpu>, pin: Option<u16>, buses: &Buses, exits: &Exits) {
+    if let Err(error) = pin.map_or(Ok(()), stay_on) {
+        tracing::error!(pin, %error, "a processor has no place of its own");
+        gate.stop(Outcome::Failed(-error.raw_os_error()));
+    }
+    exits.begin();
     while gate.pass() {
         let mut vcpu = vcpu.lock().unwrap_or_else(PoisonError::into_inner);
         while gate.is_open() {
@@ -286,4 +310,15 @@ fn work(gate: &Gate, vcpu: &Mutex<Vcpu>, buses: &Buses, exits: &Exits) {
         }
         vcpu.settle();
     }
+}
+
+/// Binds this thread to one host processor for life.
+fn stay_on(cpu: u16) -> Result<(), Errno> {
+    let cpu = usize::from(cpu);
+    if cpu >= CpuSet::MAX_CPU {
+        return Err(Errno::INVAL);
+    }
+    let mut set = CpuSet::new();
+    set.set(cpu);
+    sched_setaffinity(None, &set)
 }

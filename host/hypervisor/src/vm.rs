@@ -10,9 +10,8 @@ use crate::{
     vcpu::{Gate, Outcome},
 };
 use kvm_bindings::{
-    KVM_API_VERSION, KVM_IRQ_ROUTING_IRQCHIP, KVM_IRQ_ROUTING_MSI, KVM_IRQCHIP_IOAPIC,
-    KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE, KVM_PIT_SPEAKER_DUMMY, KvmIrqRouting,
-    kvm_irq_routing_entry, kvm_irq_routing_irqchip, kvm_irq_routing_msi, kvm_pit_config,
+    KVM_API_VERSION, KVM_IRQ_ROUTING_IRQCHIP, KVM_IRQ_ROUTING_MSI, KVM_IRQCHIP_IOAPIC, KVM_PIT_SPEAKER_DUMMY,
+    KvmIrqRouting, kvm_irq_routing_entry, kvm_irq_routing_irqchip, kvm_irq_routing_msi, kvm_pit_config,
     kvm_userspace_memory_region,
 };
 use kvm_ioctls::{Cap, IoEventAddress, Kvm, NoDatamatch, VcpuFd, VmFd};
@@ -45,7 +44,7 @@ pub enum VmError {
     #[error("the descriptor is no /dev/kvm of version {KVM_API_VERSION}")]
     NoKvm,
     /// The kernel refused.
-    #[error("KVM refused to {what}: {error}")]
+    #[error("the system refused to {what}: {error}")]
     System {
         /// What was tried.
         what: &'static str,
@@ -350,18 +349,14 @@ pub(crate) fn port_access(vcpu: &mut VcpuFd, run_size: usize) -> Option<PortAcce
     Some(PortAccess { port: io.port, size, data })
 }
 
-/// The fixed routes: legacy pins to both interrupt chips.
+/// The fixed routes: to the I/O APIC only. A guest with reduced hardware (ACPI 6.5 section 4.1) does not set up the
+/// old interrupt chips, which would put a line on the vector of a fault.
 fn pins() -> impl Iterator<Item = kvm_irq_routing_entry> {
-    let route = |gsi: u32, chip: u32, pin: u32| {
+    (0..IOAPIC_PINS).map(|gsi| {
         let mut entry = kvm_irq_routing_entry { gsi, type_: KVM_IRQ_ROUTING_IRQCHIP, ..Default::default() };
-        entry.u.irqchip = kvm_irq_routing_irqchip { irqchip: chip, pin };
+        entry.u.irqchip = kvm_irq_routing_irqchip { irqchip: KVM_IRQCHIP_IOAPIC, pin: gsi };
         entry
-    };
-    let legacy = (0..16).map(move |gsi| match gsi {
-        0..8 => route(gsi, KVM_IRQCHIP_PIC_MASTER, gsi),
-        _ => route(gsi, KVM_IRQCHIP_PIC_SLAVE, gsi - 8),
-    });
-    legacy.chain((0..IOAPIC_PINS).map(move |gsi| route(gsi, KVM_IRQCHIP_IOAPIC, gsi)))
+    })
 }
 
 fn message(gsi: u32, message: Msi) -> kvm_irq_routing_entry {

@@ -35,14 +35,6 @@ pub enum Request {
     },
     /// Press the power button: the guest may shut itself down.
     PowerButton,
-    /// Give a paused machine's state, memory and functions to another process. Descriptor: one end of a connected
-    /// `SOCK_SEQPACKET` socket whose other end goes with [`Request::StateIn`]. This process cannot resume after.
-    StateOut,
-    /// Take over a machine, paused. Descriptors: `/dev/kvm`, then the other end of the socket above.
-    StateIn {
-        /// A copy of a machine that also runs elsewhere: its guest sees a new generation id.
-        clone: bool,
-    },
     /// Numbers only. Answered with [`Reply::Statistics`].
     Statistics,
     /// Console output from byte `after` on (counted from the machine's start). Answered with [`Reply::Console`].
@@ -129,8 +121,6 @@ pub enum State {
     Reset,
     /// A processor cannot go on; the number in [`Statistics::failed`] says why.
     Failed,
-    /// The state has gone to another process.
-    Moved,
 }
 
 /// Numbers of one machine.
@@ -139,8 +129,8 @@ pub enum State {
 pub struct Statistics {
     /// Whether it runs.
     pub state: State,
-    /// KVM's exit reason of a processor that failed.
-    pub failed: Option<u32>,
+    /// Of a processor that failed: KVM's exit reason, or the negative error number of running it.
+    pub failed: Option<i32>,
     /// One entry for each virtual processor.
     pub cpus: Vec<CpuStatistics>,
 }
@@ -163,8 +153,10 @@ pub struct CpuStatistics {
     pub interrupted: u64,
     /// Anything else.
     pub other: u64,
-    /// Processor time of the thread, in nanoseconds.
-    pub cpu_ns: u64,
+    /// Time that it waited for a device's answer, in nanoseconds.
+    pub wait_ns: u64,
+    /// Processor time of the thread, in nanoseconds, where the system says it.
+    pub cpu_ns: Option<u64>,
     /// Time in which it could have run and did not, in nanoseconds.
-    pub steal_ns: u64,
+    pub steal_ns: Option<u64>,
 }

@@ -29,9 +29,14 @@ pub(crate) const REGISTER: u64 = 0xD000_0000;
 
 /// `/dev/kvm`, or `None` with a line that says so.
 pub(crate) fn kvm() -> Option<Kvm> {
+    device().map(|device| vm::kvm(device).expect("/dev/kvm of the known version"))
+}
+
+/// Its descriptor.
+pub(crate) fn device() -> Option<OwnedFd> {
     let name = std::thread::current().name().unwrap_or_default().to_owned();
     match OpenOptions::new().read(true).write(true).open("/dev/kvm") {
-        Ok(file) => Some(vm::kvm(file.into()).expect("/dev/kvm of the known version")),
+        Ok(file) => Some(file.into()),
         Err(error) => {
             println!("skipped: {name}: /dev/kvm: {error}");
             None
@@ -113,7 +118,7 @@ impl Rig {
             .unwrap();
         let register = Arc::new(Mutex::new(Register(Arc::clone(&said))));
         buses.mmio.add(REGISTER..REGISTER + 0x1000, register).unwrap();
-        let processors = Processors::start(Arc::clone(&gate), vcpus, &buses).unwrap();
+        let processors = Processors::start(Arc::clone(&gate), vcpus, &[], &buses).unwrap();
         Self { said, gate, memory, processors }
     }
 
