@@ -2,7 +2,7 @@
 # A toolchain that tools/bootstrap had to fetch lies here.
 export PATH := $(PATH):$(CURDIR)/target/rustup/bin
 
-TASKS := demo test fuzz check prove redteam schemathesis ci parts
+TASKS := demo test fuzz check prove redteam schemathesis guest ci parts
 
 .PHONY: help bench bench-door $(TASKS)
 help:

@@ -1,6 +1,6 @@
 //! Guests under the hypervisor of this tree.
 
-use crate::run::{Outcome, cargo, parts, quietly, root, step};
+use crate::run::{Outcome, cargo, quietly, root, step};
 use clap::Subcommand;
 use std::process::Command;
 
@@ -18,14 +18,11 @@ pub(crate) fn run(what: Option<&Guest>, json: bool) -> Outcome {
     build.args(["build", "--quiet", "-p", "hypervisor", "-p", "volume-card", "-p", "guest", "--bins"]);
     quietly(&mut build)?;
     let mut run = Command::new(root().join("target/debug/azote-guest"));
-    let name = match what {
-        None => "check",
-        Some(Guest::Linux) if json => "linux",
-        Some(Guest::Linux) => {
-            parts()?;
-            "linux"
-        }
-    };
+    if matches!(what, Some(Guest::Linux)) {
+        parts::Parts::locate_or_fetch(&parts::default_dir(), &mut |at| eprintln!("    {at}"))
+            .map_err(|e| e.to_string())?;
+    }
+    let name = if what.is_some() { "linux" } else { "check" };
     run.arg(name);
     if json { quietly(run.arg("--json")) } else { step("guest", &mut run) }
 }

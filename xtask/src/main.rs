@@ -86,7 +86,7 @@ enum Task {
         /// Only the scenarios with this in their names.
         name: Option<String>,
     },
-    /// Everything that CI runs: tests, checks, proofs and abuse.
+    /// Everything that CI runs: tests, checks, proofs, abuse, and Linux under the hypervisor.
     Ci,
     /// Get what the lab is built from (QEMU, firmware, kernel, software TPM) into target/lab.
     Parts,
@@ -106,7 +106,8 @@ fn main() -> ExitCode {
         Task::Ci => run::test(10, &[])
             .and_then(|()| check::run(false))
             .and_then(|()| prove::run(&prove::Prove::all()))
-            .and_then(|()| run::redteam(false, None)),
+            .and_then(|()| run::redteam(false, None))
+            .and_then(|()| guest::run(Some(&guest::Guest::Linux), false)),
         Task::Parts => run::parts(),
     };
     match done {

@@ -37,6 +37,7 @@ const INIT: &str = "#!/bin/busybox sh
 /bin/busybox mount -t proc proc /proc
 /bin/busybox mount -t tmpfs tmp /tmp
 for module in irqbypass kvm kvm-amd; do /bin/busybox insmod /$module.ko; done
+echo
 /bin/azote-guest --programs /bin linux --here /
 /bin/busybox poweroff -f
 ";
@@ -47,7 +48,7 @@ pub fn here(programs: &Programs, kernel: &Path, root: &Path, limit: Duration) ->
     let mut card = Card::start(&programs.card())?;
     let function = card.volume(root.len() as u64, &root)?;
     let mut rig = Rig::start(&programs.hypervisor())?;
-    rig.create(&Size { cpus: 1, memory_mib: 256 }, COMMAND_LINE, &kernel, None)?;
+    rig.create(&Size { cpus: 2, memory_mib: 256 }, COMMAND_LINE, &kernel, None)?;
     rig.ask(&Request::Attach { slot: ROOT_SLOT }, &[&function])?;
     let begun = Instant::now();
     rig.ask(&Request::Resume, &[])?;
@@ -114,7 +115,8 @@ pub fn nested(programs: &Programs, limit: Duration) -> Result<Vec<Check>, Error>
     let root = image::build(&parts, &parts::default_dir(), &mut |_| {})?;
     let folder = tempfile::Builder::new().prefix("azote-guest-").tempdir()?;
     let initial = folder.path().join("initrd");
-    fs::write(&initial, archive(programs, &parts, &root)?)?;
+    let binaries = [std::env::current_exe()?, programs.hypervisor(), programs.card()];
+    fs::write(&initial, archive(&parts, &root, INIT, &binaries)?)?;
     let mut qemu = parts.command(Tool::Qemu);
     qemu.args(["-nodefaults", "-no-user-config", "-nographic", "-serial", "stdio", "-no-reboot"]);
     qemu.args([
@@ -163,13 +165,13 @@ pub fn nested(programs: &Programs, limit: Duration) -> Result<Vec<Check>, Error>
     Ok(rows)
 }
 
-/// The initial file system of the emulated machine.
-fn archive(programs: &Programs, parts: &Parts, root: &Path) -> Result<Vec<u8>, Error> {
+/// The initial file system of the emulated machine, with programs and their libraries.
+pub fn archive(parts: &Parts, root: &Path, init: &str, binaries: &[PathBuf]) -> Result<Vec<u8>, Error> {
     let mut archive = Archive::default();
     for folder in ["bin", "dev", "proc", "tmp"] {
         archive.folder(folder)?;
     }
-    archive.file("init", INIT.as_bytes())?;
+    archive.file("init", init.as_bytes())?;
     archive.copy("bin/busybox", &parts.busybox())?;
     archive.copy(KERNEL, parts.kernel())?;
     archive.copy(ROOT, root)?;
@@ -177,14 +179,12 @@ fn archive(programs: &Programs, parts: &Parts, root: &Path) -> Result<Vec<u8>, E
         let name = module.rsplit('/').next().unwrap_or(module);
         archive.copy(name, &parts.kernel_modules().join(module))?;
     }
-    let own = std::env::current_exe()?;
-    let binaries = [own, programs.hypervisor(), programs.card()];
-    for binary in &binaries {
+    for binary in binaries {
         let name = binary.file_name().unwrap_or_default().to_string_lossy();
         archive.copy(&format!("bin/{name}"), binary)?;
     }
     let mut folders = Vec::new();
-    for library in libraries(&binaries)? {
+    for library in libraries(binaries)? {
         let name = library.to_string_lossy().trim_start_matches('/').to_owned();
         for (at, _) in name.match_indices('/') {
             let folder = name[..at].to_owned();
