@@ -5,12 +5,12 @@
 //! its place: how many bytes went that way before it.
 
 use crate::{LockError, PUBLIC_KEY_SIZE, Secret};
-use aws_lc_rs::rand;
 use hpke::{
     Deserializable, Kem, OpModeR, OpModeS, Serializable, aead::AesGcm256, kdf::HkdfSha256,
     kem::X25519HkdfSha256, single_shot_open, single_shot_seal,
 };
 use ids::InstanceId;
+use rustix::rand::{GetRandomFlags, getrandom};
 
 type Private = <X25519HkdfSha256 as Kem>::PrivateKey;
 type Public = <X25519HkdfSha256 as Kem>::PublicKey;
@@ -97,7 +97,12 @@ impl ConsoleKey {
     /// A new key pair.
     pub fn generate() -> Result<Self, ConsoleError> {
         let mut seed = Secret::<32>::zeroed()?;
-        rand::fill(seed.expose_mut()).map_err(|_| ConsoleError::Random)?;
+        // Straight from the kernel: the library's own generator first measures jitter for tens of milliseconds, which
+        // every start of a machine would wait for. Up to 256 bytes come whole.
+        match getrandom(seed.expose_mut(), GetRandomFlags::empty()) {
+            Ok(got) if got == seed.expose().len() => {}
+            _ => return Err(ConsoleError::Random),
+        }
         let (private, public) = X25519HkdfSha256::derive_keypair(seed.expose());
         let mut locked = Secret::zeroed()?;
         private.write_exact(locked.expose_mut());
