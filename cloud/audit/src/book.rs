@@ -248,7 +248,7 @@ impl Book {
             }
             return;
         };
-        if code == HOST
+        if tells_key(code)
             && let Some(key) = observed.detail.as_ref().and_then(|key| key.to_string().try_into().ok())
         {
             let heard = self.now;
@@ -261,7 +261,9 @@ impl Book {
                 reader: None,
                 heard,
             });
-            host.key = key;
+            if host.key != key {
+                (host.key, host.reader) = (key, None);
+            }
         }
         if let Some(host) = self.kept.hosts.get_mut(id) {
             match code {
@@ -367,7 +369,8 @@ impl Book {
         for (id, key) in &hosts {
             let known = self.kept.hosts.get_mut(id);
             if known.as_ref().is_none_or(|host| host.key != *key) {
-                let observed = Observed::of_host(id, HOST, &String::from(*key));
+                let code = if known.is_some() { HOST_KEY } else { HOST };
+                let observed = Observed::of_host(id, code, &String::from(*key));
                 records.push_back(Record::Audit(Box::new(observed)));
             }
             if !self.expected.contains(id) {
@@ -398,8 +401,10 @@ impl Book {
     }
 }
 
-/// A host became known, or has another key: the key is in the detail.
+/// A host became known: its key is in the detail.
 pub const HOST: &str = "audit.host";
+/// A host that was known by another key has this one now.
+pub const HOST_KEY: &str = "audit.host-key";
 /// A source cannot be read.
 pub const SILENT: &str = "audit.silent";
 /// A source can be read again.
@@ -412,6 +417,11 @@ pub const FORKED: &str = "audit.forked";
 pub const CHAIN: &str = "audit.chain";
 /// The signature over a host's log is wrong.
 pub const SIGNATURE: &str = "audit.signature";
+
+/// Whether events with this code tell of a host's key.
+pub(crate) fn tells_key(code: &str) -> bool {
+    [HOST, HOST_KEY].contains(&code)
+}
 
 fn code_of(refuted: Refuted) -> &'static str {
     match refuted {

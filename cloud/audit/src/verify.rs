@@ -267,7 +267,7 @@ impl Report {
     fn observed(&mut self, observed: &Observed) {
         let code = observed.code.as_ref().map_or("", |code| code.as_str());
         let findings = [book::SILENT, book::TRUNCATED, book::FORKED, book::CHAIN, book::SIGNATURE];
-        if code == book::HOST
+        if book::tells_key(code)
             && let Some(host) = &observed.host
         {
             let host = self.hosts.entry(host.clone()).or_default();

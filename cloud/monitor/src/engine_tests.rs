@@ -65,6 +65,7 @@ fn nobody_speaks_with_anothers_codes() {
         (Source::Audit, "audit.gap.unissued", "never-issued"),
         (Source::Audit, "audit.truncated", "log-tampered"),
         (Source::Audit, "audit.silent", "silent"),
+        (Source::Audit, "audit.host-key", "host-key"),
         (Source::Audit, "cosignature.witness", "audit-forged"),
         (Source::Audit, "alarm.undelivered", "alarm-undelivered"),
         (Source::Host(host()), "sandbox.killed", "sandbox-killed"),
@@ -75,6 +76,13 @@ fn nobody_speaks_with_anothers_codes() {
             assert_eq!(said(other.clone(), Kind::Event, code), expected, "{other} {code}");
         }
     }
+}
+
+#[test]
+fn a_full_set_of_proofs_is_an_alarm_of_its_own_at_the_first_refusal() {
+    let raised = monitor().observe(&refusal(1, T, ALICE, "proof.overload"));
+    assert_eq!(rules(&raised), ["proof-overload"]);
+    assert!(raised[0].summary.contains(host().as_str()), "{}", raised[0].summary);
 }
 
 #[test]

@@ -28,6 +28,8 @@ fn the_rules_of_this_release_cover_what_is_to_be_watched() {
         "never-issued",
         "silent",
         "log-tampered",
+        "host-key",
+        "proof-overload",
         "policy-changed",
         "reader-unusual",
         "reader-refused",

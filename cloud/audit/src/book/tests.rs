@@ -89,6 +89,22 @@ fn a_hosts_log_that_was_cut_forked_or_changed_is_found_once_and_raises_an_alarm(
 }
 
 #[test]
+fn another_key_of_a_known_host_raises_an_alarm_once_and_the_log_is_read_by_it() {
+    let mut book = book();
+    let other = PublicKey::of(&Ed25519KeyPair::from_seed_unchecked(&[8; 32]).unwrap());
+    let named = |key| Input::Hosts([(host(), key)].into());
+    show(&mut book, 2, page(&log(2, 2), 0));
+    assert_eq!(found(&book.take(2, named(PublicKey::of(&key())))).0, Vec::<String>::new(), "as it was");
+    let entries = book.take(3, named(other));
+    assert_eq!(found(&entries).0, [HOST_KEY, "alarm:host-key"]);
+    assert_eq!(found(&book.take(4, named(other))).0, Vec::<String>::new());
+    assert_eq!(show(&mut book, 5, page(&log(3, 3), 2)).0[0], SIGNATURE, "what the old one signed");
+    let mut again = self::book();
+    entries.iter().for_each(|entry| again.recall(entry));
+    assert_eq!(show(&mut again, 5, page(&log(3, 3), 0)).0[0], SIGNATURE);
+}
+
+#[test]
 fn the_evidence_is_what_the_host_signed() {
     let mut book = book();
     show(&mut book, 2, page(&log(9, 9), 0));
