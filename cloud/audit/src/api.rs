@@ -1,4 +1,5 @@
-//! The calls over HTTP. Who reads must have the right to, and every read is an entry before it is answered.
+//! The calls over HTTP. Who reads must have the right to, and every read is an entry before it is answered;
+//! so is every refusal, or it is counted in one ([`crate::throttle`]).
 
 use crate::{
     book::Input,
@@ -80,8 +81,9 @@ impl Audit {
     async fn reads(&self, reader: &Identity, what: &str) -> Result<Arc<Snapshot>, Error> {
         let decided = self.rights.decide_reader(reader);
         let refused = decided.as_ref().err().map(rights::Refusal::code);
-        let observed = Observed::read(reader, what, refused);
-        self.keeper.take(Input::Observed(Box::new(observed))).await?;
+        let observed = Box::new(Observed::read(reader, what, refused));
+        let input = if refused.is_some() { Input::Refused(observed) } else { Input::Observed(observed) };
+        self.keeper.take(input).await?;
         match decided {
             Ok(()) => Ok(self.keeper.snapshot()),
             Err(refusal) => Err(Error::new(403, refusal.code(), refusal.to_string())),
@@ -250,16 +252,18 @@ async fn cosignatures(
     let shared = audit.clone();
     let take = move || shared.witnesses().take(&shared.key, &cosigned.note);
     let taken = tokio::task::spawn_blocking(take).await.map_err(Error::internal)?;
-    let observed = match &taken {
+    let input = match &taken {
         Err(Refused::File(error)) => return Err(Error::internal(error)),
-        Err(refused) => Observed::read(&bringer, "cosignature", Some(refused.code())),
+        Err(refused) => {
+            Input::Refused(Box::new(Observed::read(&bringer, "cosignature", Some(refused.code()))))
+        }
         Ok(names) if names.is_empty() => return Ok(Json(Taken { taken: 0 })),
         Ok(names) => {
             let event = Observed::event("audit.cosigned", &names.join(" "));
-            Observed { subject: Some(bringer), ..event }
+            Input::Observed(Box::new(Observed { subject: Some(bringer), ..event }))
         }
     };
-    audit.keeper.take(Input::Observed(Box::new(observed))).await?;
+    audit.keeper.take(input).await?;
     let taken = taken.map_err(|refused| Error::new(403, refused.code(), refused.to_string()))?;
     Ok(Json(Taken { taken: taken.len() as u64 }))
 }
@@ -270,7 +274,7 @@ async fn attempts(State(audit): Shared, Peer(caller): Peer, body: Bytes) -> Resu
     let calls = matches!(caller, Identity::Operator(_) | Identity::Service(_));
     if !calls || attempts.iter().any(|attempt| attempt.caller != caller) {
         let observed = Observed::read(&caller, "attempts of somebody else", Some("attempts.caller"));
-        audit.keeper.take(Input::Observed(Box::new(observed))).await?;
+        audit.keeper.take(Input::Refused(Box::new(observed))).await?;
         return Err(Error::new(
             403,
             "attempts.caller",

@@ -5,6 +5,7 @@
 use crate::{
     entry::{Attempt, Entry, HostRecord, Observed, ObservedKind, Record},
     reconcile::{GapKind, Reconciler},
+    throttle::Throttle,
     watch::observation,
 };
 use host_api::{LogPage, LogReader, LogRecord, MAX_RECORD, Refuted};
@@ -46,10 +47,14 @@ pub enum Input {
     Attempts(Vec<Attempt>),
     /// Something that the audit service did or found.
     Observed(Box<Observed>),
+    /// Somebody was refused. Too many of the same are counted instead of listed ([`crate::throttle`]).
+    Refused(Box<Observed>),
     /// The hosts that there are, and their public keys, from who certifies them.
     Hosts(BTreeMap<HostId, PublicKey>),
     /// Time passes.
     Tick,
+    /// The service stops.
+    Stop,
 }
 
 /// How far a host's log was read.
@@ -85,6 +90,7 @@ pub struct Kept {
 pub struct Book {
     kept: Kept,
     monitor: Monitor,
+    throttle: Throttle,
     expected: BTreeSet<HostId>,
     journal_heard: u64,
     /// A source that was not heard for so long is silent, in milliseconds.
@@ -103,7 +109,8 @@ impl Book {
             reconciler: Reconciler::new(grace),
             alarms: VecDeque::new(),
         };
-        Self { kept, monitor, expected: BTreeSet::new(), journal_heard: 0, silence, now: 0 }
+        let (throttle, expected) = (Throttle::default(), BTreeSet::new());
+        Self { kept, monitor, throttle, expected, journal_heard: 0, silence, now: 0 }
     }
 
     /// Goes on from what an earlier run kept.
@@ -181,8 +188,12 @@ impl Book {
             Input::Journal { page, began } => self.journal_page(*page, began),
             Input::Attempts(attempts) => self.attempts(attempts),
             Input::Observed(observed) => [Record::Audit(observed)].into(),
+            Input::Refused(refused) => {
+                self.throttle.pass(self.now, *refused).map(audit).into_iter().collect()
+            }
             Input::Hosts(hosts) => self.expect(hosts),
             Input::Tick => self.tick(),
+            Input::Stop => self.throttle.rest().into_iter().map(audit).collect(),
         };
         let mut entries = Vec::new();
         while let Some(record) = queue.pop_front() {
@@ -228,7 +239,7 @@ impl Book {
                 Vec::new()
             }
         };
-        gaps.into_iter().map(|gap| Record::Audit(Box::new(gap.into()))).collect()
+        gaps.into_iter().map(|gap| audit(gap.into())).collect()
     }
 
     /// The state that is told of in events of the audit service itself.
@@ -395,7 +406,8 @@ impl Book {
         let Kept { hosts, reconciler, .. } = &mut self.kept;
         let gaps = reconciler.due(self.now, |host| hosts.contains_key(host));
         observed.extend(gaps.into_iter().map(Observed::from));
-        let observed = observed.into_iter().map(|observed| Record::Audit(Box::new(observed)));
+        observed.extend(self.throttle.due(self.now));
+        let observed = observed.into_iter().map(audit);
         let alarms = alarms(self.monitor.tick(self.now));
         observed.chain(alarms).collect()
     }
@@ -430,6 +442,10 @@ fn code_of(refuted: Refuted) -> &'static str {
         Refuted::Forked(_) => FORKED,
         Refuted::Cut(_) | Refuted::Gone(_) => TRUNCATED,
     }
+}
+
+fn audit(observed: Observed) -> Record {
+    Record::Audit(Box::new(observed))
 }
 
 fn alarms(alarms: Vec<Alarm>) -> Vec<Record> {

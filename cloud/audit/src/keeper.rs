@@ -58,6 +58,13 @@ impl Keeper {
         wait.await.map_err(|_| Unwritable)
     }
 
+    /// The same, on a thread that may block.
+    pub fn take_blocking(&self, input: Input) -> Result<(), Unwritable> {
+        let (done, wait) = oneshot::channel();
+        self.jobs.blocking_send(Job::Take(input, done)).map_err(|_| Unwritable)?;
+        wait.blocking_recv().map_err(|_| Unwritable)
+    }
+
     /// Puts something into the log without waiting. It is dropped if too much waits.
     pub fn tell(&self, input: Input) -> bool {
         self.jobs.try_send(Job::Take(input, oneshot::channel().0)).is_ok()
@@ -202,19 +209,24 @@ impl Batch {
     fn take(&mut self, job: Job, book: &mut Book) -> Result<(), LogError> {
         match job {
             Job::Take(input, done) => {
-                for entry in book.take(now(), input) {
-                    self.lines.push(entry.line().ok_or(LogError::TooLong)?);
-                    if !is_read(&entry) {
-                        self.news = self.lines.len() as u64;
-                    }
-                    if let Record::Alarm(alarm) = entry.record {
-                        self.alarms.push(*alarm);
-                    }
-                }
+                self.enter(book.take(now(), input))?;
                 self.waiting.push(done);
             }
             Job::Look(look) => self.looks.push(look),
-            Job::Stop => {}
+            Job::Stop => self.enter(book.take(now(), Input::Stop))?,
+        }
+        Ok(())
+    }
+
+    fn enter(&mut self, entries: Vec<Entry>) -> Result<(), LogError> {
+        for entry in entries {
+            self.lines.push(entry.line().ok_or(LogError::TooLong)?);
+            if !is_read(&entry) {
+                self.news = self.lines.len() as u64;
+            }
+            if let Record::Alarm(alarm) = entry.record {
+                self.alarms.push(*alarm);
+            }
         }
         Ok(())
     }

@@ -14,6 +14,7 @@ pub mod note;
 pub mod pull;
 pub mod reconcile;
 pub mod store;
+pub mod throttle;
 pub mod tile;
 pub mod tree;
 pub mod verify;

@@ -124,8 +124,8 @@ impl Run {
         let served = opened.serve_and_tell(router(audit), move |incident| {
             let mut observed = Observed::event(incident.code, &format!("{}", incident.address));
             observed.subject.clone_from(&incident.peer);
-            if !watching.tell(Input::Observed(Box::new(observed))) {
-                tracing::warn!("an incident is not in the log: too much waits");
+            if let Err(error) = watching.take_blocking(Input::Refused(Box::new(observed))) {
+                tracing::warn!(%error, "an incident is not in the log");
             }
         });
         thread.stop();

@@ -383,3 +383,39 @@ async fn hosts_that_do_not_answer_keep_nobody_waiting() {
         }
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_certificate_cannot_fill_the_log_with_refusals_and_is_told_of_all_the_same() {
+    const EACH: u64 = 200;
+    let house = House::new();
+    let mut audit = house.start(PROGRAM, "audit", &[]);
+    let [olga, alice] = [OLGA, ALICE].map(|name| house.client(&audit, name));
+    let stolen = [attempt(1, OLGA)];
+    let began = Instant::now();
+    for _ in 0..EACH {
+        assert_eq!(code(client::status(&alice).await), "rights.api");
+        assert_eq!(code(client::attempts(&alice, &stolen).await), "attempts.caller");
+        assert_eq!(code(client::cosign(&alice, "x").await), "cosignature.checkpoint");
+        assert_eq!(code(alice.post::<_, client::Taken>("/v1/attempts", &["x"]).await), "request.malformed");
+    }
+    for rule in ["reader-refused", "audit-forged", "refusals", "malformed-requests"] {
+        alarm(&olga, rule, began).await;
+    }
+    drop((olga, alice));
+    assert_eq!(audit.stop(), Some(0), "{}", audit.log());
+    audit.restart();
+    let entries = all(&house.client(&audit, OLGA)).await;
+    for refused in ["rights.api", "attempts.caller", "cosignature.checkpoint", "request.malformed"] {
+        let of = |entry: &Entry| match &entry.record {
+            Record::Audit(it) if it.code.as_ref().is_some_and(|code| code.as_str() == refused) => {
+                assert_eq!(it.subject.as_ref().unwrap().to_string(), ALICE);
+                let words = it.detail.as_ref().unwrap().to_string();
+                Some(words.strip_suffix(" more are not listed one by one").map_or(1, |n| n.parse().unwrap()))
+            }
+            _ => None,
+        };
+        let told: Vec<u64> = entries.iter().filter_map(of).collect();
+        assert_eq!(told.iter().sum::<u64>(), EACH, "{refused}: {told:?}");
+        assert!(told.len() < 40, "{refused}: {told:?}");
+    }
+}
