@@ -7,6 +7,8 @@
 //! The card may lie, stop or vanish at any time. From then on the function answers as an empty slot does, with all
 //! ones; nothing of it stays mapped or bound.
 
+mod learn;
+mod moving;
 mod place;
 
 use crate::{
@@ -17,28 +19,26 @@ use crate::{
         Unfit,
         bar::{self, Bars},
         config::{self, Header},
-        msix::{self, Change, Msix, MsixState, Part},
+        msix::{Change, Msix, Part},
     },
 };
 use guest_memory::DmaMap;
+use learn::{be_patient, region};
+pub use moving::FunctionState;
 use place::Window;
 use rustix::{
     io::Errno,
-    net::{
-        Shutdown, shutdown,
-        sockopt::{Timeout, set_socket_timeout},
-    },
+    net::{Shutdown, shutdown},
 };
-use serde::{Deserialize, Serialize};
 use std::{
     ops::Range,
-    os::fd::{AsFd, OwnedFd},
+    os::fd::OwnedFd,
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     time::Duration,
 };
 use vfio_user::{
-    Client, ClientError, ClientState,
-    pci::{BAR0, CONFIG, MSIX, REGIONS},
+    Client, ClientError,
+    pci::{CONFIG, MSIX},
 };
 
 /// How long a card may take for one answer. A reset or an unmap waits for what is in flight with its storage. The
@@ -74,22 +74,12 @@ impl FunctionError {
     }
 }
 
-/// A function as it is kept while a machine moves to another process.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct FunctionState {
-    client: ClientState,
-    decodes: bool,
-    bars: [u32; bar::COUNT],
-    msix: Option<MsixState>,
-}
-
 /// Where functions appear.
 pub struct Site {
     /// Interrupts, doorbells, shared memory.
     pub platform: Arc<dyn Platform>,
-    /// The memory-mapped space that BARs decode.
-    pub mmio: Arc<Bus>,
+    /// The memory-mapped space that BARs decode. It leads to the slots and so to the functions.
+    pub mmio: Weak<Bus>,
     /// Where in it BARs may be.
     pub windows: [Range<u64>; 2],
 }
@@ -131,68 +121,6 @@ impl Function {
             card.dma_map(map, Some(memory.file()))?;
         }
         Self::learn(card, site)
-    }
-
-    /// Asks the card what its function is.
-    fn learn(mut card: Client, site: &Arc<Site>) -> Result<Arc<Mutex<Self>>, FunctionError> {
-        let info = card.info()?;
-        if info.regions < REGIONS - 1 || info.irqs <= MSIX {
-            return Err(Unfit::Header.into());
-        }
-        let mut space = [0; config::HEADER];
-        card.read(CONFIG, 0, &mut space)?;
-        let header = Header::parse(&space)?;
-        let (bars, windows) = regions(&mut card, &space)?;
-        let msix = header.msix.map(|capability| msix(&mut card, capability, &bars)).transpose()?;
-        let (resettable, site) = (info.resettable, Arc::clone(site));
-        Ok(Arc::new_cyclic(|me| {
-            let (card, me) = (Some(card), Weak::clone(me));
-            Mutex::new(Self { card, resettable, header, decodes: false, bars, windows, msix, site, me })
-        }))
-    }
-
-    /// What another process needs to go on with the function, and its socket. The card keeps the guest's memory;
-    /// its interrupts wait with it until [`Function::resume`] there or [`Function::thaw`] here. `None` if it is gone.
-    pub fn freeze(&mut self) -> Option<(FunctionState, OwnedFd)> {
-        self.with_card(|card| card.disable_irqs(MSIX));
-        let card = self.card.as_ref()?;
-        let state = FunctionState {
-            client: card.state(),
-            decodes: self.decodes,
-            bars: std::array::from_fn(|register| self.bars.read(register)),
-            msix: self.msix.as_ref().map(Msix::state),
-        };
-        Some((state, card.as_fd().try_clone_to_owned().ok()?))
-    }
-
-    /// Goes on here after [`Function::freeze`].
-    pub fn thaw(&mut self, state: &FunctionState) {
-        if let (Some(msix), Some(state)) = (&self.msix, &state.msix) {
-            msix.signal(state);
-        }
-        self.give_eventfds();
-    }
-
-    /// Goes on with the function of another process.
-    pub fn resume(
-        socket: OwnedFd,
-        state: &FunctionState,
-        site: &Arc<Site>,
-    ) -> Result<Arc<Mutex<Self>>, FunctionError> {
-        be_patient(&socket)?;
-        let shared = Self::learn(Client::resume(socket, state.client.clone()), site)?;
-        let mut function = lock(&shared);
-        for (register, value) in state.bars.into_iter().enumerate() {
-            function.bars.write(register, value);
-        }
-        function.decodes = state.decodes;
-        function.settle();
-        if let (Some(msix), Some(state)) = (&mut function.msix, &state.msix) {
-            msix.resume(state, &*site.platform).ok_or(Unfit::Msix)?;
-        }
-        function.give_eventfds();
-        drop(function);
-        Ok(shared)
     }
 
     fn give_eventfds(&mut self) {
@@ -366,61 +294,7 @@ fn lock(function: &Mutex<Function>) -> MutexGuard<'_, Function> {
     function.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Bounds every wait for the card.
-fn be_patient(socket: &OwnedFd) -> Result<(), FunctionError> {
-    for direction in [Timeout::Recv, Timeout::Send] {
-        set_socket_timeout(socket, direction, Some(PATIENCE))?;
-    }
-    Ok(())
-}
-
 /// The byte at `wanted`, if the write reaches it.
 fn high_byte(offset: u16, wanted: u16, data: &[u8]) -> Option<u8> {
     wanted.checked_sub(offset).and_then(|at| data.get(usize::from(at))).copied()
-}
-
-fn region(bar: usize) -> u32 {
-    BAR0.saturating_add(u32::try_from(bar).unwrap_or(u32::MAX))
-}
-
-/// The BARs, as registers and as what is behind them.
-fn regions(card: &mut Client, space: &[u8; config::HEADER]) -> Result<(Bars, Vec<Window>), FunctionError> {
-    let (mut registers, mut sizes) = ([0; bar::COUNT], [0; bar::COUNT]);
-    let mut windows = Vec::new();
-    for (index, (register, size)) in registers.iter_mut().zip(&mut sizes).enumerate() {
-        let bytes = space.iter().skip(usize::from(config::BARS) + 4 * index).take(4);
-        *register = bytes.rev().fold(0, |value, byte| value << 8 | u32::from(*byte));
-        let description = card.region(region(index))?;
-        *size = description.size;
-        // Cards without eventfds refuse the question.
-        let events = match card.io_events(region(index)) {
-            Err(ClientError::Refused(_)) => Vec::new(),
-            events => events?,
-        };
-        windows.push(Window::new(description, events));
-    }
-    Ok((Bars::new(registers, sizes)?, windows))
-}
-
-fn msix(
-    card: &mut Client,
-    mut capability: config::MsixCapability,
-    bars: &Bars,
-) -> Result<Msix, FunctionError> {
-    let offered = u16::try_from(card.irq(MSIX)?.count).unwrap_or(u16::MAX);
-    capability.vectors = capability.vectors.min(offered);
-    let vectors = u64::from(capability.vectors);
-    let place = |place: config::Place, len: u64| {
-        let end = place.offset.saturating_add(len);
-        (end <= bars.size(place.bar)).then_some(place.offset..end)
-    };
-    let table = place(capability.table, vectors * msix::ENTRY).ok_or(Unfit::Msix)?;
-    let pending = place(capability.pending, msix::pending_bytes(vectors)).ok_or(Unfit::Msix)?;
-    let apart = capability.table.bar != capability.pending.bar
-        || table.end <= pending.start
-        || pending.end <= table.start;
-    if vectors == 0 || !apart {
-        return Err(Unfit::Msix.into());
-    }
-    Ok(Msix::new(capability)?)
 }

@@ -163,7 +163,7 @@ impl Machine {
         let facts = acpi::Facts { apic_ids: config.apic_ids.clone(), mmio64: mmio64.clone() };
         let mut tables = acpi::tables(&facts);
         tables.extend(smbios::tables(&config.identity));
-        let site = Arc::new(Site { platform, mmio: Arc::clone(&mmio), windows: [MMIO32, mmio64] });
+        let site = Arc::new(Site { platform, mmio: Arc::downgrade(&mmio), windows: [MMIO32, mmio64] });
         Ok(Self { pio, mmio, slots, ports, serial, rtc, events, generation, site, memory, tables })
     }
 

@@ -106,6 +106,7 @@ impl Function {
     /// Puts every BAR where its register says, if it may be there and nobody else is: of two BARs on one address
     /// the first keeps it, and the other appears when that one has left and this is called again.
     pub fn settle(&mut self) {
+        let Some(mmio) = self.site.mmio.upgrade() else { return };
         for index in 0..bar::COUNT {
             let Some(window) = self.windows.get_mut(index) else { return };
             let wanted = self.bars.range(index).filter(|range| {
@@ -117,12 +118,12 @@ impl Function {
                 continue;
             }
             if let Some(address) = window.take_away(&*self.site.platform) {
-                self.site.mmio.remove(address);
+                mmio.remove(address);
             }
             let Some(range) = wanted else { continue };
             let address = range.start;
             let bar = Arc::new(Mutex::new(Bar { function: Weak::clone(&self.me), index }));
-            if self.site.mmio.add(range, bar).is_ok() {
+            if mmio.add(range, bar).is_ok() {
                 window.place(address, &kept(self.msix.as_ref(), index), &*self.site.platform);
             }
         }

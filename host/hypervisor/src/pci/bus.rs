@@ -164,15 +164,15 @@ impl PciBus {
 
     /// Every function that is there, for another process to go on with, and their sockets in the same order.
     pub fn freeze(&self) -> (Vec<FrozenSlot>, Vec<OwnedFd>) {
-        let mut frozen = (Vec::new(), Vec::new());
-        for (number, slot) in (0u8..).zip(self.slots().iter()) {
-            let Some(slot) = slot else { continue };
-            if let Some((function, socket)) = lock(&slot.function).freeze() {
-                frozen.0.push(FrozenSlot { number, state: slot.state, function });
-                frozen.1.push(socket);
-            }
-        }
-        frozen
+        let slot = |(number, slot): (u8, &Option<Slot>)| {
+            slot.as_ref().map(|slot| (number, slot.state, Arc::clone(&slot.function)))
+        };
+        let slots: Vec<_> = (0u8..).zip(self.slots().iter()).filter_map(slot).collect();
+        let frozen = slots.into_iter().filter_map(|(number, state, function)| {
+            let (function, socket) = lock(&function).freeze()?;
+            Some((FrozenSlot { number, state, function }, socket))
+        });
+        frozen.unzip()
     }
 
     /// Goes on here after [`PciBus::freeze`].

@@ -48,16 +48,19 @@ impl Guest {
         Self { machine: Arc::new(machine), memory, recorder, console }
     }
 
-    /// As another process would go on, over the same memory.
+    /// As another process would go on, over the same memory. This one is no more.
     pub fn become_another(self, state: &MachineState, sockets: Vec<OwnedFd>) -> Self {
-        let (recorder, console) = (Arc::new(Recorder::default()), self.console);
+        self.try_another(state, sockets).unwrap()
+    }
+
+    /// The same, if the state is good; this one must not be used then.
+    pub fn try_another(&self, state: &MachineState, sockets: Vec<OwnedFd>) -> Option<Self> {
+        let (recorder, console) = (Arc::new(Recorder::default()), self.console.clone());
         let memory = Arc::new(Memory::adopt(self.memory.file().try_clone_to_owned().unwrap()).unwrap());
-        drop(self.machine);
         let output = Box::new(console.clone());
         let machine =
-            Machine::resume(recorder.clone(), memory.clone(), &Self::facts(), output, state, sockets)
-                .unwrap();
-        Self { machine: Arc::new(machine), memory, recorder, console }
+            Machine::resume(recorder.clone(), memory.clone(), &Self::facts(), output, state, sockets);
+        Some(Self { machine: Arc::new(machine.ok()?), memory, recorder, console })
     }
 
     fn facts() -> Config {

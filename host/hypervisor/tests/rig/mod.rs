@@ -12,4 +12,7 @@
 
 pub mod device;
 pub mod guest;
+pub mod hostile;
+pub mod liar;
+pub mod nvme;
 pub mod recorder;

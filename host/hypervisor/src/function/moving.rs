@@ -1,0 +1,69 @@
+//! A function that goes on in another process.
+
+use super::{Function, FunctionError, Site, learn::be_patient, lock};
+use crate::pci::{
+    Unfit, bar,
+    msix::{Msix, MsixState},
+};
+use serde::{Deserialize, Serialize};
+use std::{
+    os::fd::{AsFd, OwnedFd},
+    sync::{Arc, Mutex},
+};
+use vfio_user::{Client, ClientState, pci::MSIX};
+
+/// A function as it is kept while a machine moves to another process.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FunctionState {
+    client: ClientState,
+    decodes: bool,
+    bars: [u32; bar::COUNT],
+    msix: Option<MsixState>,
+}
+
+impl Function {
+    /// What another process needs to go on with the function, and its socket. The card keeps the guest's memory;
+    /// its interrupts wait with it until [`Function::resume`] there or [`Function::thaw`] here. `None` if it is gone.
+    pub fn freeze(&mut self) -> Option<(FunctionState, OwnedFd)> {
+        self.with_card(|card| card.disable_irqs(MSIX));
+        let card = self.card.as_ref()?;
+        let state = FunctionState {
+            client: card.state(),
+            decodes: self.decodes,
+            bars: std::array::from_fn(|register| self.bars.read(register)),
+            msix: self.msix.as_ref().map(Msix::state),
+        };
+        Some((state, card.as_fd().try_clone_to_owned().ok()?))
+    }
+
+    /// Goes on here after [`Function::freeze`].
+    pub fn thaw(&mut self, state: &FunctionState) {
+        if let (Some(msix), Some(state)) = (&self.msix, &state.msix) {
+            msix.signal(state);
+        }
+        self.give_eventfds();
+    }
+
+    /// Goes on with the function of another process.
+    pub fn resume(
+        socket: OwnedFd,
+        state: &FunctionState,
+        site: &Arc<Site>,
+    ) -> Result<Arc<Mutex<Self>>, FunctionError> {
+        be_patient(&socket)?;
+        let shared = Self::learn(Client::resume(socket, state.client.clone()), site)?;
+        let mut function = lock(&shared);
+        for (register, value) in state.bars.into_iter().enumerate() {
+            function.bars.write(register, value);
+        }
+        function.decodes = state.decodes;
+        function.settle();
+        if let (Some(msix), Some(state)) = (&mut function.msix, &state.msix) {
+            msix.resume(state, &*site.platform).ok_or(Unfit::Msix)?;
+        }
+        function.give_eventfds();
+        drop(function);
+        Ok(shared)
+    }
+}
