@@ -3,12 +3,13 @@
 use crate::{
     boot::{BootError, Source},
     instance::{Instance, InstanceError},
+    state,
 };
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     io::Errno,
 };
-use std::os::fd::OwnedFd;
+use std::{mem::ManuallyDrop, os::fd::OwnedFd};
 use wire::{
     Fault, Link, LinkError,
     hypervisor::{Create, Reply, Request},
@@ -22,7 +23,7 @@ const TEND_SOON: Timespec = Timespec { tv_sec: 0, tv_nsec: 2_000_000 };
 /// Why a request was refused, beside the machine's own reasons.
 #[derive(Debug, thiserror::Error)]
 enum Refusal {
-    #[error("there is no machine yet: create one, or take one over")]
+    #[error("there is no machine here, or no longer: create one, or take one over, in a fresh process")]
     None,
     #[error("this process has its machine: start another process for another one")]
     Already,
@@ -70,17 +71,27 @@ pub type Confine = Box<dyn FnOnce() -> Result<(), Box<dyn std::error::Error + Se
 pub struct Control {
     link: Link<Reply, Request>,
     instance: Option<Instance>,
+    /// The instance is another process's now.
+    moved: bool,
     confine: Option<Confine>,
 }
 
 impl Control {
     /// Answers on `link`; `confine` is called once, when the machine is built.
     pub fn new(link: Link<Reply, Request>, confine: Confine) -> Self {
-        Self { link, instance: None, confine: Some(confine) }
+        Self { link, instance: None, moved: false, confine: Some(confine) }
     }
 
-    /// Serves until the controller says stop or is gone; the machine ends with it.
-    pub fn run(mut self) -> Result<(), LinkError> {
+    /// Serves until the controller says stop or is gone. The processors stand still then; their threads end with the
+    /// process, which is to be left at once: joining them would take calls that it has given up.
+    pub fn run(self) -> Result<(), LinkError> {
+        let mut control = ManuallyDrop::new(self);
+        let served = control.serve();
+        control.pause();
+        served
+    }
+
+    fn serve(&mut self) -> Result<(), LinkError> {
         loop {
             self.wait()?;
             let (request, fds) = match self.link.receive() {
@@ -94,8 +105,8 @@ impl Control {
             };
             let stop = matches!(request, Request::Stop);
             if stop {
-                // The processors leave before the answer does: after it nothing of the machine moves.
-                self.instance = None;
+                // Before the answer: after it nothing of the machine moves.
+                self.end();
                 self.link.send(&Reply::Done, &[])?;
                 return Ok(());
             }
@@ -103,6 +114,15 @@ impl Control {
                 Ok(reply) => self.link.send(&reply, &[])?,
                 Err(refusal) => self.fault(refusal.code(), &refusal)?,
             }
+        }
+    }
+
+    /// The processors stand still for good. The kernel takes the machine apart when the process ends: to end its
+    /// threads one by one would take calls that it has given up.
+    fn end(&mut self) {
+        if let Some(instance) = self.instance.take() {
+            instance.pause();
+            std::mem::forget(instance);
         }
     }
 
@@ -118,15 +138,21 @@ impl Control {
         }
     }
 
+    fn pause(&self) {
+        if let Some(instance) = &self.instance {
+            instance.pause();
+        }
+    }
+
     fn fault(&self, code: &str, error: &dyn std::error::Error) -> Result<(), LinkError> {
         tracing::warn!(code, %error, "refused");
         self.link.send(&Reply::Fault(Fault::new(code, error.to_string())), &[])
     }
 
     fn answer(&mut self, request: Request, fds: Vec<OwnedFd>) -> Result<Reply, Refusal> {
-        let machine = || self.instance.as_ref().ok_or(Refusal::None);
+        let machine = || self.instance.as_ref().filter(|_| !self.moved).ok_or(Refusal::None);
         match request {
-            Request::Create(create) => return self.create(&create, fds),
+            Request::Create(create) => return self.create(*create, fds),
             Request::Resume => machine()?.resume()?,
             Request::Pause => machine()?.pause(),
             Request::Attach { slot } => {
@@ -141,12 +167,26 @@ impl Control {
                 return Ok(Reply::Console { next, sealed });
             }
             Request::ConsoleWrite { sealed } => machine()?.console().write(&sealed)?,
+            Request::StateOut { copy } => {
+                let [socket] = take(fds, "give one descriptor: a socket to the other process")?;
+                state::send(machine()?, socket, copy)?;
+                self.moved |= !copy;
+            }
+            Request::StateIn => {
+                if self.instance.is_some() {
+                    return Err(Refusal::Already);
+                }
+                let [kvm, socket] = take(fds, "give /dev/kvm and a socket to the other process")?;
+                let instance = state::receive(kvm, socket)?;
+                self.confine()?;
+                self.instance = Some(instance);
+            }
             Request::Stop => {}
         }
         Ok(Reply::Done)
     }
 
-    fn create(&mut self, create: &Create, fds: Vec<OwnedFd>) -> Result<Reply, Refusal> {
+    fn create(&mut self, create: Create, fds: Vec<OwnedFd>) -> Result<Reply, Refusal> {
         if self.instance.is_some() {
             return Err(Refusal::Already);
         }
@@ -166,6 +206,12 @@ impl Control {
 
     fn confine(&mut self) -> Result<(), Refusal> {
         self.confine.take().map_or(Ok(()), |confine| confine().map_err(Refusal::Confine))
+    }
+}
+
+impl Drop for Control {
+    fn drop(&mut self) {
+        self.end();
     }
 }
 

@@ -9,6 +9,7 @@ use crate::{
     machine::{Config, Machine, MachineError},
     memory::{Memory, MemoryError},
     smbios::Identity,
+    state::StateError,
     vcpu::{Buses, Gate, Outcome, Processors, Vcpu},
     vm::{Vm, VmError, kvm},
 };
@@ -18,7 +19,10 @@ use rustix::{
     rand::{GetRandomFlags, getrandom},
 };
 use sha2::{Digest, Sha256};
-use std::{os::fd::OwnedFd, sync::Arc};
+use std::{
+    os::fd::OwnedFd,
+    sync::{Arc, Mutex},
+};
 use wire::hypervisor::{Create, Measurement, State, Statistics};
 
 /// Longest name of an instance type in bytes.
@@ -48,6 +52,9 @@ pub enum InstanceError {
     /// Tables do not fit into memory.
     #[error("the machine's tables do not fit into its memory: {0}")]
     Tables(#[from] AccessError),
+    /// The way from or to another process.
+    #[error(transparent)]
+    State(#[from] StateError),
     /// The system gives no random bytes.
     #[error("the system gives no random bytes: {0}")]
     Random(Errno),
@@ -66,18 +73,20 @@ impl InstanceError {
             Self::Boot(error) => error.code(),
             Self::Machine(error) => error.code(),
             Self::Console(error) => error.code(),
+            Self::State(error) => error.code(),
             Self::Ended => "instance.ended",
         }
     }
 }
 
-/// What an instance is made of, beside its devices' state.
+/// What an instance is made of, before it has devices.
 pub(crate) struct Parts {
+    pub(crate) vm: Arc<Vm>,
     pub(crate) gate: Arc<Gate>,
     pub(crate) memory: Arc<Memory>,
-    pub(crate) machine: Machine,
-    pub(crate) console: Console,
     pub(crate) vcpus: Vec<Vcpu>,
+    physical_bits: u8,
+    registers: Vec<u32>,
 }
 
 /// One instance.
@@ -86,21 +95,29 @@ pub struct Instance {
     machine: Machine,
     console: Console,
     gate: Arc<Gate>,
+    vm: Arc<Vm>,
+    memory: Arc<Memory>,
+    registers: Vec<u32>,
+    create: Create,
+    config: Config,
 }
 
 impl Instance {
     /// Builds an instance, paused at its first instruction. `device` is `/dev/kvm`.
     pub fn new(
         device: OwnedFd,
-        create: &Create,
+        create: Create,
         kernel: &Source,
         initrd: Option<&Source>,
     ) -> Result<(Self, Measurement), InstanceError> {
-        check(create)?;
+        check(&create)?;
         let bytes = create.memory_mib.saturating_mul(1 << 20);
-        let parts = Parts::new(device, create, Memory::new(bytes)?, Console::new)?;
-        let memory = &parts.memory;
-        for (address, table) in parts.machine.tables() {
+        let console = Console::new(create.instance.clone(), create.console_key.clone())?;
+        let parts = Parts::new(device, &create, Memory::new(bytes)?)?;
+        let (config, memory) = (config(&create, &parts)?, &parts.memory);
+        let platform: Arc<dyn Platform> = Arc::<Vm>::clone(&parts.vm);
+        let machine = Machine::new(platform, Arc::clone(memory), &config, Box::new(console.clone()))?;
+        for (address, table) in machine.tables() {
             memory.write(*address, table)?;
         }
         let image = Image { kernel, initrd, command_line: &create.command_line, rsdp: layout::RSDP };
@@ -108,15 +125,21 @@ impl Instance {
         if let Some(first) = parts.vcpus.first() {
             entry.apply(memory, first)?;
         }
-        Ok((Self::start(parts, create)?, measurement))
+        Ok((Self::start(parts, create, config, machine, console)?, measurement))
     }
 
     /// Starts the processors' threads; all stand at the gate.
-    fn start(parts: Parts, create: &Create) -> Result<Self, InstanceError> {
-        let Parts { gate, machine, console, vcpus, .. } = parts;
+    pub(crate) fn start(
+        parts: Parts,
+        create: Create,
+        config: Config,
+        machine: Machine,
+        console: Console,
+    ) -> Result<Self, InstanceError> {
+        let Parts { vm, gate, memory, vcpus, registers, .. } = parts;
         let buses = Arc::new(Buses { pio: Arc::clone(&machine.pio), mmio: Arc::clone(&machine.mmio) });
         let processors = Processors::start(Arc::clone(&gate), vcpus, &create.pins, &buses)?;
-        Ok(Self { processors, machine, console, gate })
+        Ok(Self { processors, machine, console, gate, vm, memory, registers, create, config })
     }
 
     /// Lets the processors run.
@@ -153,7 +176,7 @@ impl Instance {
             Some(Outcome::Off) => State::Off,
             Some(Outcome::Reset) => State::Reset,
             Some(Outcome::Failed(_)) => State::Failed,
-            None if self.gate.is_open() => State::Running,
+            None if self.is_running() => State::Running,
             None => State::Paused,
         };
         let failed = match outcome {
@@ -162,17 +185,44 @@ impl Instance {
         };
         Statistics { state, failed, cpus: self.processors.exits().iter().map(|exits| exits.read()).collect() }
     }
+
+    pub(crate) fn is_running(&self) -> bool {
+        self.gate.is_open()
+    }
+
+    pub(crate) fn has_ended(&self) -> bool {
+        self.gate.outcome().is_some()
+    }
+
+    pub(crate) fn vm(&self) -> &Vm {
+        &self.vm
+    }
+
+    pub(crate) fn vcpus(&self) -> &[Arc<Mutex<Vcpu>>] {
+        self.processors.vcpus()
+    }
+
+    pub(crate) fn memory(&self) -> &Memory {
+        &self.memory
+    }
+
+    /// The model-specific registers that are a processor's state.
+    pub(crate) fn registers(&self) -> &[u32] {
+        &self.registers
+    }
+
+    pub(crate) fn create(&self) -> &Create {
+        &self.create
+    }
+
+    pub(crate) fn config(&self) -> &Config {
+        &self.config
+    }
 }
 
 impl Parts {
-    /// Everything of an instance around `memory`, as after power on.
-    pub(crate) fn new(
-        device: OwnedFd,
-        create: &Create,
-        memory: Memory,
-        console: impl FnOnce(ids::InstanceId, Option<Vec<u8>>) -> Result<Console, ConsoleError>,
-    ) -> Result<Self, InstanceError> {
-        let console = console(create.instance.clone(), create.console_key.clone())?;
+    /// A machine in the kernel around `memory`, with processors as after power on.
+    pub(crate) fn new(device: OwnedFd, create: &Create, memory: Memory) -> Result<Self, InstanceError> {
         let kvm = kvm(device)?;
         let topology = Topology { cpus: create.cpus, threads_per_core: create.threads_per_core };
         let promise = Promise::new(&kvm, topology)?;
@@ -184,32 +234,33 @@ impl Parts {
         }
         let vm = Arc::new(Vm::new(&kvm, Arc::clone(&memory), Arc::clone(&gate))?);
         Promise::filter_registers(&vm)?;
-        let ids = 0..create.cpus;
-        let vcpus = ids.clone().map(|id| {
+        let vcpus = (0..create.cpus).map(|id| {
             let vcpu = Vcpu::new(&vm, id)?;
             promise.keep(&vcpu, id)?;
             Ok(vcpu)
         });
         let vcpus = vcpus.collect::<Result<_, VmError>>()?;
-        let config = Config {
-            identity: Identity {
-                instance: create.instance.to_string(),
-                kind: create.instance_type.clone(),
-                uuid: uuid(create.instance.as_str()),
-                memory: memory.bytes(),
-                processors: create.cpus,
-            },
-            apic_ids: ids.collect(),
-            physical_bits,
-            generation: random()?,
-        };
-        let platform: Arc<dyn Platform> = vm;
-        let machine = Machine::new(platform, Arc::clone(&memory), &config, Box::new(console.clone()))?;
-        Ok(Self { gate, memory, machine, console, vcpus })
+        Ok(Self { vm, gate, memory, vcpus, physical_bits, registers: promise.registers().to_vec() })
     }
 }
 
-fn check(create: &Create) -> Result<(), InstanceError> {
+fn config(create: &Create, parts: &Parts) -> Result<Config, InstanceError> {
+    Ok(Config {
+        identity: Identity {
+            instance: create.instance.to_string(),
+            kind: create.instance_type.clone(),
+            uuid: uuid(create.instance.as_str()),
+            memory: parts.memory.bytes(),
+            processors: create.cpus,
+        },
+        apic_ids: (0..create.cpus).collect(),
+        physical_bits: parts.physical_bits,
+        generation: random()?,
+    })
+}
+
+/// Refuses parameters that make no sense.
+pub(crate) fn check(create: &Create) -> Result<(), InstanceError> {
     let topology = Topology { cpus: create.cpus, threads_per_core: create.threads_per_core };
     let kind = create.instance_type.as_bytes();
     if !topology.is_sound() || create.cpus == u8::MAX {

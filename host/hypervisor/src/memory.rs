@@ -3,7 +3,10 @@
 
 use crate::layout::{self, Region};
 use guest_memory::{Access, AccessError, DmaMap, GuestMemory, Sealing, memfd};
-use rustix::{fs::fstat, io::Errno};
+use rustix::{
+    fs::fstat,
+    io::{Errno, pread},
+};
 use std::{
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     sync::{Mutex, MutexGuard, PoisonError},
@@ -13,6 +16,9 @@ use std::{
 pub const LEAST: u64 = 2 << 20;
 /// Most memory of a machine in bytes: up to the 64-bit BARs of a processor that addresses a terabyte.
 pub const MOST: u64 = 500 << 30;
+
+/// Bytes that are copied at once; sizes of regions are multiples of it.
+const COPY: usize = 2 << 20;
 
 /// Why there is no such memory.
 #[derive(Debug, thiserror::Error)]
@@ -60,6 +66,33 @@ impl Memory {
             maps.map(map, Some(file.try_clone().map_err(|_| Errno::MFILE)?))?;
         }
         Ok(Self { file, bytes, regions, maps: Mutex::new(maps) })
+    }
+
+    /// New memory with what is in the file of another machine's, which must stand still meanwhile.
+    pub fn copy_of(file: &OwnedFd) -> Result<Self, MemoryError> {
+        let memory = Self::new(u64::try_from(fstat(file)?.st_size).unwrap_or_default())?;
+        let (mut buffer, mut offset) = (vec![0; COPY], 0);
+        while offset < memory.bytes {
+            // Read from the file and not from a mapping: that would make pages of its holes.
+            let done = match pread(file, &mut buffer, offset) {
+                Ok(0) => return Err(MemoryError::Size(offset)),
+                Ok(done) => done,
+                Err(Errno::INTR) => continue,
+                Err(error) => return Err(error.into()),
+            };
+            let (data, _) = buffer.split_at(done);
+            if data.iter().any(|byte| *byte != 0) {
+                memory.write(memory.guest_address(offset), data).map_err(|_| MemoryError::Size(offset))?;
+            }
+            offset += done as u64;
+        }
+        Ok(memory)
+    }
+
+    /// Where a byte of the file lies in the guest's address space. Pieces of [`COPY`] bytes never cross a region's end.
+    fn guest_address(&self, offset: u64) -> u64 {
+        let region = self.regions.iter().rfind(|region| region.offset <= offset);
+        region.map_or(offset, |region| region.guest + (offset - region.offset))
     }
 
     /// Its size in bytes.

@@ -3,12 +3,13 @@
 use crate::{
     bus::Bus,
     stats::Exits,
-    vm::{Tried, Vm, VmError, port_access},
+    vm::{Tried, Vm, VmError, port_access, signal},
 };
 use kvm_ioctls::{VcpuExit, VcpuFd};
 use rustix::{
     io::Errno,
-    thread::{CpuSet, sched_setaffinity},
+    process::{Pid, getpid},
+    thread::{CpuSet, gettid, sched_setaffinity},
 };
 use std::{
     sync::{
@@ -18,7 +19,7 @@ use std::{
     thread::{Builder, JoinHandle},
     time::{Duration, Instant},
 };
-use vmm_sys_util::signal::{Killable, SIGRTMIN, register_signal_handler};
+use vmm_sys_util::signal::{SIGRTMIN, register_signal_handler};
 
 /// How long a kick may take until the next one: a signal that comes just before the processor enters the guest is
 /// lost.
@@ -48,6 +49,9 @@ struct Inner {
     want: Want,
     standing: usize,
     threads: Vec<JoinHandle<()>>,
+    process: Pid,
+    /// The threads that have begun, as the kernel calls them.
+    begun: Vec<Pid>,
     outcome: Option<Outcome>,
 }
 
@@ -61,7 +65,9 @@ pub struct Gate {
 
 impl Default for Gate {
     fn default() -> Self {
-        let inner = Inner { want: Want::Stand, standing: 0, threads: Vec::new(), outcome: None };
+        let (threads, begun) = (Vec::new(), Vec::new());
+        let inner =
+            Inner { want: Want::Stand, standing: 0, threads, process: getpid(), begun, outcome: None };
         Self { inner: Mutex::new(inner), changed: Condvar::new(), open: AtomicBool::new(false) }
     }
 }
@@ -153,8 +159,8 @@ impl Gate {
 
 /// Whoever stands at the gate already is woken once for nothing.
 fn kick(inner: &Inner) {
-    for thread in &inner.threads {
-        let _ = thread.kill(SIGRTMIN());
+    for thread in &inner.begun {
+        signal(inner.process, *thread, SIGRTMIN());
     }
 }
 
@@ -300,6 +306,7 @@ fn work(gate: &Gate, vcpu: &Mutex<Vcpu>, pin: Option<u16>, buses: &Buses, exits:
         gate.stop(Outcome::Failed(-error.raw_os_error()));
     }
     exits.begin();
+    gate.inner().begun.push(gettid());
     while gate.pass() {
         let mut vcpu = vcpu.lock().unwrap_or_else(PoisonError::into_inner);
         while gate.is_open() {

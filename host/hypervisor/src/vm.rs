@@ -12,13 +12,14 @@ use crate::{
 use kvm_bindings::{
     KVM_API_VERSION, KVM_IRQ_ROUTING_IRQCHIP, KVM_IRQ_ROUTING_MSI, KVM_IRQCHIP_IOAPIC, KVM_PIT_SPEAKER_DUMMY,
     KvmIrqRouting, kvm_irq_routing_entry, kvm_irq_routing_irqchip, kvm_irq_routing_msi, kvm_pit_config,
-    kvm_userspace_memory_region,
+    kvm_userspace_memory_region, kvm_xsave,
 };
 use kvm_ioctls::{Cap, IoEventAddress, Kvm, NoDatamatch, VcpuFd, VmFd};
 use rustix::{
     fs::fstat,
     io::Errno,
     mm::{MapFlags, ProtFlags, mmap, munmap},
+    process::Pid,
 };
 use std::{
     collections::BTreeMap,
@@ -347,6 +348,26 @@ pub(crate) fn port_access(vcpu: &mut VcpuFd, run_size: usize) -> Option<PortAcce
     // running, so nobody else writes there.
     let data = unsafe { std::slice::from_raw_parts_mut(start, len) };
     Some(PortAccess { port: io.port, size, data })
+}
+
+/// Sets a processor's extended registers.
+pub(crate) fn set_xsave(vcpu: &VcpuFd, state: &kvm_xsave) -> Result<(), kvm_ioctls::Error> {
+    // SAFETY: the kernel reads beyond the structure only for features that this process would have had to ask for
+    // (arch_prctl), and it asks for none.
+    unsafe { vcpu.set_xsave(state) }
+}
+
+/// Sends a signal to a thread of this process, by one call: the C library's function makes four.
+pub(crate) fn signal(process: Pid, thread: Pid, signal: i32) {
+    let (process, thread) = (process.as_raw_nonzero().get(), thread.as_raw_nonzero().get());
+    // SAFETY: numbers only. The worst that can be hit is another thread of this process, whose handler does nothing.
+    unsafe { libc::syscall(libc::SYS_tgkill, process, thread, signal) };
+}
+
+/// Ends the process without taking anything apart: the standard library's way out takes calls that are given up.
+pub fn exit(status: i32) -> ! {
+    // SAFETY: ends the process and touches no memory.
+    unsafe { libc::_exit(status) }
 }
 
 /// The fixed routes: to the I/O APIC only. A guest with reduced hardware (ACPI 6.5 section 4.1) does not set up the

@@ -35,6 +35,16 @@ pub enum Request {
     },
     /// Press the power button: the guest may shut itself down.
     PowerButton,
+    /// Give a paused machine to another process. Descriptor: one end of a connected `SOCK_SEQPACKET` pair whose other
+    /// end went with [`Request::StateIn`] *before* this: state that is longer than the socket's buffer waits for its
+    /// reader. Memory and sockets of functions go there directly, not through the controller.
+    StateOut {
+        /// The machine stays here too, paused, and must have no functions; its memory is copied. Resume it when
+        /// [`Request::StateIn`] is answered. The copy's guest sees a new generation id.
+        copy: bool,
+    },
+    /// Take over a machine, paused. Descriptors: `/dev/kvm`, then the other end of the pair.
+    StateIn,
     /// Numbers only. Answered with [`Reply::Statistics`].
     Statistics,
     /// Console output from byte `after` on (counted from the machine's start). Answered with [`Reply::Console`].
@@ -159,4 +169,29 @@ pub struct CpuStatistics {
     pub cpu_ns: Option<u64>,
     /// Time in which it could have run and did not, in nanoseconds.
     pub steal_ns: Option<u64>,
+}
+
+/// What goes from one hypervisor process to another, in this order.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Parcel {
+    /// First. Descriptor: the guest's memory.
+    Header {
+        /// Of everything that follows.
+        version: u32,
+        /// Bytes of state.
+        state: u64,
+        /// Sockets of functions.
+        functions: u64,
+        /// The receiver makes a copy of the memory.
+        copy: bool,
+    },
+    /// Some bytes of the state; as many parcels as it takes.
+    State {
+        /// At most 32 KiB.
+        #[serde(with = "crate::base64_bytes")]
+        bytes: Vec<u8>,
+    },
+    /// Descriptors: the sockets of one to four functions; as many parcels as it takes.
+    Functions,
 }

@@ -26,6 +26,7 @@ const LVT: [(usize, u32); 2] = [(0x350, 7 << 8), (0x360, 4 << 8)];
 pub struct Promise {
     cpuid: CpuId,
     topology: Topology,
+    registers: Vec<u32>,
 }
 
 impl Promise {
@@ -37,7 +38,14 @@ impl Promise {
         }
         let supported = kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).tried("say what processors can do")?;
         let deadline = kvm.check_extension(Cap::TscDeadlineTimer);
-        Ok(Self { cpuid: cpuid::masked(&supported, deadline), topology })
+        let registers =
+            kvm.get_msr_index_list().tried("list the registers that it keeps")?.as_slice().to_vec();
+        Ok(Self { cpuid: cpuid::masked(&supported, deadline), topology, registers })
+    }
+
+    /// The model-specific registers that are a processor's state.
+    pub fn registers(&self) -> &[u32] {
+        &self.registers
     }
 
     /// Bits of a physical address.

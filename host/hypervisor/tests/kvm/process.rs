@@ -5,8 +5,10 @@ use ids::InstanceId;
 use seal::console::Tenant;
 use sha2::{Digest, Sha256};
 use std::{
+    cell::RefCell,
     os::fd::{AsFd, OwnedFd},
     process::{Child, Command, Stdio},
+    rc::Rc,
 };
 use wire::{
     Link,
@@ -16,7 +18,7 @@ use wire::{
 pub(crate) struct Hypervisor {
     child: Child,
     pub(crate) link: Link<Request, Reply>,
-    pub(crate) tenant: Tenant,
+    tenant: Rc<RefCell<Tenant>>,
 }
 
 impl Hypervisor {
@@ -26,7 +28,14 @@ impl Hypervisor {
             .stdin(Stdio::from(OwnedFd::from(theirs)))
             .spawn()
             .unwrap();
-        Self { child, link, tenant: Tenant::new(InstanceId::from_random(1)).unwrap() }
+        Self { child, link, tenant: Rc::new(RefCell::new(Tenant::new(InstanceId::from_random(1)).unwrap())) }
+    }
+
+    /// Another process for the same tenant, who believes either.
+    pub(crate) fn another(&self) -> Self {
+        let mut other = Self::start();
+        other.tenant = Rc::clone(&self.tenant);
+        other
     }
 
     pub(crate) fn parameters(&self) -> Create {
@@ -38,7 +47,7 @@ impl Hypervisor {
             pins: vec![0, 0],
             memory_mib: 64,
             command_line: "quiet".to_owned(),
-            console_key: Some(self.tenant.public_key().to_vec()),
+            console_key: Some(self.tenant.borrow().public_key().to_vec()),
         }
     }
 
@@ -72,7 +81,11 @@ impl Hypervisor {
             Reply::Console { sealed, .. } if sealed.is_empty() => Vec::new(),
             Reply::Console { next, sealed } => {
                 assert!(!sealed.windows(5).any(|window| window == b"hello"), "the console leaves in plain");
-                self.tenant.open(next, &sealed).unwrap().bytes
+                {
+                    let mut tenant = self.tenant.borrow_mut();
+                    tenant.trust(None);
+                    tenant.open(next, &sealed).unwrap().bytes
+                }
             }
             other => panic!("{other:?}"),
         }
