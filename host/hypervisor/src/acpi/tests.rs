@@ -72,3 +72,29 @@ fn the_acpi_compiler_has_nothing_to_say() {
         }
     }
 }
+
+/// `acpiexec` runs the event method as a guest's interpreter does. All bits are set, so every slot is asked back and
+/// announced, and the button and the generation id are told.
+#[test]
+fn an_interpreter_tells_every_slot() {
+    if Command::new("acpiexec").arg("-v").stdout(Stdio::null()).status().is_err() {
+        println!("skipped: an_interpreter_tells_every_slot: no acpiexec (Debian: acpica-tools)");
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let mut run = Command::new("acpiexec");
+    run.args(["-r", "-fv", "255", "-b", "execute \\_SB.GED_._EVT 5"]);
+    for table in all().values().filter(|table| table.starts_with(b"DSDT") || table.starts_with(b"SSDT")) {
+        let file = folder.path().join(String::from_utf8_lossy(&table[..4]).into_owned());
+        std::fs::write(&file, table).unwrap();
+        run.arg(file);
+    }
+    let run = run.output().unwrap();
+    let said = String::from_utf8_lossy(&[run.stdout, run.stderr].concat()).into_owned();
+    let told = |device: &str, value: &str| {
+        said.lines().filter(|line| line.contains(&format!("on [{device}")) && line.contains(value)).count()
+    };
+    assert_eq!((told("S", "Value 0x03"), told("S", "Value 0x01")), (31, 31), "{said}");
+    assert_eq!((told("PWRB", "Value 0x80"), told("VMGN", "Value 0x80")), (1, 1), "{said}");
+    assert!(!said.contains("AE_"), "{said}");
+}
