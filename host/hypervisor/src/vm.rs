@@ -132,9 +132,8 @@ impl Vm {
             // raw pointers and atomics reaches its bytes.
             unsafe { fd.set_user_memory_region(slot) }.tried("take memory")?;
         }
-        let vm = Self { fd, routes: Mutex::default(), shared: Mutex::default(), gate, _memory: memory };
-        vm.set_routes(&vm.routes()).tried("route interrupts")?;
-        Ok(vm)
+        // The kernel's first table of interrupt routes is what `pins` says.
+        Ok(Self { fd, routes: Mutex::default(), shared: Mutex::default(), gate, _memory: memory })
     }
 
     /// The machine's descriptor, for processors and state.
