@@ -25,7 +25,9 @@ const FLEET: &str = "lab";
 
 /// What the token service reads at its start: flags, and files in its folder.
 pub(crate) const FLAGS: [(&str, &str); 3] =
-    [("--inventory", INVENTORY), ("--reviewers", LIST), ("--review", REVIEW)];
+    [("--inventory", INVENTORY), REVIEWED_FLAGS[0], REVIEWED_FLAGS[1]];
+/// Those of them that the audit service is given too.
+pub(crate) const REVIEWED_FLAGS: [(&str, &str); 2] = [("--reviewers", LIST), ("--review", REVIEW)];
 /// Seconds from the announcement of a signing key to its first signature: a lab's one host is told at once.
 pub(crate) const OVERLAP: &str = "15";
 const INVENTORY: &str = "inventory.toml";

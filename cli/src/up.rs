@@ -228,11 +228,16 @@ impl<'a> Rack<'a> {
             let mut command = Command::new(program);
             command.arg("run").arg("--state").arg(&state).arg("--tpm").arg(self.run("tpm-cloud"));
             command.arg("--ca").arg(self.place.path("pki/ca.pem"));
+            let given = match name {
+                "tokens" => &crate::tokens::FLAGS[..],
+                "audit" => &crate::tokens::REVIEWED_FLAGS,
+                _ => &[],
+            };
+            for (flag, file) in given {
+                command.arg(flag).arg(self.place.path("tokens").join(file));
+            }
             if name == "tokens" {
                 command.args(["--overlap", crate::tokens::OVERLAP]);
-                for (flag, file) in crate::tokens::FLAGS {
-                    command.arg(flag).arg(state.join(file));
-                }
             }
             self.serve(name, &mut command, &certificate)?;
         }

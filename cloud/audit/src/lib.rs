@@ -12,6 +12,7 @@ pub mod entry;
 pub mod keeper;
 pub mod note;
 pub mod pull;
+pub mod readers;
 pub mod reconcile;
 pub mod store;
 pub mod throttle;

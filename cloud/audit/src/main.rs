@@ -7,20 +7,21 @@ use audit::{
     keeper::Thread,
     note::{Purpose, Signer, VerifierKey},
     pull::{Puller, origin},
+    readers::Readers,
     reconcile::GRACE,
     store::Log,
     witnesses::Witnesses,
 };
 use clap::{Parser, Subcommand};
 use monitor::{Alertmanager, Monitor, Rules, Sink, Webhook};
-use rights::Rights;
+use rights::Sources;
 use sandbox::Policy;
 use service::{
     Credentials, Key,
     process::{self, Door, Failure, Home},
     seal_to, unseal_from, write_atomic,
 };
-use std::{fs, process::ExitCode, sync::Mutex, time::Duration};
+use std::{fs, path::PathBuf, process::ExitCode, sync::Mutex, time::Duration};
 use tokio::sync::mpsc;
 
 const SANDBOX: &str = include_str!("../../../sandbox/audit.toml");
@@ -53,6 +54,16 @@ struct Run {
     home: Home,
     #[command(flatten)]
     door: Door,
+    /// Folder with the rights configuration that says who may read, the one that the token service has; without it,
+    /// the one that was compiled in
+    #[arg(long, value_name = "DIR", requires = "review")]
+    rights: Option<PathBuf>,
+    /// Review of the rights configuration, signed by two people; without it, the one that was compiled in counts as it is
+    #[arg(long, value_name = "FILE", requires = "reviewers")]
+    review: Option<PathBuf>,
+    /// Who may review, and their keys
+    #[arg(long, value_name = "FILE", requires = "review")]
+    reviewers: Option<PathBuf>,
     /// How often each source is read, in milliseconds
     #[arg(long, value_name = "MS", default_value_t = 2000, value_parser = clap::value_parser!(u64).range(10..))]
     every: u64,
@@ -105,7 +116,7 @@ impl Run {
         let public = signer.public().clone();
         let log = Log::open(&state.join(LOG), signer)?;
         let witnesses = Witnesses::open(state, &public, log.snapshot().size(), self.witnesses.clone())?;
-        let rights = Rights::embedded()?;
+        let readers = self.readers()?;
         let book = Book::new(Monitor::new(Rules::embedded()?), self.grace, self.silence);
         let (sinks, key) = (self.sinks()?, self.home.key()?);
         let me = Credentials::new(&fs::read_to_string(&self.door.certificate)?, self.home.key()?)?;
@@ -115,12 +126,16 @@ impl Run {
         let (tell, alarms) = mpsc::unbounded_channel();
         let thread = Thread::start(log, book, state, tell)?;
         let keeper = thread.keeper();
+        for told in &readers.told {
+            keeper.take_blocking(Input::Observed(Box::new(told.clone())))?;
+        }
+        readers.keep()?;
         let every = Duration::from_millis(self.every);
         let sources = state.join(SOURCES);
         let puller = Puller { keeper: keeper.clone(), me, name, ca, sources, every };
         pull(puller, sinks, alarms)?;
         let watching = keeper.clone();
-        let audit = Audit { keeper, rights, key: public, witnesses: Mutex::new(witnesses) };
+        let audit = Audit { keeper, rights: readers.rights, key: public, witnesses: Mutex::new(witnesses) };
         let served = opened.serve_and_tell(router(audit), move |incident| {
             let mut observed = Observed::event(incident.code, &format!("{}", incident.address));
             observed.subject.clone_from(&incident.peer);
@@ -130,6 +145,17 @@ impl Run {
         });
         thread.stop();
         Ok(served?)
+    }
+
+    fn readers(&self) -> Result<Readers, Failure> {
+        let text =
+            |path: &PathBuf| fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()));
+        let Some((review, reviewers)) = self.review.as_ref().zip(self.reviewers.as_ref()) else {
+            return Ok(Readers::open(&self.home.state, None)?);
+        };
+        let (sources, review, reviewers) =
+            (Sources::of(self.rights.as_deref())?, text(review)?, text(reviewers)?);
+        Ok(Readers::open(&self.home.state, Some((&sources, &review, &reviewers)))?)
     }
 
     fn sinks(&self) -> Result<Vec<Box<dyn Sink>>, Failure> {

@@ -18,6 +18,7 @@ use host_api::{Api, RequestId};
 use hosts::{Hosts, Log};
 use house::{House, Running};
 use ids::HostId;
+use rights::{Review, SetHash};
 use service::{CallError, Client, Key};
 use std::{
     collections::HashSet,
@@ -223,6 +224,100 @@ async fn proofs(olga: &Client, key: &VerifierKey, seen: &[Checkpoint], entries: 
         writeln!(proofs, "inclusion {index} {} {root} {hashes}", now.size).unwrap();
     }
     (now.size, proofs)
+}
+
+/// The shipped rights with Alice in Olga's place or not, and a review of them as a change; the flags, and the set.
+fn reviewed(
+    house: &House,
+    folder: &str,
+    alice: bool,
+    (previous, number): (Option<SetHash>, u64),
+    sign: usize,
+) -> (Vec<String>, SetHash) {
+    let mut sources = rights::sources();
+    if alice {
+        let other = "azote:operator/x";
+        sources.groups = sources.groups.replace(OLGA, other).replace(ALICE, OLGA).replace(other, ALICE);
+    }
+    let at = house.path(folder);
+    fs::create_dir_all(&at).unwrap();
+    let people = [(1, "azote:operator/rita"), (2, "azote:operator/ravi")]
+        .map(|(seed, name)| (name.parse().unwrap(), Key::from_seed(&[seed; 32]).unwrap()));
+    let author = "azote:operator/author".parse().unwrap();
+    let mut review = Review::new(sources.hash(), previous, number, author);
+    for (name, key) in people.iter().take(sign) {
+        review.sign(name, key.pair()).unwrap();
+    }
+    let list = people.iter().map(|(name, key): &(ids::Identity, Key)| {
+        let key = String::from(token::PublicKey(key.public()));
+        format!("[[reviewer]]\nidentity = \"{name}\"\nkey = \"{key}\"\n")
+    });
+    for (name, text) in [
+        ("groups.toml", &sources.groups),
+        ("quotas.toml", &sources.quotas),
+        ("rights.cedar", &sources.policies),
+        ("schema.cedarschema", &sources.schema),
+        ("review.json", &serde_json::to_string(&review).unwrap()),
+        ("reviewers.toml", &list.collect()),
+    ] {
+        fs::write(at.join(name), text).unwrap();
+    }
+    let flags = [
+        ("--rights", at.clone()),
+        ("--review", at.join("review.json")),
+        ("--reviewers", at.join("reviewers.toml")),
+    ];
+    let flags = flags.into_iter().flat_map(|(flag, path)| [flag.to_owned(), path.display().to_string()]);
+    (flags.collect(), sources.hash())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn readers_rights_are_those_that_were_reviewed_and_no_older_set_comes_back() {
+    let house = House::new();
+    let start = |flags: &[String]| {
+        house.start(PROGRAM, "audit", &flags.iter().map(String::as_str).collect::<Vec<_>>())
+    };
+    let (old, first) = reviewed(&house, "old", false, (None, 0), 2);
+    let (new, second) = reviewed(&house, "new", true, (Some(first), 1), 2);
+    let (unsigned, _) = reviewed(&house, "unsigned", true, (Some(first), 1), 1);
+    let (back, _) = reviewed(&house, "back", false, (Some(second), 2), 2);
+    let run = |flags: &[String], exit| {
+        let mut command = house.command(PROGRAM, "run", &house.path("audit"));
+        command.arg("--ca").arg(house.path("ca.pem")).arg("--certificate").arg(house.path("audit.pem"));
+        let output = command.args(flags).output().unwrap();
+        assert_eq!(output.status.code(), Some(exit));
+        String::from_utf8(output.stderr).unwrap()
+    };
+    let reads = async |audit: &Running, who| client::status(&house.client(audit, who)).await.is_ok();
+    let mut audit = start(&old);
+    assert!(reads(&audit, OLGA).await && !reads(&audit, ALICE).await);
+    assert_eq!(audit.stop(), Some(0));
+    let said = run(&unsigned, 1);
+    assert!(said.contains("review.signatures"), "{said}");
+    let began = Instant::now();
+    let mut audit = start(&new);
+    assert!(!reads(&audit, OLGA).await && reads(&audit, ALICE).await, "the new set counts");
+    for rule in ["policy-refused", "policy-changed"] {
+        alarm(&house.client(&audit, ALICE), rule, began).await;
+    }
+    audit.kill_and_restart();
+    assert!(reads(&audit, ALICE).await, "it starts again as it was");
+    assert_eq!(audit.stop(), Some(0));
+    let said = run(&old, 1);
+    assert!(said.contains("review.previous"), "the first, by its old review: {said}");
+    let mut audit = start(&back);
+    assert!(reads(&audit, OLGA).await && !reads(&audit, ALICE).await, "taken back, by a review");
+    let told = all(&house.client(&audit, OLGA)).await;
+    let codes = told.iter().filter_map(|entry| match &entry.record {
+        Record::Audit(it) => it.code.as_ref().map(ToString::to_string),
+        _ => None,
+    });
+    let codes: Vec<_> =
+        codes.filter(|code| code.starts_with("review.") || code.starts_with("policy.")).collect();
+    assert_eq!(codes, ["review.signatures", "policy.changed", "review.previous", "policy.changed"]);
+    assert_eq!(audit.stop(), Some(0));
+    let said = run(&old[..2], 2);
+    assert!(said.contains("--review <FILE>"), "a set without a review: {said}");
 }
 
 /// Tells of attempts until the service is gone; gives those that were answered.

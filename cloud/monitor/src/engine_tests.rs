@@ -58,21 +58,21 @@ fn nobody_speaks_with_anothers_codes() {
         let seen = Observation { code: Some(code.to_owned()), ..Observation::new(1, T, source, kind) };
         rules(&monitor().observe(&seen)).join(" ")
     };
-    for (source, code, rule) in [
-        (Source::Tokens, "policy.changed", "policy-changed"),
-        (Source::Tokens, "review.set", "policy-refused"),
-        (Source::Audit, "audit.gap.unclaimed", "log-gap"),
-        (Source::Audit, "audit.gap.unissued", "never-issued"),
-        (Source::Audit, "audit.truncated", "log-tampered"),
-        (Source::Audit, "audit.silent", "silent"),
-        (Source::Audit, "audit.host-key", "host-key"),
-        (Source::Audit, "cosignature.witness", "audit-forged"),
-        (Source::Audit, "alarm.undelivered", "alarm-undelivered"),
-        (Source::Host(host()), "sandbox.killed", "sandbox-killed"),
-        (Source::Host(host()), "clock.jumped", "clock-jumped"),
+    for (sources, code, rule) in [
+        (&[Source::Tokens, Source::Audit][..], "policy.changed", "policy-changed"),
+        (&[Source::Tokens, Source::Audit][..], "review.set", "policy-refused"),
+        (&[Source::Audit], "audit.gap.unclaimed", "log-gap"),
+        (&[Source::Audit], "audit.gap.unissued", "never-issued"),
+        (&[Source::Audit], "audit.truncated", "log-tampered"),
+        (&[Source::Audit], "audit.silent", "silent"),
+        (&[Source::Audit], "audit.host-key", "host-key"),
+        (&[Source::Audit], "cosignature.witness", "audit-forged"),
+        (&[Source::Audit], "alarm.undelivered", "alarm-undelivered"),
+        (&[Source::Host(host())], "sandbox.killed", "sandbox-killed"),
+        (&[Source::Host(host())], "clock.jumped", "clock-jumped"),
     ] {
         for other in [Source::Host(host()), Source::Tokens, Source::Callers, Source::Audit] {
-            let expected = if other == source { rule } else { "" };
+            let expected = if sources.contains(&other) { rule } else { "" };
             assert_eq!(said(other.clone(), Kind::Event, code), expected, "{other} {code}");
         }
     }

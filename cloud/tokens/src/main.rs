@@ -2,7 +2,7 @@
 
 use clap::{Parser, Subcommand};
 use ids::Identity;
-use rights::{Review, Reviewers, Rights, Sources};
+use rights::{Reviewed, Rights, Sources};
 use sandbox::Policy;
 use service::{
     Key,
@@ -115,55 +115,21 @@ impl Run {
     /// The rights configuration, if two people other than its author have reviewed it as a change of the one in
     /// force. What is refused is in the journal, for the audit service to see when the service runs again.
     fn reviewed(&self, store: &mut Opened) -> Result<Rights, Failure> {
-        let sources = match &self.rights {
-            Some(folder) => Sources::read(folder)?,
-            None => rights::sources(),
-        };
+        let sources = Sources::of(self.rights.as_deref())?;
         let (review, reviewers) = (text(&self.review)?, text(&self.reviewers)?);
-        let set = sources.hash();
         store.reviewers_are(&reviewers)?;
-        let reviewed = || {
-            let review = Review::parse(&review)?;
-            let by = review.verify(&Reviewers::parse(&reviewers)?, &set)?;
-            store.rights()?.map_or(Ok(()), |(in_force, number)| review.follows(&in_force, number))?;
-            let by: Vec<String> = by.iter().map(ToString::to_string).collect();
-            tracing::info!(%set, author = %review.author, ?by, "the rights configuration is reviewed");
-            Ok((Rights::parse(&sources)?, review.number, by.join(" ")))
-        };
-        match reviewed() {
-            Ok((rights, number, by)) => {
-                store.put_in_force(set, number, &by)?;
-                Ok(rights)
+        match Reviewed::check(&sources, &review, &reviewers, store.rights()?) {
+            Ok(reviewed) => {
+                tracing::info!(set = %reviewed.set, by = reviewed.by, "the rights configuration is reviewed");
+                store.put_in_force(&reviewed)?;
+                Ok(reviewed.rights)
             }
-            Err(Unfit { code, why }) => {
-                store.refuse_rights(code, &why)?;
-                Err(format!("{code}: {why}").into())
+            Err(unfit) => {
+                store.refuse_rights(unfit.code, &unfit.why)?;
+                Err(unfit.into())
             }
         }
     }
-}
-
-/// Why a rights configuration is not put into force.
-struct Unfit {
-    code: &'static str,
-    why: String,
-}
-
-macro_rules! unfit {
-    ($($error:ty => $code:expr;)*) => {
-        $(impl From<$error> for Unfit {
-            fn from(error: $error) -> Self {
-                let code: fn(&$error) -> &'static str = $code;
-                Self { code: code(&error), why: error.to_string() }
-            }
-        })*
-    };
-}
-
-unfit! {
-    rights::ReviewRefused => |error| error.code();
-    rights::RightsError => |error| error.code();
-    tokens::StoreError => |_| "internal";
 }
 
 fn provider(path: &Path) -> Result<Oidc, Failure> {

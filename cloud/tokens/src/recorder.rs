@@ -7,7 +7,7 @@ use crate::{
     store::{KeyChange, Step, Store, StoreError},
 };
 use aws_lc_rs::digest::{SHA256, digest};
-use rights::SetHash;
+use rights::{Reviewed, SetHash};
 use std::{
     iter,
     path::Path,
@@ -83,12 +83,12 @@ impl Opened {
 
     /// Puts a rights configuration into force; that it is another one than before is written down, with who reviewed
     /// it.
-    pub fn put_in_force(&mut self, set: SetHash, number: u64, by: &str) -> Result<(), StoreError> {
+    pub fn put_in_force(&mut self, reviewed: &Reviewed) -> Result<(), StoreError> {
+        let Reviewed { set, number, .. } = *reviewed;
         match self.store.rights()? {
             Some((before, _)) if before == set => Ok(()),
             Some((before, _)) => {
-                let detail = format!("{set} instead of {before}, reviewed by {by}");
-                self.write_down(CHANGED, &detail, Some(&Step::Rights(set, number)))
+                self.write_down(CHANGED, &reviewed.change(&before), Some(&Step::Rights(set, number)))
             }
             None => self.store.commit(&[&Step::Rights(set, number)]),
         }

@@ -18,6 +18,7 @@ mod groups;
 mod policies;
 mod quotas;
 mod review;
+mod reviewed;
 mod schema;
 mod sources;
 mod table;
@@ -32,6 +33,7 @@ pub use groups::{Action, Attestation, Environment, Fleet, Group, Groups, HostFac
 pub use policies::Rights;
 pub use quotas::{Quota, QuotaKey, Quotas, Scope, TokenBounds};
 pub use review::{Review, ReviewRefused, Reviewer, Reviewers};
+pub use reviewed::{Reviewed, Unfit};
 pub use schema::{schema, wide_schema};
 pub use sources::{SetHash, Sources, sources};
 pub use table::Right;

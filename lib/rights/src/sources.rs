@@ -32,6 +32,11 @@ pub fn sources() -> Sources {
 }
 
 impl Sources {
+    /// The four files of a folder; those of this release without one.
+    pub fn of(folder: Option<&Path>) -> Result<Self, RightsError> {
+        folder.map_or_else(|| Ok(sources()), Self::read)
+    }
+
     /// Reads the four files of a folder.
     pub fn read(folder: &Path) -> Result<Self, RightsError> {
         let read = |name| read(&folder.join(name), name);
