@@ -14,6 +14,7 @@
 pub mod acpi;
 pub mod boot;
 pub mod bus;
+pub mod confinement;
 pub mod console;
 pub mod control;
 pub mod cpu;

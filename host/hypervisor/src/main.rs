@@ -1,10 +1,12 @@
 //! `azote-hypervisor`: one instance. Standard input is the controller's `SOCK_SEQPACKET` socket; there are no
 //! arguments.
 
-use hypervisor::control::Control;
+use hypervisor::{
+    confinement::{SANDBOX, serve},
+    vm,
+};
 use rustix::net::{SocketType, sockopt};
 use std::{os::fd::AsFd, process::ExitCode};
-use wire::Link;
 
 fn main() -> ExitCode {
     tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(false).init();
@@ -15,18 +17,11 @@ fn main() -> ExitCode {
         );
         return ExitCode::from(2);
     }
-    match serve(&input) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            tracing::error!(%error, "the hypervisor stops");
-            ExitCode::FAILURE
-        }
-    }
+    let status = run(&input).inspect_err(|error| tracing::error!(%error, "the hypervisor stops"));
+    vm::exit(status.is_err().into())
 }
 
-fn serve(input: &impl AsFd) -> Result<(), Box<dyn std::error::Error>> {
-    sandbox::undumpable()?;
-    let link = Link::new(input.as_fd().try_clone_to_owned()?);
-    Control::new(link, Box::new(|| Ok(()))).run()?;
-    Ok(())
+fn run(input: &impl AsFd) -> Result<(), Box<dyn std::error::Error>> {
+    let policy = sandbox::Policy::parse(SANDBOX)?;
+    serve(input.as_fd().try_clone_to_owned()?, policy)
 }

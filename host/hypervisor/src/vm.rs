@@ -363,6 +363,12 @@ pub(crate) fn signal(process: Pid, thread: Pid, signal: i32) {
     unsafe { libc::syscall(libc::SYS_tgkill, process, thread, signal) };
 }
 
+/// Lets all threads share one heap: further ones grow by calls that are given up.
+pub fn share_heap() {
+    // SAFETY: a number for the C library's allocator; called before there are threads. It refuses no such number.
+    unsafe { libc::mallopt(libc::M_ARENA_MAX, 1) };
+}
+
 /// Ends the process without taking anything apart: the standard library's way out takes calls that are given up.
 pub fn exit(status: i32) -> ! {
     // SAFETY: ends the process and touches no memory.

@@ -1,0 +1,265 @@
+//! The sandbox file of the hypervisor: what it forbids ends the process, and nothing in it is unneeded. This program is
+//! also the hypervisor and the card that it tests, under the name by which it is called: the hypervisor's sandbox
+//! file is then beside it.
+
+// A test without libtest's harness is not a #[test] to clippy.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout)]
+
+use guest::{
+    IMAGE,
+    report::Verdict,
+    rig::{Size, sealed},
+    scenario::{self, Programs},
+};
+use guest_memory::Sealing;
+use hypervisor::{
+    confinement::{SANDBOX, serve},
+    vm,
+};
+use ids::InstanceId;
+use sandbox::{Policy, Syscall, Violation};
+use std::{
+    collections::BTreeSet,
+    fs::{self, File},
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::fs::symlink,
+    },
+    path::Path,
+    process::{Command, ExitStatus, Stdio},
+    sync::{Arc, Barrier},
+    time::Duration,
+};
+use tempfile::TempDir;
+use toml::{Table, Value};
+use volume_card::Card;
+use wire::{
+    Link,
+    hypervisor::{Create, Reply, Request},
+};
+
+const LIMIT: Duration = Duration::from_secs(60);
+/// How many different calls are allowed until the processors run, and from then on. They may become fewer.
+const EARLY: usize = 39;
+const RUNNING: usize = 21;
+
+/// The reason of what is needed only with cards that share memory of their own, as the volume card does not, and when
+/// the heap grows.
+const SHARED: &str = "memory that a card shares, and our own: never executable";
+
+/// A folder of programs that are all this one, with the hypervisor's sandbox file.
+fn programs(policy: &str) -> (TempDir, Programs) {
+    let folder = tempfile::tempdir().unwrap();
+    for name in ["azote-hypervisor", "azote-volume-card"] {
+        symlink(std::env::current_exe().unwrap(), folder.path().join(name)).unwrap();
+    }
+    fs::write(folder.path().join("policy.toml"), policy).unwrap();
+    let programs = Programs(folder.path().to_owned());
+    (folder, programs)
+}
+
+fn said<T>(result: Result<T, impl ToString>) -> Result<T, String> {
+    result.map_err(|error| error.to_string())
+}
+
+/// A machine that is first asked for wrongly, then built with its processors pinned, run, asked wrongly and stopped.
+fn short(programs: &Programs) -> Result<(), String> {
+    let (link, theirs) = said(Link::<Request, Reply>::pair())?;
+    let mut child = {
+        let mut command = Command::new(programs.hypervisor());
+        said(command.stdin(Stdio::from(OwnedFd::from(theirs))).stderr(Stdio::null()).spawn())?
+    };
+    let (kvm, kernel) =
+        (File::options().read(true).write(true).open("/dev/kvm").unwrap(), sealed("guest", IMAGE));
+    let kernel = kernel.map_err(|error| error.to_string())?;
+    let create = |pin| Create {
+        instance: InstanceId::from_random(1),
+        instance_type: "azote.test".to_owned(),
+        cpus: 2,
+        threads_per_core: 1,
+        pins: vec![pin, pin],
+        memory_mib: 64,
+        command_line: "only=memory".to_owned(),
+        console_key: None,
+    };
+    let ask = |request: &Request| said(link.call(request, &[kvm.as_fd(), kernel.as_fd()]));
+    let talk = || {
+        let Reply::Fault(_) = ask(&Request::Create(Box::new(create(9999))))? else {
+            return Err("pinned to 9999".into());
+        };
+        let Reply::Created(_) = ask(&Request::Create(Box::new(create(0))))? else {
+            return Err("not created".into());
+        };
+        let Reply::Done = said(link.call(&Request::Resume, &[]))? else { return Err("not run".into()) };
+        let Reply::Fault(_) = said(link.call(&Request::Attach { slot: 1 }, &[]))? else {
+            return Err("attached nothing".into());
+        };
+        let Reply::Done = said(link.call(&Request::Stop, &[]))? else { return Err("not stopped".into()) };
+        Ok(())
+    };
+    let talked = talk();
+    drop(link);
+    let status = said(child.wait())?;
+    talked.and(if status.success() { Ok(()) } else { Err(status.to_string()) })
+}
+
+/// The self-checking guest with a card: everything that a machine does while it runs.
+fn whole(programs: &Programs) -> Result<(), String> {
+    let run = scenario::run(programs, &Size { cpus: 2, memory_mib: 128 }, "", true, LIMIT);
+    let run = said(run)?;
+    let bad: Vec<_> = run.checks.iter().filter(|check| check.verdict != Verdict::Ok).collect();
+    if run.ended && bad.is_empty() { Ok(()) } else { Err(format!("{bad:?}")) }
+}
+
+fn everything(policy: &str) -> Result<(), String> {
+    let (_folder, programs) = programs(policy);
+    short(&programs).and_then(|()| whole(&programs))
+}
+
+fn the_file_lets_a_machine_do_all_that_it_does() {
+    everything(SANDBOX).unwrap();
+}
+
+/// The file in which one name of one rule is left out, or given up early, and what it was.
+fn without(rule: usize, name: usize, early: bool) -> (String, String) {
+    let mut file: Table = SANDBOX.parse().unwrap();
+    let rules = file.get_mut("syscall").and_then(Value::as_array_mut).unwrap();
+    let mut alone = rules[rule].as_table().unwrap().clone();
+    let names = rules[rule].get_mut("names").and_then(Value::as_array_mut).unwrap();
+    let name = names.remove(name);
+    let what = format!("{name} {}", alone.get("args").unwrap_or(&Value::Boolean(true)));
+    rules.retain(|rule| !rule["names"].as_array().unwrap().is_empty());
+    if early {
+        alone.insert("names".to_owned(), Value::Array(vec![name]));
+        alone.insert("early".to_owned(), Value::Boolean(true));
+        rules.push(Value::Table(alone));
+    }
+    (what, toml::to_string(&file).unwrap())
+}
+
+/// Tries the file without each name of each rule that is `meant`; all tries must fail.
+fn all_are_missed(early: bool, meant: impl Fn(&Syscall) -> bool) {
+    let rules = Policy::parse(SANDBOX).unwrap().syscalls;
+    let meant = rules.iter().enumerate().filter(|(_, rule)| meant(rule));
+    let mut unneeded = Vec::new();
+    for (rule, name) in meant.flat_map(|(at, rule)| (0..rule.names.len()).map(move |name| (at, name))) {
+        let (what, policy) = without(rule, name, early);
+        if everything(&policy).is_ok() {
+            unneeded.push(what);
+        }
+    }
+    assert!(unneeded.is_empty(), "{unneeded:#?}");
+}
+
+fn no_rule_is_unneeded() {
+    all_are_missed(false, |_| true);
+}
+
+fn no_rule_could_be_given_up_early() {
+    all_are_missed(true, |rule| !rule.early && rule.fails.is_none() && rule.why != SHARED);
+}
+
+fn the_calls_are_few() {
+    let policy = Policy::parse(SANDBOX).unwrap();
+    let count = |early: bool| {
+        let rules = policy.syscalls.iter().filter(|rule| rule.fails.is_none() && (early || !rule.early));
+        rules.flat_map(|rule| &rule.names).collect::<BTreeSet<_>>().len()
+    };
+    println!("{} calls until the processors run, {} from then on", count(true), count(false));
+    assert_eq!((count(true), count(false)), (EARLY, RUNNING));
+}
+
+/// What no hypervisor may do, by the number of the call; all arguments are zero but the first two.
+const FORBIDDEN: [(&str, i64, [i64; 2], Violation); 12] = [
+    ("open", libc::SYS_open, [0; 2], Violation::Other),
+    ("openat", libc::SYS_openat, [0; 2], Violation::Other),
+    ("socket", libc::SYS_socket, [libc::AF_UNIX as i64, libc::SOCK_STREAM as i64], Violation::Outbound),
+    ("connect", libc::SYS_connect, [0; 2], Violation::Outbound),
+    ("sendto", libc::SYS_sendto, [0; 2], Violation::Outbound),
+    ("execve", libc::SYS_execve, [0; 2], Violation::Other),
+    ("ptrace", libc::SYS_ptrace, [0; 2], Violation::Other),
+    ("process_vm_readv", libc::SYS_process_vm_readv, [0; 2], Violation::Other),
+    ("mount", libc::SYS_mount, [0; 2], Violation::Other),
+    ("bpf", libc::SYS_bpf, [0; 2], Violation::Other),
+    ("io_uring_setup", libc::SYS_io_uring_setup, [0; 2], Violation::Other),
+    ("clone", libc::SYS_clone, [libc::SIGCHLD as i64, 0], Violation::Other),
+];
+
+/// Makes a forbidden call from another thread than the main one, as a processor's would be.
+fn attempt(name: &str, narrowed: bool) {
+    let policy = Policy::parse(SANDBOX).unwrap();
+    policy.enter(&[]).unwrap();
+    let (_, number, [first, second], _) = FORBIDDEN.into_iter().find(|call| call.0 == name).unwrap();
+    let (begun, go) = (Arc::new(Barrier::new(2)), Arc::new(Barrier::new(2)));
+    let (begins, goes) = (begun.clone(), go.clone());
+    let thread = std::thread::spawn(move || {
+        begins.wait();
+        goes.wait();
+        // SAFETY: no address is given but null, and the call is not made.
+        unsafe { libc::syscall(number, first, second, 0, 0, 0, 0) };
+    });
+    begun.wait();
+    if narrowed {
+        policy.narrow().unwrap();
+    }
+    go.wait();
+    thread.join().unwrap();
+    vm::exit(0);
+}
+
+fn what_is_forbidden_ends_the_process_with_a_code() {
+    let status = |name: &str, when: &str| -> ExitStatus {
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command.args(["attempt", name, when]).stderr(Stdio::null()).status().unwrap()
+    };
+    for (name, _, _, violation) in FORBIDDEN {
+        let found = Violation::of(status(name, "narrowed"));
+        assert_eq!(found, Some(violation), "{name}");
+        assert!(violation.code().starts_with("sandbox."));
+        if name != "openat" {
+            assert_eq!(Violation::of(status(name, "early")), Some(violation), "{name}, early");
+        }
+    }
+}
+
+fn serve_as(folder: &Path, name: Option<&str>) {
+    let input = std::io::stdin().as_fd().try_clone_to_owned().unwrap();
+    match name {
+        Some("azote-volume-card") => Card::new(input, Sealing::Required).unwrap().run().unwrap(),
+        Some("azote-hypervisor") => {
+            tracing_subscriber::fmt().with_writer(std::io::stderr).init();
+            let policy = Policy::parse(&fs::read_to_string(folder.join("policy.toml")).unwrap()).unwrap();
+            vm::exit(serve(input, policy).is_err().into());
+        }
+        _ => return,
+    }
+    std::process::exit(0);
+}
+
+fn main() {
+    let args: Vec<String> = std::env::args().collect();
+    let program = Path::new(&args[0]);
+    serve_as(program.parent().unwrap(), program.file_name().and_then(|name| name.to_str()));
+    if let [_, attempted, name, when] = args.as_slice()
+        && attempted == "attempt"
+    {
+        return attempt(name, when == "narrowed");
+    }
+    let wanted =
+        |name: &str| !args.iter().skip(1).any(|arg| !arg.starts_with('-') && !name.contains(arg.as_str()));
+    let run = |name: &str, case: fn()| {
+        if wanted(name) {
+            case();
+            println!("test {name} ... ok");
+        }
+    };
+    run("the_calls_are_few", the_calls_are_few);
+    run("what_is_forbidden_ends_the_process_with_a_code", what_is_forbidden_ends_the_process_with_a_code);
+    if let Some(why) = scenario::missing() {
+        println!("skipped: the machine under its sandbox: {why}");
+        return;
+    }
+    run("the_file_lets_a_machine_do_all_that_it_does", the_file_lets_a_machine_do_all_that_it_does);
+    run("no_rule_is_unneeded", no_rule_is_unneeded);
+    run("no_rule_could_be_given_up_early", no_rule_could_be_given_up_early);
+}
