@@ -4,6 +4,7 @@
 
 mod boot;
 mod moving;
+mod platform;
 mod process;
 mod rig;
 mod run;

@@ -88,6 +88,7 @@ pub(crate) struct Rig {
     pub(crate) gate: Arc<Gate>,
     pub(crate) memory: Arc<Memory>,
     pub(crate) processors: Processors,
+    pub(crate) vm: Arc<Vm>,
 }
 
 impl Rig {
@@ -119,7 +120,7 @@ impl Rig {
         let register = Arc::new(Mutex::new(Register(Arc::clone(&said))));
         buses.mmio.add(REGISTER..REGISTER + 0x1000, register).unwrap();
         let processors = Processors::start(Arc::clone(&gate), vcpus, &[], &buses).unwrap();
-        Self { said, gate, memory, processors }
+        Self { said, gate, memory, processors, vm }
     }
 
     /// A machine that has loaded `kernel`.
