@@ -6,6 +6,7 @@ use crate::{
     inbox::Inbox,
     rack::{Rack, Unit},
 };
+use audit::client::SourceStatus;
 use std::{
     fs::{self, File},
     os::unix::fs::FileExt,
@@ -82,14 +83,17 @@ impl Stage {
         })
     }
 
-    /// Whether the audit service reads every source without anything wrong.
+    /// Whether the audit service has read the host, and reads every source without anything wrong.
     pub(crate) fn is_read(&self) -> bool {
         let status = self
             .crew
             .service("audit", "log-reader")
             .ok()
             .and_then(|client| self.crew.wait(audit::client::status(&client)).ok());
-        status.is_some_and(|status| status.sources.iter().all(|source| source.code.is_none()))
+        status.is_some_and(|status| {
+            let read = |source: &SourceStatus| source.source.starts_with("host/") && source.seq > 0;
+            status.sources.iter().any(read) && status.sources.iter().all(|source| source.code.is_none())
+        })
     }
 
     /// Waits until something is so.

@@ -110,6 +110,8 @@ fn with_log<T>(
 ) -> Outcome<T> {
     let log = stage.rack.state.join("host/log");
     let kept = stage.rack.state.join("host.kept");
+    // Nobody misses what nobody has read.
+    stage.until("the audit service reads the host", SEEN, Stage::is_read)?;
     let unit = stage.rack.unit("controller")?;
     stage.rack.end("controller", Signal::TERM)?;
     copy(&log, &kept)?;
