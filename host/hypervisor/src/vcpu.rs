@@ -232,6 +232,8 @@ impl Vcpu {
         self.fd.set_kvm_immediate_exit(1);
         let _ = self.fd.run();
         self.fd.set_kvm_immediate_exit(0);
+        // So that the guest takes the pause for no hang; guests without kvm-clock cannot be told.
+        let _ = self.fd.kvmclock_ctrl();
     }
 }
 

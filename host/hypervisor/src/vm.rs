@@ -3,6 +3,8 @@
 
 #![allow(unsafe_code)]
 
+mod routes;
+
 use crate::{
     irq::{Mapping, Msi, Platform, PlatformError, Power, Route},
     layout::{IOAPIC_PINS, KVM_IDENTITY, KVM_TSS},
@@ -10,12 +12,11 @@ use crate::{
     vcpu::{Gate, Outcome},
 };
 use kvm_bindings::{
-    KVM_API_VERSION, KVM_IRQ_ROUTING_IRQCHIP, KVM_IRQ_ROUTING_MSI, KVM_IRQCHIP_IOAPIC, KVM_PIT_SPEAKER_DUMMY,
-    KvmIrqRouting, kvm_ioeventfd, kvm_ioeventfd_flag_nr_datamatch, kvm_ioeventfd_flag_nr_deassign,
-    kvm_irq_routing_entry, kvm_irq_routing_irqchip, kvm_irq_routing_msi, kvm_pit_config,
-    kvm_userspace_memory_region, kvm_xsave,
+    KVM_API_VERSION, KVM_PIT_SPEAKER_DUMMY, KvmIrqRouting, kvm_ioeventfd, kvm_ioeventfd_flag_nr_datamatch,
+    kvm_ioeventfd_flag_nr_deassign, kvm_pit_config, kvm_userspace_memory_region, kvm_xsave,
 };
 use kvm_ioctls::{Cap, Kvm, VcpuFd, VmFd};
+use routes::{message, pins};
 use rustix::{
     fs::fstat,
     io::Errno,
@@ -139,8 +140,10 @@ impl Vm {
             // raw pointers and atomics reaches its bytes.
             unsafe { fd.set_user_memory_region(slot) }.tried("take memory")?;
         }
-        // The kernel's first table of interrupt routes is what `pins` says.
-        Ok(Self { fd, routes: Mutex::default(), shared: Mutex::default(), gate, _memory: memory })
+        let vm = Self { fd, routes: Mutex::default(), shared: Mutex::default(), gate, _memory: memory };
+        // The kernel's own first table has the old interrupt chips in it.
+        vm.set_routes(&vm.routes()).tried("route interrupts")?;
+        Ok(vm)
     }
 
     /// The machine's descriptor, for processors and state.
@@ -379,25 +382,6 @@ pub fn share_heap() {
 pub fn exit(status: i32) -> ! {
     // SAFETY: ends the process and touches no memory.
     unsafe { libc::_exit(status) }
-}
-
-/// The fixed routes: to the I/O APIC only. A guest with reduced hardware (ACPI 6.5 section 4.1) does not set up the
-/// old interrupt chips, which would put a line on the vector of a fault.
-fn pins() -> impl Iterator<Item = kvm_irq_routing_entry> {
-    (0..IOAPIC_PINS).map(|gsi| {
-        let mut entry = kvm_irq_routing_entry { gsi, type_: KVM_IRQ_ROUTING_IRQCHIP, ..Default::default() };
-        entry.u.irqchip = kvm_irq_routing_irqchip { irqchip: KVM_IRQCHIP_IOAPIC, pin: gsi };
-        entry
-    })
-}
-
-fn message(gsi: u32, message: Msi) -> kvm_irq_routing_entry {
-    let mut entry = kvm_irq_routing_entry { gsi, type_: KVM_IRQ_ROUTING_MSI, ..Default::default() };
-    let high = u32::try_from(message.address >> 32).unwrap_or_default();
-    let low = u32::try_from(message.address & 0xFFFF_FFFF).unwrap_or_default();
-    entry.u.msi =
-        kvm_irq_routing_msi { address_lo: low, address_hi: high, data: message.data, ..Default::default() };
-    entry
 }
 
 fn duplicate(eventfd: BorrowedFd<'_>) -> Result<EventFd, PlatformError> {

@@ -1,6 +1,9 @@
 //! Both ways in.
 
-use crate::rig::{ASK, END, Rig, TELL, bz_image, elf, kvm};
+use crate::{
+    image::{bz_image, elf},
+    rig::{ASK, END, Rig, TELL, kvm},
+};
 use hypervisor::vcpu::Outcome;
 
 /// Says "Hi", what ASK gives, what the register gives, and the end.

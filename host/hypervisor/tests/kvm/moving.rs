@@ -1,8 +1,9 @@
 //! A machine goes to another process, or is copied into one.
 
 use crate::{
+    image::elf,
     process::Hypervisor,
-    rig::{device, elf, wait},
+    rig::{device, wait},
 };
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use std::os::fd::{AsFd, OwnedFd};

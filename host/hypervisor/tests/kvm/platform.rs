@@ -1,6 +1,9 @@
 //! What devices get of the kernel: doorbells, shared memory, interrupt messages.
 
-use crate::rig::{END, REGISTER, Rig, TELL, elf, kvm, wait};
+use crate::{
+    image::elf,
+    rig::{END, REGISTER, Rig, TELL, kvm, wait},
+};
 use guest_memory::memfd;
 use hypervisor::{
     irq::{Msi, Platform, PlatformError},

@@ -1,6 +1,9 @@
 //! The whole process, as its controller sees it.
 
-use crate::rig::{bz_image, device, elf, sealed, wait};
+use crate::{
+    image::{bz_image, elf, sealed},
+    rig::{device, wait},
+};
 use ids::InstanceId;
 use seal::console::Tenant;
 use sha2::{Digest, Sha256};

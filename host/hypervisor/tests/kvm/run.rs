@@ -1,6 +1,9 @@
 //! Several processors, and standing still.
 
-use crate::rig::{END, Rig, TELL, elf, kvm, wait};
+use crate::{
+    image::elf,
+    rig::{END, Rig, TELL, kvm, wait},
+};
 use hypervisor::vcpu::Outcome;
 use std::time::Duration;
 
