@@ -85,13 +85,18 @@ impl Stage {
 
     /// Whether the audit service has read the host, and reads every source without anything wrong.
     pub(crate) fn is_read(&self) -> bool {
+        self.has_read(1)
+    }
+
+    /// The same, and at least so many records of the host.
+    pub(crate) fn has_read(&self, records: u64) -> bool {
         let status = self
             .crew
             .service("audit", "log-reader")
             .ok()
             .and_then(|client| self.crew.wait(audit::client::status(&client)).ok());
         status.is_some_and(|status| {
-            let read = |source: &SourceStatus| source.source.starts_with("host/") && source.seq > 0;
+            let read = |source: &SourceStatus| source.source.starts_with("host/") && source.seq >= records;
             status.sources.iter().any(read) && status.sources.iter().all(|source| source.code.is_none())
         })
     }

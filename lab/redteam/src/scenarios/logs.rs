@@ -19,6 +19,8 @@ use std::{
 const GRACE: Duration = Duration::from_millis(audit::reconcile::GRACE);
 /// Longest that the audit service may take to see it.
 const SEEN: Duration = Duration::from_secs(15);
+/// Calls that make a log long.
+const RECORDS: u64 = 30;
 
 pub(crate) fn gaps() -> Vec<Scenario> {
     let gap = |name, act, code: &'static [&'static str; 1]| {
@@ -137,6 +139,12 @@ fn truncated(stage: &mut Stage) -> Outcome<Act> {
         let (path, bytes) = last_segment(log)?;
         fs::write(&path, &bytes[..bytes.len() / 4]).map_err(|e| e.to_string())
     };
+    // What is cut off must be more than the host writes until it is read again.
+    for _ in 0..RECORDS {
+        let token = stage.crew.given(ALICE, &Ask::new(Api::HostStatus, stage.crew.here()))?;
+        stage.crew.call(ALICE, &token, &ReadStatus {})??;
+    }
+    stage.until("the audit service has read them", SEEN, |stage| stage.has_read(RECORDS))?;
     found(with_log(stage, cut, run_with)?, "audit.truncated")
 }
 
