@@ -2,7 +2,7 @@
 
 use crate::run::{Outcome, cargo, quietly, root, step};
 use clap::Subcommand;
-use std::process::Command;
+use std::{path::Path, process::Command};
 
 /// Which guest.
 #[derive(Subcommand)]
@@ -12,17 +12,36 @@ pub(crate) enum Guest {
     Linux,
 }
 
+/// What runs under the hypervisor, and it: packages.
+const PACKAGES: [&str; 7] = ["-p", "hypervisor", "-p", "volume-card", "-p", "guest", "--bins"];
+
 /// Builds what is needed and runs a guest: the self-checking one, if none is named.
 pub(crate) fn run(what: Option<&Guest>, json: bool) -> Outcome {
-    let mut build = cargo();
-    build.args(["build", "--quiet", "-p", "hypervisor", "-p", "volume-card", "-p", "guest", "--bins"]);
-    quietly(&mut build)?;
+    quietly(cargo().args(["build", "--quiet"]).args(PACKAGES))?;
     let mut run = Command::new(root().join("target/debug/azote-guest"));
     if matches!(what, Some(Guest::Linux)) {
-        parts::Parts::locate_or_fetch(&parts::default_dir(), &mut |at| eprintln!("    {at}"))
-            .map_err(|e| e.to_string())?;
+        parts()?;
     }
     let name = if what.is_some() { "linux" } else { "check" };
     run.arg(name);
     if json { quietly(run.arg("--json")) } else { step("guest", &mut run) }
+}
+
+/// Gets the lab's parts without a word on standard output.
+fn parts() -> Outcome {
+    let got = parts::Parts::locate_or_fetch(&parts::default_dir(), &mut |at| eprintln!("    {at}"));
+    got.map(drop).map_err(|error| error.to_string())
+}
+
+/// Builds optimised programs and measures.
+pub(crate) fn bench(firecracker: Option<&Path>, json: bool) -> Outcome {
+    quietly(cargo().args(["build", "--quiet", "--release"]).args(PACKAGES))?;
+    parts()?;
+    let mut bench = Command::new(root().join("target/release/azote-guest"));
+    bench.arg("bench");
+    if let Some(program) = firecracker {
+        let program = std::path::absolute(program).map_err(|error| error.to_string())?;
+        bench.arg("--firecracker").arg(program);
+    }
+    if json { quietly(bench.arg("--json")) } else { step("hypervisor", &mut bench) }
 }

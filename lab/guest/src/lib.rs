@@ -5,9 +5,12 @@
 //! What guests write on their consoles is parsed as hostile: bounded, and never more than text.
 #![forbid(unsafe_code)]
 
+pub mod bench;
 pub mod card;
 pub mod cpio;
+pub mod facts;
 pub mod linux;
+pub mod peer;
 pub mod report;
 pub mod rig;
 pub mod scenario;

@@ -4,11 +4,19 @@
 
 use clap::{Parser, Subcommand};
 use guest::{
-    Error, linux,
+    Error,
+    bench::{self, Row},
+    facts, linux,
+    peer::Peer,
     report::{Check, Verdict},
     scenario::{self, Programs},
 };
-use std::{path::PathBuf, process::ExitCode, time::Duration};
+use parts::Parts;
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::Duration,
+};
 
 /// Tests machines from the inside.
 #[derive(Parser)]
@@ -28,6 +36,13 @@ struct Arguments {
 enum What {
     /// The self-checking guest, in machines of several shapes.
     Check,
+    /// What the hypervisor costs, beside QEMU and, if given, Firecracker, in one run. Numbers mean something for
+    /// optimised programs only.
+    Bench {
+        /// Firecracker, to stand beside it.
+        #[arg(long)]
+        firecracker: Option<PathBuf>,
+    },
     /// Debian's cloud kernel with its root on a volume card: directly where the processor has VMX or SVM, else in an
     /// emulated machine that has.
     Linux {
@@ -42,8 +57,12 @@ enum What {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    match run(&arguments) {
-        Ok(rows) => finish(&rows, arguments.json),
+    let done = match &arguments.what {
+        What::Bench { firecracker } => bench(&arguments, firecracker.as_deref()),
+        _ => run(&arguments).map(|rows| finish(&rows, arguments.json)),
+    };
+    match done {
+        Ok(code) => code,
         Err(error) => {
             eprintln!("error: {error}");
             ExitCode::FAILURE
@@ -51,12 +70,49 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(arguments: &Arguments) -> Result<Vec<Check>, Error> {
-    let folder = match &arguments.programs {
+fn programs(arguments: &Arguments) -> Result<Programs, Error> {
+    Ok(Programs(match &arguments.programs {
         Some(folder) => folder.clone(),
         None => std::env::current_exe()?.parent().map(PathBuf::from).unwrap_or_default(),
-    };
-    let programs = Programs(folder);
+    }))
+}
+
+fn bench(arguments: &Arguments, firecracker: Option<&Path>) -> Result<ExitCode, Error> {
+    let programs = programs(arguments)?;
+    let mut rows = Vec::new();
+    if let Some(why) = scenario::missing() {
+        eprintln!("{why}: no guest is measured");
+    } else {
+        let mut peers = vec![Peer::Qemu(Box::new(Parts::locate(&parts::default_dir())?))];
+        peers.extend(firecracker.map(|program| Peer::Firecracker(program.to_owned())));
+        rows = bench::all(&programs, &peers, &mut |what| eprintln!("measuring {what}"))?;
+    }
+    rows.extend(facts::all(&programs, firecracker)?);
+    if arguments.json {
+        println!("{:#}", serde_json::json!({ "rows": rows }));
+    } else {
+        rows.iter().for_each(measured);
+        if firecracker.is_none() {
+            println!("Firecracker: not measured; `cargo xtask bench hypervisor --firecracker PROGRAM` does");
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// One line of the table.
+fn measured(row: &Row) {
+    let number =
+        |value: f64| if value.fract() == 0.0 { format!("{value:.0}") } else { format!("{value:.2}") };
+    let ours = row.azote.map_or("not measured".to_owned(), |value| format!("{} {}", number(value), row.unit));
+    let goal = row.goal.map_or(String::new(), |goal| format!(", goal {} or less", number(goal)));
+    let peers: String =
+        row.peers.iter().map(|(name, value)| format!(", {name} {}", number(*value))).collect();
+    let note = if row.note.is_empty() { String::new() } else { format!(" ({})", row.note) };
+    println!("{:<72} {ours}{peers}{goal}{note}", row.what);
+}
+
+fn run(arguments: &Arguments) -> Result<Vec<Check>, Error> {
+    let programs = programs(arguments)?;
     let json = arguments.json;
     let mut print = |check: &Check| {
         if !json {
@@ -64,6 +120,7 @@ fn run(arguments: &Arguments) -> Result<Vec<Check>, Error> {
         }
     };
     match &arguments.what {
+        What::Bench { .. } => Ok(Vec::new()),
         What::Check => match scenario::missing() {
             Some(why) => {
                 let name = "machine".to_owned();
@@ -76,27 +133,35 @@ fn run(arguments: &Arguments) -> Result<Vec<Check>, Error> {
         },
         What::Linux { here, limit } => {
             let limit = Duration::from_secs(*limit);
-            let rows = match here {
-                Some(folder) => {
-                    let (kernel, root) = linux::files(folder);
-                    linux::here(&programs, &kernel, &root, limit)?
-                }
-                None => linux::anywhere(&programs, limit)?,
-            };
+            if let Some(folder) = here {
+                let (kernel, root) = linux::files(folder);
+                let rows = linux::here(&programs, &kernel, &root, limit)?;
+                rows.iter().for_each(plain);
+                return Ok(rows);
+            }
+            let rows = linux::anywhere(&programs, limit)?;
             rows.iter().for_each(print);
             Ok(rows)
         }
     }
 }
 
-/// One check. Programs read this form too: it is the guest's own.
-fn line(check: &Check) {
-    let verdict = match check.verdict {
+fn word(check: &Check) -> &'static str {
+    match check.verdict {
         Verdict::Ok => "ok",
         Verdict::Failed => "FAIL",
         Verdict::Skipped => "skip",
-    };
-    println!("{} {verdict} {}", check.name, check.text);
+    }
+}
+
+/// One check, for people.
+fn line(check: &Check) {
+    println!("{:<21} {:<4}  {}", check.name, word(check), check.text);
+}
+
+/// One check as guests print it: who started the emulated machine reads it.
+fn plain(check: &Check) {
+    println!("{} {} {}", check.name, word(check), check.text);
 }
 
 fn finish(rows: &[Check], json: bool) -> ExitCode {

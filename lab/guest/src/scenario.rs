@@ -115,14 +115,25 @@ impl Stage<'_> {
     }
 }
 
-/// Resident memory of a process without what it shares with others (the guest's memory is a shared file), in KiB.
+/// Resident memory of a process in KiB, without mappings that are as large as a guest's memory. Where only root may
+/// look at mappings: without everything shared, which is the same for a process whose guest's memory is a file.
 pub fn own_memory(pid: u32) -> Result<u64, Error> {
-    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let field = |name: &str| -> u64 {
-        let line = status.lines().find_map(|line| line.strip_prefix(name));
-        line.and_then(|line| line.split_whitespace().next()?.parse().ok()).unwrap_or_default()
+    const GUEST_KIB: u64 = 60 << 10;
+    let number = |line: &str| line.split_whitespace().nth(1)?.parse::<u64>().ok();
+    let Ok(mappings) = fs::read_to_string(format!("/proc/{pid}/smaps")) else {
+        let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+        let own = |line: &&str| line.starts_with("RssAnon:") || line.starts_with("RssFile:");
+        return Ok(status.lines().filter(own).filter_map(number).sum());
     };
-    Ok(field("RssAnon:") + field("RssFile:"))
+    let (mut total, mut size) = (0, 0);
+    for line in mappings.lines() {
+        if line.starts_with("Size:") {
+            size = number(line).unwrap_or_default();
+        } else if line.starts_with("Rss:") && size < GUEST_KIB {
+            total += number(line).unwrap_or_default();
+        }
+    }
+    Ok(total)
 }
 
 /// Runs the guest with `words` on its command line; with a volume card's function from the start if asked.
