@@ -12,7 +12,7 @@ use rustix::{
 use std::{mem::ManuallyDrop, os::fd::OwnedFd};
 use wire::{
     Fault, Link, LinkError,
-    hypervisor::{Create, Reply, Request},
+    hypervisor::{Create, Isolation, Reply, Request},
 };
 
 /// How often a machine is tended while nobody asks: cards that are gone.
@@ -73,13 +73,14 @@ pub struct Control {
     instance: Option<Instance>,
     /// The instance is another process's now.
     moved: bool,
+    isolation: Isolation,
     confine: Option<Confine>,
 }
 
 impl Control {
-    /// Answers on `link`; `confine` is called once, when the machine is built.
-    pub fn new(link: Link<Reply, Request>, confine: Confine) -> Self {
-        Self { link, instance: None, moved: false, confine: Some(confine) }
+    /// Answers on `link`; `isolation` is told when asked for; `confine` is called once, when the machine is built.
+    pub fn new(link: Link<Reply, Request>, isolation: Isolation, confine: Confine) -> Self {
+        Self { link, isolation, instance: None, moved: false, confine: Some(confine) }
     }
 
     /// Serves until the controller says stop or is gone. The processors stand still then; their threads end with the
@@ -161,6 +162,7 @@ impl Control {
             }
             Request::Detach { slot, force } => machine()?.machine().detach(slot, force)?,
             Request::PowerButton => machine()?.machine().press_power_button(),
+            Request::Isolation => return Ok(Reply::Isolation(self.isolation.clone())),
             Request::Statistics => return Ok(Reply::Statistics(Box::new(machine()?.statistics()))),
             Request::ConsoleRead { after } => {
                 let (next, sealed) = machine()?.console().read(after)?;

@@ -1,69 +1,43 @@
-//! What this machine's processor and kernel offer to keep tenants of one host apart. It looks and tells; a host that
-//! offers too little is for laboratories: [`Isolation::production`] says why.
+//! What this machine's processor and kernel offer to keep tenants of one host apart: looked for, told, and made use of.
+//! A host that offers too little is for laboratories, and [`Isolation::refused`] says why.
 //!
-//! Core scheduling: `PR_SCHED_CORE`, prctl(2). Flushes: `PR_GET_SPECULATION_CTRL`, the kernel's
+//! Core scheduling: `PR_SCHED_CORE`, prctl(2). Flushes: `PR_SET_SPECULATION_CTRL`, the kernel's
 //! Documentation/userspace-api/spec_ctrl.rst, and L1D flush in Documentation/admin-guide/hw-vuln/l1d_flush.rst.
 
 use rustix::{
-    process::{SpeculationFeature, SpeculationFeatureState, getpid, speculative_feature_state},
-    thread::{CoreSchedulingScope, core_scheduling_cookie},
+    io::Errno,
+    process::{
+        SpeculationFeature, SpeculationFeatureControl, SpeculationFeatureState, control_speculative_feature,
+        getpid, speculative_feature_state,
+    },
+    thread::{CoreSchedulingScope, core_scheduling_cookie, create_core_scheduling_cookie},
 };
-use serde::{Deserialize, Serialize};
 use std::{fs, path::Path};
+use wire::{
+    Fault,
+    hypervisor::{Isolation, Mitigation},
+};
 
-/// What there is.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Isolation {
-    /// Whether two threads of one core are in use.
-    pub smt: bool,
-    /// Whether threads can be told whom to share a core with.
-    pub core_scheduling: bool,
-    /// Flushing the L1 data cache when a thread leaves the processor.
-    pub l1d_flush: Control,
-    /// Barring the predictors of one thread from another's (IBPB, STIBP).
-    pub indirect_branch: Control,
-    /// Weaknesses that the kernel says are open, by its own names.
-    pub vulnerable: Vec<String>,
-}
-
-/// What the kernel says of one speculation control.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Control {
-    /// The processor does not have the weakness.
-    NotAffected,
-    /// A thread can ask for it.
-    Offered,
-    /// It is on for everyone.
-    Always,
-    /// The processor or the kernel has none.
-    Missing,
-}
+const L1D: SpeculationFeature = SpeculationFeature::FlushL1DCacheOnContextSwitchOutOfTask;
+const BRANCH: SpeculationFeature = SpeculationFeature::IndirectBranchSpeculation;
 
 /// Why a host is not for production.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
-#[serde(rename_all = "kebab-case")]
-pub enum Refusal {
-    /// `smt` without `core_scheduling`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+enum Refusal {
     #[error("siblings cannot be kept apart: turn SMT off, or boot a kernel with core scheduling")]
     CoreScheduling,
-    /// The L1 data cache.
     #[error(
         "the L1 data cache cannot be flushed between tenants: boot with l1d_flush=on on a processor that can"
     )]
     L1dFlush,
-    /// Branch predictors.
     #[error("branch predictors cannot be barred between tenants: load microcode that has IBPB")]
     IndirectBranch,
-    /// Anything that the kernel calls vulnerable.
     #[error("the kernel says that the processor is vulnerable: update it and its microcode")]
     Vulnerable,
 }
 
 impl Refusal {
-    /// The stable code.
-    pub fn code(self) -> &'static str {
+    fn code(self) -> &'static str {
         match self {
             Self::CoreScheduling => "isolation.core-scheduling",
             Self::L1dFlush => "isolation.l1d-flush",
@@ -73,67 +47,81 @@ impl Refusal {
     }
 }
 
-impl Isolation {
-    /// Asks the kernel. To be called before confinement: it reads `/sys/devices/system/cpu`.
-    pub fn detect() -> Self {
-        Self::at(Path::new("/sys/devices/system/cpu"))
-    }
+/// Asks the kernel. To be called before confinement: it reads `/sys/devices/system/cpu`.
+pub fn detect() -> Isolation {
+    at(Path::new("/sys/devices/system/cpu"))
+}
 
-    fn at(cpus: &Path) -> Self {
-        let text = |path: &str| fs::read_to_string(cpus.join(path)).unwrap_or_default();
-        let listed = fs::read_dir(cpus.join("vulnerabilities"));
-        let names =
-            listed.into_iter().flatten().flatten().filter_map(|entry| entry.file_name().into_string().ok());
-        let open = |name: &String| {
-            let said = text(&format!("vulnerabilities/{name}")).to_lowercase();
-            // `KVM: Vulnerable` and the like; "SMT vulnerable" is what core scheduling is for.
-            ["vulnerable", "unknown"].iter().any(|word| said.starts_with(word))
-                || said.contains(": vulnerable")
-        };
-        let mut vulnerable: Vec<String> = names.filter(open).collect();
-        vulnerable.sort();
-        let smt = text("smt/active").trim() != "0";
-        let l1d = control(SpeculationFeature::FlushL1DCacheOnContextSwitchOutOfTask);
-        Self {
-            smt,
-            // Kernels without it, and hosts without SMT, refuse the question.
-            core_scheduling: core_scheduling_cookie(getpid(), CoreSchedulingScope::Thread).is_ok(),
-            // The kernel kills a thread that asks for the flush and then runs beside a sibling.
-            l1d_flush: if smt && l1d == Control::Offered { Control::Missing } else { l1d },
-            indirect_branch: control(SpeculationFeature::IndirectBranchSpeculation),
-            vulnerable,
-        }
-    }
+fn at(cpus: &Path) -> Isolation {
+    let text = |path: &str| fs::read_to_string(cpus.join(path)).unwrap_or_default();
+    let listed = fs::read_dir(cpus.join("vulnerabilities"));
+    let names =
+        listed.into_iter().flatten().flatten().filter_map(|entry| entry.file_name().into_string().ok());
+    let open = |name: &String| {
+        let said = text(&format!("vulnerabilities/{name}")).to_lowercase();
+        // `KVM: Vulnerable` and the like; "SMT vulnerable" is what core scheduling is for.
+        ["vulnerable", "unknown"].iter().any(|word| said.starts_with(word)) || said.contains(": vulnerable")
+    };
+    let mut vulnerable: Vec<String> = names.filter(open).collect();
+    vulnerable.sort();
+    // What cannot be read is taken for the worse.
+    let smt = text("smt/active").trim() != "0";
+    let l1d_flush = match mitigation(L1D) {
+        // The kernel kills a thread that asks for the flush and then runs beside a sibling.
+        Mitigation::Offered if smt => Mitigation::Missing,
+        other => other,
+    };
+    let mut found = Isolation {
+        smt,
+        // Kernels without it, and hosts without SMT, refuse the question.
+        core_scheduling: core_scheduling_cookie(getpid(), CoreSchedulingScope::Thread).is_ok(),
+        l1d_flush,
+        indirect_branch: mitigation(BRANCH),
+        vulnerable,
+        refused: Vec::new(),
+    };
+    found.refused = refusals(&found).map(|refusal| Fault::new(refusal.code(), refusal.to_string())).collect();
+    found
+}
 
-    /// Whether tenants may share this host; if not, every reason.
-    pub fn production(&self) -> Result<(), Vec<Refusal>> {
-        let kept = |control| matches!(control, Control::NotAffected | Control::Offered | Control::Always);
-        let wrong = [
-            (self.smt && !self.core_scheduling, Refusal::CoreScheduling),
-            (!kept(self.l1d_flush), Refusal::L1dFlush),
-            (!kept(self.indirect_branch), Refusal::IndirectBranch),
-            (!self.vulnerable.is_empty(), Refusal::Vulnerable),
-        ];
-        let wrong: Vec<Refusal> = wrong.into_iter().filter_map(|(is, what)| is.then_some(what)).collect();
-        if wrong.is_empty() { Ok(()) } else { Err(wrong) }
+/// Every reason why tenants must not share this host.
+fn refusals(found: &Isolation) -> impl Iterator<Item = Refusal> {
+    let missing = |mitigation| mitigation == Mitigation::Missing;
+    [
+        (found.smt && !found.core_scheduling, Refusal::CoreScheduling),
+        (missing(found.l1d_flush), Refusal::L1dFlush),
+        (missing(found.indirect_branch), Refusal::IndirectBranch),
+        (!found.vulnerable.is_empty(), Refusal::Vulnerable),
+    ]
+    .into_iter()
+    .filter_map(|(is, refusal)| is.then_some(refusal))
+}
+
+/// Asks for all that is offered, for this thread and those that it starts: a core is shared with nobody else's
+/// threads, the cache is flushed and the predictors are barred when another process gets the core.
+pub fn engage(found: &Isolation) -> Result<(), Errno> {
+    if found.core_scheduling {
+        create_core_scheduling_cookie(getpid(), CoreSchedulingScope::ThreadGroup)?;
     }
+    if found.l1d_flush == Mitigation::Offered {
+        // For this one the kernel means: flushing is enabled.
+        control_speculative_feature(L1D, SpeculationFeatureControl::ENABLE)?;
+    }
+    if found.indirect_branch == Mitigation::Offered {
+        control_speculative_feature(BRANCH, SpeculationFeatureControl::FORCE_DISABLE)?;
+    }
+    Ok(())
 }
 
 /// The answer's bits: 0 is "not affected"; PRCTL is "can be asked for". For the L1D flush, which guards against more
 /// than one weakness, the kernel answers FORCE_DISABLE where there is none at all, and never "not affected".
-fn control(feature: SpeculationFeature) -> Control {
-    let flush = feature == SpeculationFeature::FlushL1DCacheOnContextSwitchOutOfTask;
-    let Ok(Some(state)) = speculative_feature_state(feature) else { return Control::Missing };
-    if state.contains(SpeculationFeatureState::PRCTL) {
-        Control::Offered
-    } else if state.is_empty() {
-        Control::NotAffected
-    } else if !flush
-        && state.intersects(SpeculationFeatureState::DISABLE | SpeculationFeatureState::FORCE_DISABLE)
-    {
-        Control::Always
-    } else {
-        Control::Missing
+fn mitigation(feature: SpeculationFeature) -> Mitigation {
+    let disabled = SpeculationFeatureState::DISABLE | SpeculationFeatureState::FORCE_DISABLE;
+    match speculative_feature_state(feature) {
+        Ok(Some(state)) if state.contains(SpeculationFeatureState::PRCTL) => Mitigation::Offered,
+        Ok(Some(state)) if state.is_empty() => Mitigation::NotAffected,
+        Ok(Some(state)) if feature != L1D && state.intersects(disabled) => Mitigation::Always,
+        _ => Mitigation::Missing,
     }
 }
 
@@ -145,24 +133,25 @@ mod tests {
         Isolation {
             smt: true,
             core_scheduling: true,
-            l1d_flush: Control::NotAffected,
-            indirect_branch: Control::Offered,
+            l1d_flush: Mitigation::NotAffected,
+            indirect_branch: Mitigation::Offered,
             vulnerable: Vec::new(),
+            refused: Vec::new(),
         }
     }
 
     #[test]
     fn production_is_refused_for_each_thing_that_is_missing() {
-        assert_eq!(good().production(), Ok(()));
-        assert_eq!(Isolation { smt: false, core_scheduling: false, ..good() }.production(), Ok(()));
-        for (lacking, reason) in [
-            (Isolation { core_scheduling: false, ..good() }, Refusal::CoreScheduling),
-            (Isolation { l1d_flush: Control::Missing, ..good() }, Refusal::L1dFlush),
-            (Isolation { indirect_branch: Control::Missing, ..good() }, Refusal::IndirectBranch),
-            (Isolation { vulnerable: vec!["mds".to_owned()], ..good() }, Refusal::Vulnerable),
+        let codes = |found: Isolation| refusals(&found).map(Refusal::code).collect::<Vec<_>>();
+        assert!(codes(good()).is_empty());
+        assert!(codes(Isolation { smt: false, core_scheduling: false, ..good() }).is_empty());
+        for (lacking, code) in [
+            (Isolation { core_scheduling: false, ..good() }, "isolation.core-scheduling"),
+            (Isolation { l1d_flush: Mitigation::Missing, ..good() }, "isolation.l1d-flush"),
+            (Isolation { indirect_branch: Mitigation::Missing, ..good() }, "isolation.indirect-branch"),
+            (Isolation { vulnerable: vec!["mds".to_owned()], ..good() }, "isolation.vulnerable"),
         ] {
-            assert_eq!(lacking.production(), Err(vec![reason]));
-            assert!(reason.code().starts_with("isolation."));
+            assert_eq!(codes(lacking), [code]);
         }
     }
 
@@ -186,32 +175,26 @@ mod tests {
         ] {
             fs::write(folder.path().join(name), text).unwrap();
         }
-        let found = Isolation::at(folder.path());
+        let found = at(folder.path());
         assert_eq!(found.vulnerable, ["itlb_multihit", "spec_rstack_overflow", "srbds"]);
         assert!(!found.smt);
-        // What cannot be read is taken for the worse.
-        assert!(Isolation::at(Path::new("/nowhere")).smt);
+        assert!(found.refused.iter().any(|refusal| refusal.code == "isolation.vulnerable"));
+        assert!(at(Path::new("/nowhere")).smt);
     }
 
-    /// What is said of this host is what it does when it is asked: a control that is offered can be had.
+    /// What is said of this host is what it does when it is asked.
     #[test]
-    fn what_is_offered_can_be_had() {
-        use rustix::{
-            process::{SpeculationFeatureControl, control_speculative_feature},
-            thread::create_core_scheduling_cookie,
-        };
-        let found = Isolation::detect();
-        println!("{found:?}: {:?}", found.production());
+    fn what_is_offered_can_be_had_and_what_is_missing_cannot() {
+        let found = detect();
+        println!("{found:?}");
         // In a thread of its own: these are settings of threads.
         std::thread::spawn(move || {
             let own = rustix::thread::gettid();
             let cookie = create_core_scheduling_cookie(own, CoreSchedulingScope::Thread);
             assert_eq!(cookie.is_ok(), found.core_scheduling, "{cookie:?}");
-            let set = control_speculative_feature(
-                SpeculationFeature::IndirectBranchSpeculation,
-                SpeculationFeatureControl::DISABLE,
-            );
-            assert_eq!(set.is_ok(), found.indirect_branch == Control::Offered, "{set:?}");
+            let set = control_speculative_feature(BRANCH, SpeculationFeatureControl::DISABLE);
+            assert_eq!(set.is_ok(), found.indirect_branch == Mitigation::Offered, "{set:?}");
+            assert_eq!(engage(&found), Ok(()));
         })
         .join()
         .unwrap();

@@ -40,12 +40,15 @@ use wire::{
 
 const LIMIT: Duration = Duration::from_secs(60);
 /// How many different calls are allowed until the processors run, and from then on. They may become fewer.
-const EARLY: usize = 39;
-const RUNNING: usize = 21;
+const EARLY: usize = 40;
+const RUNNING: usize = 22;
 
 /// The reason of what is needed only with cards that share memory of their own, as the volume card does not, and when
 /// the heap grows.
 const SHARED: &str = "memory that a card shares, and our own: never executable";
+
+/// The reason of what is needed only on hosts with a clock that is not read in the process itself, as emulated ones.
+const CLOCK: &str = "the time, where the kernel's clock is none that a process can read by itself";
 
 /// A folder of programs that are all this one, with the hypervisor's sandbox file.
 fn programs(policy: &str) -> (TempDir, Programs) {
@@ -90,6 +93,10 @@ fn short(programs: &Programs) -> Result<(), String> {
         let Reply::Created(_) = ask(&Request::Create(Box::new(create(0))))? else {
             return Err("not created".into());
         };
+        let Reply::Isolation(found) = said(link.call(&Request::Isolation, &[]))? else {
+            return Err("not told".into());
+        };
+        assert_eq!(found, hypervisor::isolation::detect(), "told as it is");
         let Reply::Done = said(link.call(&Request::Resume, &[]))? else { return Err("not run".into()) };
         let Reply::Fault(_) = said(link.call(&Request::Attach { slot: 1 }, &[]))? else {
             return Err("attached nothing".into());
@@ -152,11 +159,13 @@ fn all_are_missed(early: bool, meant: impl Fn(&Syscall) -> bool) {
 }
 
 fn no_rule_is_unneeded() {
-    all_are_missed(false, |_| true);
+    all_are_missed(false, |rule| rule.why != CLOCK);
 }
 
 fn no_rule_could_be_given_up_early() {
-    all_are_missed(true, |rule| !rule.early && rule.fails.is_none() && rule.why != SHARED);
+    all_are_missed(true, |rule| {
+        !rule.early && rule.fails.is_none() && rule.why != SHARED && rule.why != CLOCK
+    });
 }
 
 fn the_calls_are_few() {

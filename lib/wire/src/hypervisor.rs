@@ -47,6 +47,8 @@ pub enum Request {
     StateIn,
     /// Numbers only. Answered with [`Reply::Statistics`].
     Statistics,
+    /// What keeps tenants of this host apart. Answered with [`Reply::Isolation`], with and without a machine.
+    Isolation,
     /// Console output from byte `after` on (counted from the machine's start). Answered with [`Reply::Console`].
     ConsoleRead {
         /// Bytes that the reader has already.
@@ -93,6 +95,8 @@ pub enum Reply {
     Created(Measurement),
     /// Numbers.
     Statistics(Box<Statistics>),
+    /// What keeps tenants apart.
+    Isolation(Isolation),
     /// Console output.
     Console {
         /// Where the next read goes on.
@@ -194,4 +198,36 @@ pub enum Parcel {
     },
     /// Descriptors: the sockets of one to four functions; as many parcels as it takes.
     Functions,
+}
+
+/// What the host's processor and kernel offer to keep its tenants apart. The hypervisor makes use of all of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Isolation {
+    /// Whether two threads of one core are in use.
+    pub smt: bool,
+    /// Whether threads can be told whom to share a core with.
+    pub core_scheduling: bool,
+    /// Flushing the L1 data cache when a thread leaves the processor.
+    pub l1d_flush: Mitigation,
+    /// Barring the predictors of one thread from another's (IBPB, STIBP).
+    pub indirect_branch: Mitigation,
+    /// Weaknesses that the kernel says are open, by its own names.
+    pub vulnerable: Vec<String>,
+    /// Why the host is not for production; empty: it is.
+    pub refused: Vec<Fault>,
+}
+
+/// What the kernel says of one mitigation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Mitigation {
+    /// The processor does not have the weakness.
+    NotAffected,
+    /// A thread can ask for it.
+    Offered,
+    /// It is on for everyone.
+    Always,
+    /// The processor or the kernel has none.
+    Missing,
 }
