@@ -162,9 +162,13 @@ fn spawn(command: &mut Command, log: &Path) -> (Child, SocketAddr) {
         assert!(ended.is_none(), "{ended:?}: {}", fs::read_to_string(log).unwrap());
         file.exists()
     });
-    let confined =
-        || fs::read_to_string(format!("/proc/{}/status", process.id())).unwrap().contains("Seccomp:\t2");
-    wait_for(confined);
+    // It is confined, and SIGTERM (15) is caught (`proc_pid_status(5)`): it ends by itself when it is told to.
+    wait_for(|| {
+        let status = fs::read_to_string(format!("/proc/{}/status", process.id())).unwrap();
+        let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:")).unwrap_or_default();
+        let caught = u64::from_str_radix(caught.trim(), 16).unwrap_or_default();
+        status.contains("Seccomp:\t2") && caught & (1 << 14) != 0
+    });
     (process, fs::read_to_string(&file).unwrap().parse().unwrap())
 }
 
