@@ -2,7 +2,10 @@
 
 use crate::{Error, report::Lines};
 use ids::InstanceId;
-use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
+use rustix::{
+    fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create},
+    net::{AddressFamily, SocketFlags, SocketType, socketpair},
+};
 use seal::console::Tenant;
 use std::{
     fs::File,
@@ -43,13 +46,23 @@ pub fn sealed(name: &str, bytes: &[u8]) -> Result<OwnedFd, Error> {
     Ok(file.into())
 }
 
+/// A new process and its controller's end.
+fn start(program: &Path) -> Result<(Link<Request, Reply>, Child), Error> {
+    let (control, theirs) = Link::<Request, Reply>::pair()?;
+    let mut command = Command::new(program);
+    command.stdin(Stdio::from(OwnedFd::from(theirs))).stdout(Stdio::null());
+    let child = command.spawn().map_err(Error::start(program))?;
+    Ok((control, child))
+}
+
+fn kvm() -> Result<File, Error> {
+    Ok(File::options().read(true).write(true).open("/dev/kvm")?)
+}
+
 impl Rig {
     /// Starts `program`, the hypervisor, with nothing in it.
     pub fn start(program: &Path) -> Result<Self, Error> {
-        let (control, theirs) = Link::<Request, Reply>::pair()?;
-        let mut command = Command::new(program);
-        command.stdin(Stdio::from(OwnedFd::from(theirs))).stdout(Stdio::null());
-        let child = command.spawn().map_err(Error::start(program))?;
+        let (control, child) = start(program)?;
         Ok(Self {
             child,
             control,
@@ -77,13 +90,34 @@ impl Rig {
             command_line: words.to_owned(),
             console_key: Some(self.console.public_key().to_vec()),
         };
-        let kvm = File::options().read(true).write(true).open("/dev/kvm")?;
+        let kvm = kvm()?;
         let mut fds = vec![kvm.as_fd(), kernel.as_fd()];
         fds.extend(initrd.map(AsFd::as_fd));
         match self.control.call(&Request::Create(Box::new(create)), &fds)? {
             Reply::Created(_) => Ok(()),
             other => Err(Error::refused(other)),
         }
+    }
+
+    /// Lets the machine, which runs, go on in a new process of `program`.
+    pub fn move_on(&mut self, program: &Path) -> Result<(), Error> {
+        let (control, child) = start(program)?;
+        let kvm = kvm()?;
+        let (out, into) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
+        self.ask(&Request::Pause, &[])?;
+        control.send(&Request::StateIn, &[kvm.as_fd(), into.as_fd()])?;
+        drop(into);
+        self.ask(&Request::StateOut { copy: false }, &[&out])?;
+        match control.receive()?.0 {
+            Reply::Done => {}
+            other => return Err(Error::refused(other)),
+        }
+        self.ask(&Request::Stop, &[])?;
+        self.control = control;
+        std::mem::replace(&mut self.child, child).wait()?;
+        // Another process has another key.
+        self.console.trust(None);
+        self.ask(&Request::Resume, &[])
     }
 
     /// Asks for something that is done or refused.
@@ -116,6 +150,13 @@ impl Rig {
                 other => return Err(Error::refused(other)),
             }
         }
+    }
+
+    /// Types a line on the console; the machine must have been heard from.
+    pub fn type_line(&mut self, line: &str) -> Result<(), Error> {
+        let sealed = self.console.seal(format!("{line}\n").as_bytes())?;
+        let sealed = sealed.ok_or_else(|| Error::Unexpected("nothing was heard from the machine".to_owned()))?;
+        self.ask(&Request::ConsoleWrite { sealed }, &[])
     }
 
     /// The process id.

@@ -63,6 +63,8 @@ struct Stage<'a> {
     programs: &'a Programs,
     rig: Rig,
     later: Option<Card>,
+    /// Whether the tenant is to type a line as soon as it hears from the machine again.
+    owes_line: bool,
 }
 
 impl Stage<'_> {
@@ -79,6 +81,10 @@ impl Stage<'_> {
             }
             "detach" => self.rig.ask(&Request::Detach { slot: LATER_SLOT, force: false }, &[]),
             "pull" => self.rig.ask(&Request::Detach { slot: LATER_SLOT, force: true }, &[]),
+            "move" => {
+                self.owes_line = true;
+                self.rig.move_on(&self.programs.hypervisor())
+            }
             "lose" => {
                 self.later = None;
                 Ok(())
@@ -98,6 +104,10 @@ impl Stage<'_> {
                     Line::Check(check) => run.checks.push(check),
                     Line::Request(request) => self.serve(&request)?,
                     Line::End(_) => run.ended = true,
+                    Line::Other(_) if self.owes_line => {
+                        self.rig.type_line("moved")?;
+                        self.owes_line = false;
+                    }
                     Line::Other(_) => {}
                 }
             }
@@ -155,7 +165,7 @@ pub fn run(
     }
     rig.ask(&Request::Resume, &[])?;
     let run = Run { checks: Vec::new(), ended: false, state: State::Running, own_kib: 0, started };
-    Stage { programs, rig, later: None }.watch(limit, run)
+    Stage { programs, rig, later: None, owes_line: false }.watch(limit, run)
 }
 
 /// Every scenario, one after the other; `said` hears of each check as its machine ends.

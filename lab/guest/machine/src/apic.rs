@@ -67,6 +67,12 @@ pub(crate) fn connect(line: u8, level: bool) {
     set(0x10 + 2 * u32::from(line), u32::from(LINES + line) | u32::from(level) << 15);
 }
 
+/// The timer, again and again.
+pub(crate) fn repeat(machine: &Machine, ms: u64) {
+    poke(TIMER_ENTRY, u32::from(TIMER) | PERIODIC);
+    poke(TIMER_COUNT, u32::try_from(machine.ticks * ms).unwrap_or(u32::MAX));
+}
+
 /// A one-shot timer comes once and in time. Also measures the timer's pace.
 pub(crate) fn timer(machine: &mut Machine) -> Outcome {
     enable();
@@ -94,8 +100,7 @@ pub(crate) fn timer(machine: &mut Machine) -> Outcome {
 /// A periodic timer comes again and again and stops when told.
 pub(crate) fn periodic(machine: &mut Machine) -> Outcome {
     let (seen, start) = (count(TIMER), machine.clock.now());
-    poke(TIMER_ENTRY, u32::from(TIMER) | PERIODIC);
-    poke(TIMER_COUNT, u32::try_from(machine.ticks * 5).unwrap_or(u32::MAX));
+    repeat(machine, 5);
     while count(TIMER) < seen + 10 {
         require!(machine.clock.now() < start + 2_000_000_000, "{} of 10 periods in 2 s", count(TIMER) - seen);
     }

@@ -22,6 +22,7 @@ mod identity;
 mod machine;
 mod memory;
 mod modes;
+mod moving;
 mod nvme;
 mod pci;
 mod processors;
@@ -62,6 +63,7 @@ const CHECKS: &[Check] = &[
     ("nvme-interrupts", storage::interrupts),
     ("nvme-hostile", storage::hostile),
     ("nvme-restart", storage::restart),
+    ("moved", moving::check),
     ("hotplug", hotplug::orderly),
     ("hotplug-surprise", hotplug::surprise),
 ];
