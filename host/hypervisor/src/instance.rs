@@ -183,7 +183,8 @@ impl Instance {
             Some(Outcome::Failed(reason)) => Some(reason),
             _ => None,
         };
-        Statistics { state, failed, cpus: self.processors.exits().iter().map(|exits| exits.read()).collect() }
+        let cpus = self.processors.exits().iter().map(|exits| exits.read()).collect();
+        Statistics { state, failed, cpus, slots: self.machine.slots() }
     }
 
     pub(crate) fn is_running(&self) -> bool {

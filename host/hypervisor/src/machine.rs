@@ -14,7 +14,7 @@ use crate::{
     irq::Platform,
     layout::{self, COM1, ECAM, MMIO32, PCI_CONFIG, POWER, RTC},
     memory::Memory,
-    pci::bus::{Ecam, FrozenSlot, PciBus, Ports, SlotError, SlotState},
+    pci::bus::{Ecam, FrozenSlot, PciBus, Ports, SlotError},
     smbios::{self, Identity},
 };
 use rustix::io::Errno;
@@ -23,6 +23,7 @@ use std::{
     os::fd::OwnedFd,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
+use wire::hypervisor::SlotStatistics;
 
 /// What a machine is made of.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -224,7 +225,7 @@ impl Machine {
     }
 
     /// The slots in use.
-    pub fn slots(&self) -> Vec<(u8, SlotState)> {
+    pub fn slots(&self) -> Vec<SlotStatistics> {
         self.slots.states()
     }
 

@@ -7,13 +7,13 @@ use hypervisor::{
     irq::{Msi, Power},
     layout::{self, GED_GSI},
     machine::MachineError,
-    pci::bus::SlotState,
 };
 use rig::{
     device::{TestDevice, serve, with_doorbells},
     guest::{BAR, EJECT, EVENTS, FILLED, Guest, LEAVING, eventually, pair},
 };
 use std::{thread, time::Instant};
+use wire::hypervisor::{SlotState, SlotStatistics};
 
 /// The copy register of the small device.
 const COPY: u64 = 0x100;
@@ -179,11 +179,11 @@ fn the_guest_is_told_and_lets_go_in_its_own_time() {
     assert_eq!(guest.inl(FILLED), 0);
     // The guest alone does not decide what is in its slots.
     guest.outl(EJECT, u32::MAX);
-    assert_eq!(guest.machine.slots(), [(31, SlotState::Present)]);
+    assert_eq!(guest.machine.slots(), [SlotStatistics { slot: 31, state: SlotState::Present }]);
     guest.machine.detach(31, false).unwrap();
     guest.machine.detach(31, false).unwrap();
     assert_eq!((guest.inb(EVENTS), guest.inl(LEAVING)), (1, 1 << 31));
-    assert_eq!(guest.machine.slots(), [(31, SlotState::Leaving)]);
+    assert_eq!(guest.machine.slots(), [SlotStatistics { slot: 31, state: SlotState::Leaving }]);
     assert_eq!(guest.config(31, 0) & 0xFFFF, 0x1d0f);
     assert_eq!(guest.mappings(), 2);
     guest.outl(EJECT, 1 << 31);
@@ -217,7 +217,7 @@ fn a_card_that_is_gone_is_found_and_leaves_nothing() {
     server.join().unwrap();
     assert_eq!(guest.machine.find_lost(), [9]);
     assert!(guest.machine.find_lost().is_empty());
-    assert_eq!(guest.machine.slots(), [(9, SlotState::Lost)]);
+    assert_eq!(guest.machine.slots(), [SlotStatistics { slot: 9, state: SlotState::Lost }]);
     assert_eq!((guest.read32(BAR), guest.config(9, 0)), (u32::MAX, u32::MAX));
     assert!(guest.recorder.is_clean());
     assert_eq!(guest.mappings(), 1);

@@ -4,7 +4,7 @@
 mod rig;
 
 use guest_memory::Sealing;
-use hypervisor::{irq::Msi, pci::bus::SlotState};
+use hypervisor::irq::Msi;
 use ids::{HostId, VolumeId};
 use nvme::driver::{Driver, Options};
 use rig::guest::{BAR, EJECT, EVENTS, Guest, LEAVING, MEMORY, Ram, Window, eventually};
@@ -23,6 +23,7 @@ use volume_card::Card;
 use wire::{
     Link,
     card::{Attach, FunctionState, Reply, Request},
+    hypervisor::{SlotState, SlotStatistics},
 };
 
 /// A card on a thread, with one volume.
@@ -133,7 +134,7 @@ fn a_volume_in_use_is_pulled_out() {
     // The guest notices late, and its word about the slot meets the next function.
     guest.machine.attach(4, volume.connect()).unwrap();
     guest.outl(EJECT, 1 << 4);
-    assert_eq!(guest.machine.slots(), [(4, SlotState::Present)]);
+    assert_eq!(guest.machine.slots(), [SlotStatistics { slot: 4, state: SlotState::Present }]);
     guest.enable(4, BAR);
     let mut back = [0; 4096];
     drive(&guest, BAR).read(0, &mut back).unwrap();

@@ -147,6 +147,30 @@ pub struct Statistics {
     pub failed: Option<i32>,
     /// One entry for each virtual processor.
     pub cpus: Vec<CpuStatistics>,
+    /// PCI slots in use: a slot that is not here is empty, also when the guest has let go of its function.
+    pub slots: Vec<SlotStatistics>,
+}
+
+/// One PCI slot in use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SlotStatistics {
+    /// 1 to 31.
+    pub slot: u8,
+    /// How it is used.
+    pub state: SlotState,
+}
+
+/// How a PCI slot is used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SlotState {
+    /// A function is in it.
+    Present,
+    /// The guest was asked to let go of it and has not done so.
+    Leaving,
+    /// The card has gone; the guest was told and still holds on.
+    Lost,
 }
 
 /// Numbers of one virtual processor, since its start in this process.

@@ -13,6 +13,7 @@ use std::{
     os::fd::OwnedFd,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
+use wire::hypervisor::{SlotState, SlotStatistics};
 
 /// Slots of the bus, with the host bridge's.
 const SLOTS: usize = 32;
@@ -20,18 +21,6 @@ const SLOTS: usize = 32;
 const SPACE: u64 = 4096;
 /// The host bridge as EC2 guests see it: an Intel 440FX.
 const BRIDGE: [u8; 12] = [0x86, 0x80, 0x37, 0x12, 0, 0, 0, 0, 2, 0, 0, 6];
-
-/// How a slot is used.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum SlotState {
-    /// A function is in it.
-    Present,
-    /// The guest was asked to let go of it and has not done so.
-    Leaving,
-    /// The card has gone; the guest was told and still holds on.
-    Lost,
-}
 
 /// Why a slot could not be filled or emptied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -157,9 +146,10 @@ impl PciBus {
     }
 
     /// The slots in use.
-    pub fn states(&self) -> Vec<(u8, SlotState)> {
-        let slots = self.slots();
-        (0u8..).zip(slots.iter()).filter_map(|(number, slot)| Some((number, slot.as_ref()?.state))).collect()
+    pub fn states(&self) -> Vec<SlotStatistics> {
+        let state =
+            |(slot, used): (u8, &Option<Slot>)| Some(SlotStatistics { slot, state: used.as_ref()?.state });
+        (0u8..).zip(self.slots().iter()).filter_map(state).collect()
     }
 
     /// Every function that is there, for another process to go on with, and their sockets in the same order.

@@ -46,8 +46,8 @@ pub struct Msix {
     capability: MsixCapability,
     control: u8,
     vectors: Vec<Vector>,
-    /// What the platform refused: interrupts that the guest does not get.
-    refused: u64,
+    /// The platform has refused a vector, which was said once: the guest could repeat it for ever.
+    refused: bool,
 }
 
 /// One vector as it is kept while a machine moves to another process.
@@ -78,7 +78,7 @@ impl Msix {
             Ok(Vector { address: 0, data: 0, control: MASKED, eventfd, route: None, bound: None })
         };
         let vectors = (0..capability.vectors).map(vector).collect::<Result<_, Errno>>()?;
-        Ok(Self { capability, control: 0, vectors, refused: 0 })
+        Ok(Self { capability, control: 0, vectors, refused: false })
     }
 
     /// What is kept for another process. The card must hold the interrupts back; those that came are taken from the
@@ -152,11 +152,6 @@ impl Msix {
     /// The guest has MSI-X on.
     pub const fn enabled(&self) -> bool {
         self.control & ENABLE != 0
-    }
-
-    /// Times that the platform refused to bind a vector.
-    pub const fn refused(&self) -> u64 {
-        self.refused
     }
 
     /// The part of the structure at an offset of a BAR, with the offset in it.
@@ -250,7 +245,11 @@ impl Msix {
             };
             match done {
                 Ok(()) => vector.bound = wanted,
-                Err(_) => self.refused = self.refused.saturating_add(1),
+                Err(_) if self.refused => {}
+                Err(error) => {
+                    tracing::warn!(%error, "a function's interrupt does not reach the guest");
+                    self.refused = true;
+                }
             }
         }
     }

@@ -196,8 +196,8 @@ pub fn play(bytes: &[u8]) {
         host.step(&mut input);
         host.check();
     }
-    for (slot, _) in host.guest.machine.slots() {
-        host.guest.machine.detach(slot, true).unwrap();
+    for used in host.guest.machine.slots() {
+        host.guest.machine.detach(used.slot, true).unwrap();
     }
     assert!(host.guest.recorder.is_clean());
     host.sockets.clear();
