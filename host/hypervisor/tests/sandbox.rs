@@ -17,16 +17,17 @@ use hypervisor::{
     vm,
 };
 use ids::InstanceId;
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use sandbox::{Policy, Syscall, Violation};
 use std::{
     collections::BTreeSet,
     fs::{self, File},
     os::{
-        fd::{AsFd, OwnedFd},
+        fd::{AsFd, BorrowedFd, OwnedFd},
         unix::fs::symlink,
     },
     path::Path,
-    process::{Command, ExitStatus, Stdio},
+    process::{Child, Command, ExitStatus, Stdio},
     sync::{Arc, Barrier},
     time::Duration,
 };
@@ -43,9 +44,13 @@ const LIMIT: Duration = Duration::from_secs(60);
 const EARLY: usize = 40;
 const RUNNING: usize = 22;
 
-/// The reason of what is needed only with cards that share memory of their own, as the volume card does not, and when
-/// the heap grows.
-const SHARED: &str = "memory that a card shares, and our own: never executable";
+/// The reasons of what is needed only with cards that share memory of their own or have doorbells that are eventfds,
+/// as the volume card does not, and when the heap grows.
+const OTHER_CARDS: [&str; 3] = [
+    "KVM_IOEVENTFD: doorbells of functions",
+    "memory that a card shares, and our own: never executable",
+    "KVM_SET_USER_MEMORY_REGION: memory that a card shares",
+];
 
 /// The reason of what is needed only on hosts with a clock that is not read in the process itself, as emulated ones.
 const CLOCK: &str = "the time, where the kernel's clock is none that a process can read by itself";
@@ -65,49 +70,89 @@ fn said<T>(result: Result<T, impl ToString>) -> Result<T, String> {
     result.map_err(|error| error.to_string())
 }
 
-/// A machine that is first asked for wrongly, then built with its processors pinned, run, asked wrongly and stopped.
-fn short(programs: &Programs) -> Result<(), String> {
-    let (link, theirs) = said(Link::<Request, Reply>::pair())?;
-    let mut child = {
+/// A hypervisor and its controller's end of the socket.
+struct Process {
+    link: Link<Request, Reply>,
+    child: Child,
+}
+
+impl Process {
+    fn start(programs: &Programs) -> Result<Self, String> {
+        let (link, theirs) = said(Link::<Request, Reply>::pair())?;
         let mut command = Command::new(programs.hypervisor());
-        said(command.stdin(Stdio::from(OwnedFd::from(theirs))).stderr(Stdio::null()).spawn())?
-    };
+        let child = said(command.stdin(Stdio::from(OwnedFd::from(theirs))).stderr(Stdio::null()).spawn())?;
+        Ok(Self { link, child })
+    }
+
+    fn done(&self, request: &Request, fds: &[BorrowedFd<'_>]) -> Result<(), String> {
+        match said(self.link.call(request, fds))? {
+            Reply::Done => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    }
+
+    fn refused(&self, request: &Request, fds: &[BorrowedFd<'_>]) -> Result<(), String> {
+        match said(self.link.call(request, fds))? {
+            Reply::Fault(_) => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    }
+
+    fn stop(&mut self) -> Result<(), String> {
+        self.done(&Request::Stop, &[])?;
+        let status = said(self.child.wait())?;
+        if status.success() { Ok(()) } else { Err(status.to_string()) }
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A machine that is first asked for wrongly, then built with its processors pinned, copied into another process, run,
+/// asked wrongly and stopped.
+fn short(programs: &Programs) -> Result<(), String> {
+    let (mut first, mut second) = (Process::start(programs)?, Process::start(programs)?);
     let (kvm, kernel) =
-        (File::options().read(true).write(true).open("/dev/kvm").unwrap(), sealed("guest", IMAGE));
-    let kernel = kernel.map_err(|error| error.to_string())?;
-    let create = |pin| Create {
-        instance: InstanceId::from_random(1),
-        instance_type: "azote.test".to_owned(),
-        cpus: 2,
-        threads_per_core: 1,
-        pins: vec![pin, pin],
-        memory_mib: 64,
-        command_line: "only=memory".to_owned(),
-        console_key: None,
+        (File::options().read(true).write(true).open("/dev/kvm"), said(sealed("guest", IMAGE))?);
+    let (kvm, fds) = (said(kvm)?, |kvm| [kvm, kernel.as_fd()]);
+    let create = |pin| {
+        Request::Create(Box::new(Create {
+            instance: InstanceId::from_random(1),
+            instance_type: "azote.test".to_owned(),
+            cpus: 2,
+            threads_per_core: 1,
+            pins: vec![pin, pin],
+            memory_mib: 64,
+            command_line: "only=memory".to_owned(),
+            console_key: None,
+        }))
     };
-    let ask = |request: &Request| said(link.call(request, &[kvm.as_fd(), kernel.as_fd()]));
-    let talk = || {
-        let Reply::Fault(_) = ask(&Request::Create(Box::new(create(9999))))? else {
-            return Err("pinned to 9999".into());
-        };
-        let Reply::Created(_) = ask(&Request::Create(Box::new(create(0))))? else {
-            return Err("not created".into());
-        };
-        let Reply::Isolation(found) = said(link.call(&Request::Isolation, &[]))? else {
-            return Err("not told".into());
-        };
-        assert_eq!(found, hypervisor::isolation::detect(), "told as it is");
-        let Reply::Done = said(link.call(&Request::Resume, &[]))? else { return Err("not run".into()) };
-        let Reply::Fault(_) = said(link.call(&Request::Attach { slot: 1 }, &[]))? else {
-            return Err("attached nothing".into());
-        };
-        let Reply::Done = said(link.call(&Request::Stop, &[]))? else { return Err("not stopped".into()) };
-        Ok(())
+    first.refused(&create(9999), &fds(kvm.as_fd()))?;
+    let Reply::Created(_) = said(first.link.call(&create(0), &fds(kvm.as_fd())))? else {
+        return Err("not created".into());
     };
-    let talked = talk();
-    drop(link);
-    let status = said(child.wait())?;
-    talked.and(if status.success() { Ok(()) } else { Err(status.to_string()) })
+    let Reply::Isolation(found) = said(first.link.call(&Request::Isolation, &[]))? else {
+        return Err("not told".into());
+    };
+    assert_eq!(found, hypervisor::isolation::detect(), "told as it is");
+    {
+        let (out, into) =
+            said(socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None))?;
+        said(second.link.send(&Request::StateIn, &[kvm.as_fd(), into.as_fd()]))?;
+        drop(into);
+        first.done(&Request::StateOut { copy: true }, &[out.as_fd()])?;
+    }
+    let Reply::Done = said(second.link.receive())?.0 else { return Err("not taken over".into()) };
+    for process in [&mut first, &mut second] {
+        process.done(&Request::Resume, &[])?;
+        process.refused(&Request::Attach { slot: 1 }, &[])?;
+        process.stop()?;
+    }
+    Ok(())
 }
 
 /// The self-checking guest with a card: everything that a machine does while it runs.
@@ -159,12 +204,13 @@ fn all_are_missed(early: bool, meant: impl Fn(&Syscall) -> bool) {
 }
 
 fn no_rule_is_unneeded() {
-    all_are_missed(false, |rule| rule.why != CLOCK);
+    // The early rule for all of KVM covers the narrow ones, which the other case tries.
+    all_are_missed(false, |rule| rule.why != CLOCK && (rule.early || rule.names != ["ioctl"]));
 }
 
 fn no_rule_could_be_given_up_early() {
     all_are_missed(true, |rule| {
-        !rule.early && rule.fails.is_none() && rule.why != SHARED && rule.why != CLOCK
+        !rule.early && rule.fails.is_none() && !OTHER_CARDS.contains(&rule.why.as_str()) && rule.why != CLOCK
     });
 }
 
