@@ -18,7 +18,7 @@ use std::{
 use tempfile::TempDir;
 use wire::{
     Link,
-    card::{Attach, Reply, Request},
+    card::{Attach, Reply, Request, VolumeStatus},
 };
 use xts::{SECTOR, Xts};
 
@@ -76,6 +76,14 @@ impl Card {
         let ours = socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
         connect(&ours, &SocketAddrUnix::new(&socket)?)?;
         Ok(ours)
+    }
+
+    /// The volumes, in the order in which they were made.
+    pub fn status(&self) -> Result<Vec<VolumeStatus>, Error> {
+        match self.control.call(&Request::Status, &[])? {
+            Reply::Status { volumes } => Ok(volumes),
+            other => Err(Error::Unexpected(format!("{other:?}"))),
+        }
     }
 }
 

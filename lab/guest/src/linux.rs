@@ -23,6 +23,9 @@ use wire::hypervisor::{Request, State};
 
 /// The slot of the root volume.
 const ROOT_SLOT: u8 = 4;
+/// The slot and the size of one that comes later.
+const LATER_SLOT: u8 = 9;
+const LATER_SIZE: u64 = 8 << 20;
 /// No byte before the console's driver: each is an exit, and nested exits are dear.
 const COMMAND_LINE: &str = "root=/dev/nvme0n1p2 rw rootwait console=ttyS0 quiet panic=-1 reboot=t";
 /// Names of the files in the emulated machine.
@@ -59,6 +62,7 @@ pub fn here(programs: &Programs, kernel: &Path, root: &Path, limit: Duration) ->
         for line in rig.lines()? {
             rows.extend(read(&line, begun));
             if line.trim() == image::READY && pressed.is_none() {
+                rows.push(hot_plug(&rig, &mut card)?);
                 rig.ask(&Request::PowerButton, &[])?;
                 pressed = Some(Instant::now());
             }
@@ -75,6 +79,36 @@ pub fn here(programs: &Programs, kernel: &Path, root: &Path, limit: Duration) ->
         }
         sleep(Duration::from_millis(20));
     }
+}
+
+/// Puts a second volume into the running machine, waits until the guest's driver has read from it, asks for it back
+/// and waits until the guest has let go.
+fn hot_plug(rig: &Rig, card: &mut Card) -> Result<Check, Error> {
+    let function = card.volume(LATER_SIZE, &[])?;
+    let begun = Instant::now();
+    rig.ask(&Request::Attach { slot: LATER_SLOT }, &[&function])?;
+    let used = until(|| Ok(card.status()?.last().is_some_and(|volume| volume.reads > 0)))?;
+    let used_after = begun.elapsed();
+    rig.ask(&Request::Detach { slot: LATER_SLOT, force: false }, &[])?;
+    let gone = until(|| Ok(rig.statistics()?.slots.iter().all(|used| used.slot != LATER_SLOT)))?;
+    let text = format!(
+        "read from after {:.1} s, given back after {:.1} s more",
+        used_after.as_secs_f64(),
+        (begun.elapsed() - used_after).as_secs_f64()
+    );
+    Ok(row("linux-hotplug", used && gone, text))
+}
+
+/// Waits for something, a minute at most; says whether it came.
+fn until(mut come: impl FnMut() -> Result<bool, Error>) -> Result<bool, Error> {
+    let begun = Instant::now();
+    while begun.elapsed() < Duration::from_secs(60) {
+        if come()? {
+            return Ok(true);
+        }
+        sleep(Duration::from_millis(20));
+    }
+    Ok(false)
 }
 
 /// What a line of the guest's start script says.
