@@ -29,8 +29,6 @@ pub const COM1: Range<u64> = 0x3F8..0x400;
 pub const COM1_GSI: u32 = 4;
 /// Real-time clock: index and data.
 pub const RTC: Range<u64> = 0x70..0x72;
-/// Its interrupt.
-pub const RTC_GSI: u32 = 8;
 /// Power, reset and hot-plug registers, told to the guest by ACPI.
 pub const POWER: Range<u64> = 0x600..0x620;
 /// The interrupt of the generic event device (power button, hot-plug, generation id).

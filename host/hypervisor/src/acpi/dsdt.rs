@@ -3,7 +3,7 @@
 use super::{Facts, bytes, low};
 use crate::{
     devices::power::{Event, S5},
-    layout::{COM1, COM1_GSI, ECAM, GED_GSI, GENERATION, MMIO32, PCI_CONFIG, POWER, RTC, RTC_GSI, SLOTS},
+    layout::{COM1, COM1_GSI, ECAM, GED_GSI, GENERATION, MMIO32, PCI_CONFIG, POWER, RTC, SLOTS},
 };
 use acpi_tables::{
     Aml, AmlSink,
@@ -85,7 +85,8 @@ pub(super) fn dsdt(facts: &Facts) -> Vec<u8> {
         "RTC_",
         &[
             name("_HID", &EISAName::new("PNP0B00")),
-            resources(vec![&ports(&RTC), &Interrupt::new(true, true, false, false, RTC_GSI)]),
+            // No interrupt: it has no alarm.
+            resources(vec![&ports(&RTC)]),
         ],
     ));
     for uid in (0u8..).take(facts.apic_ids.len()) {
