@@ -16,7 +16,7 @@ use std::{
 };
 use wire::{
     Link,
-    hypervisor::{Create, Reply, Request, Statistics},
+    hypervisor::{Create, Reply, Request, State, Statistics},
 };
 
 /// What a machine is made of.
@@ -99,12 +99,17 @@ impl Rig {
         }
     }
 
-    /// Lets the machine, which runs, go on in a new process of `program`.
-    pub fn move_on(&mut self, program: &Path) -> Result<(), Error> {
-        let (control, child) = start(program)?;
+    /// Lets the machine go on in a new process of `program`; `false` if it came to its end before it moved.
+    pub fn move_on(&mut self, program: &Path) -> Result<bool, Error> {
+        let (control, mut child) = start(program)?;
         let kvm = kvm()?;
         let (out, into) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
         self.ask(&Request::Pause, &[])?;
+        if self.statistics()?.state != State::Paused {
+            drop(control);
+            child.wait()?;
+            return Ok(false);
+        }
         control.send(&Request::StateIn, &[kvm.as_fd(), into.as_fd()])?;
         drop(into);
         self.ask(&Request::StateOut { copy: false }, &[&out])?;
@@ -117,7 +122,8 @@ impl Rig {
         std::mem::replace(&mut self.child, child).wait()?;
         // Another process has another key.
         self.console.trust(None);
-        self.ask(&Request::Resume, &[])
+        self.ask(&Request::Resume, &[])?;
+        Ok(true)
     }
 
     /// Asks for something that is done or refused.
@@ -155,7 +161,8 @@ impl Rig {
     /// Types a line on the console; the machine must have been heard from.
     pub fn type_line(&mut self, line: &str) -> Result<(), Error> {
         let sealed = self.console.seal(format!("{line}\n").as_bytes())?;
-        let sealed = sealed.ok_or_else(|| Error::Unexpected("nothing was heard from the machine".to_owned()))?;
+        let sealed =
+            sealed.ok_or_else(|| Error::Unexpected("nothing was heard from the machine".to_owned()))?;
         self.ask(&Request::ConsoleWrite { sealed }, &[])
     }
 

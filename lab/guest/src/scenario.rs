@@ -16,6 +16,8 @@ use wire::hypervisor::{Request, State};
 
 /// How often the console is read.
 const PACE: Duration = Duration::from_millis(2);
+/// How long a machine that moves stays in one process.
+const MOVE: Duration = Duration::from_millis(30);
 /// The slot of the function that is there from the start, and of those that come later.
 const BOOT_SLOT: u8 = 3;
 const LATER_SLOT: u8 = 7;
@@ -47,6 +49,8 @@ pub struct Run {
     pub ended: bool,
     /// How its machine was in the end.
     pub state: State,
+    /// How often it went to another process.
+    pub moves: u32,
     /// Most resident memory of the hypervisor that is not the guest's, in KiB.
     pub own_kib: u64,
     /// Nanoseconds since 1970 just before the process was started.
@@ -63,6 +67,8 @@ struct Stage<'a> {
     programs: &'a Programs,
     rig: Rig,
     later: Option<Card>,
+    /// How often the machine goes to another process, if it does.
+    moves: Option<Duration>,
     /// Whether the tenant is to type a line as soon as it hears from the machine again.
     owes_line: bool,
 }
@@ -83,7 +89,7 @@ impl Stage<'_> {
             "pull" => self.rig.ask(&Request::Detach { slot: LATER_SLOT, force: true }, &[]),
             "move" => {
                 self.owes_line = true;
-                self.rig.move_on(&self.programs.hypervisor())
+                self.rig.move_on(&self.programs.hypervisor()).map(drop)
             }
             "lose" => {
                 self.later = None;
@@ -95,7 +101,7 @@ impl Stage<'_> {
 
     fn watch(mut self, limit: Duration, mut run: Run) -> Result<Run, Error> {
         let begun = Instant::now();
-        let mut looked = Instant::now();
+        let (mut looked, mut moved) = (Instant::now(), Instant::now());
         loop {
             let state = self.rig.statistics()?.state;
             // The lines after the state: none is missed when the machine has just ended.
@@ -119,6 +125,11 @@ impl Stage<'_> {
                 run.state = state;
                 self.rig.stop()?;
                 return Ok(run);
+            }
+            // The first check measures the timer, which must stand still for no move.
+            if self.moves.is_some_and(|pace| moved.elapsed() > pace) && !run.checks.is_empty() {
+                run.moves += u32::from(self.rig.move_on(&self.programs.hypervisor())?);
+                moved = Instant::now();
             }
             sleep(PACE);
         }
@@ -154,6 +165,18 @@ pub fn run(
     volume: bool,
     limit: Duration,
 ) -> Result<Run, Error> {
+    run_moving(programs, size, words, volume, limit, None)
+}
+
+/// The same, and the machine goes to another process every so often.
+fn run_moving(
+    programs: &Programs,
+    size: &Size,
+    words: &str,
+    volume: bool,
+    limit: Duration,
+    moves: Option<Duration>,
+) -> Result<Run, Error> {
     let kernel = sealed("guest", IMAGE)?;
     let mut card = if volume { Some(Card::start(&programs.card())?) } else { None };
     let started = std::time::UNIX_EPOCH.elapsed().unwrap_or_default().as_nanos();
@@ -164,8 +187,8 @@ pub fn run(
         rig.ask(&Request::Attach { slot: BOOT_SLOT }, &[&function])?;
     }
     rig.ask(&Request::Resume, &[])?;
-    let run = Run { checks: Vec::new(), ended: false, state: State::Running, own_kib: 0, started };
-    Stage { programs, rig, later: None, owes_line: false }.watch(limit, run)
+    let run = Run { checks: Vec::new(), ended: false, state: State::Running, moves: 0, own_kib: 0, started };
+    Stage { programs, rig, later: None, moves, owes_line: false }.watch(limit, run)
 }
 
 /// Every scenario, one after the other; `said` hears of each check as its machine ends.
@@ -193,6 +216,12 @@ pub fn all(programs: &Programs, said: &mut dyn FnMut(&Check)) -> Result<Vec<Chec
             && run.checks.iter().all(|check| check.verdict == Verdict::Ok);
         add(row(name, good, last));
     }
+    let words = "only=timer only=processors only=nvme only=nvme-data only=nvme-queues only=nvme-restart";
+    let moved = run_moving(programs, &size(2, 128), words, true, limit, Some(MOVE))?;
+    let failed = moved.checks.iter().find(|check| check.verdict == Verdict::Failed);
+    let text = failed.map_or_else(String::new, |check| format!(", {}: {}", check.name, check.text));
+    let good = moved.ended && moved.state == State::Off && moved.moves > 0 && text.is_empty();
+    add(row("other-processes", good, format!("{} moves under load{text}", moved.moves)));
     for (name, words, wanted) in [
         ("memory-after-another", "plant", State::Off),
         ("triple-fault", "fault", State::Reset),
