@@ -1,10 +1,7 @@
 //! A function that goes on in another process.
 
 use super::{Function, FunctionError, Site, learn::be_patient, lock};
-use crate::pci::{
-    Unfit, bar,
-    msix::{Msix, MsixState},
-};
+use crate::pci::{Unfit, bar, msix::MsixState};
 use serde::{Deserialize, Serialize};
 use std::{
     os::fd::{AsFd, OwnedFd},
@@ -27,20 +24,21 @@ impl Function {
     /// its interrupts wait with it until [`Function::resume`] there or [`Function::thaw`] here. `None` if it is gone.
     pub fn freeze(&mut self) -> Option<(FunctionState, OwnedFd)> {
         self.with_card(|card| card.disable_irqs(MSIX));
+        let msix = self.msix.as_mut().map(|msix| msix.freeze(&*self.site.platform));
         let card = self.card.as_ref()?;
         let state = FunctionState {
             client: card.state(),
             decodes: self.decodes,
             bars: std::array::from_fn(|register| self.bars.read(register)),
-            msix: self.msix.as_ref().map(Msix::state),
+            msix,
         };
         Some((state, card.as_fd().try_clone_to_owned().ok()?))
     }
 
     /// Goes on here after [`Function::freeze`].
     pub fn thaw(&mut self, state: &FunctionState) {
-        if let (Some(msix), Some(state)) = (&self.msix, &state.msix) {
-            msix.signal(state);
+        if let (Some(msix), Some(state)) = (&mut self.msix, &state.msix) {
+            msix.thaw(state, &*self.site.platform);
         }
         self.give_eventfds();
     }

@@ -81,24 +81,28 @@ impl Msix {
         Ok(Self { capability, control: 0, vectors, refused: false })
     }
 
-    /// What is kept for another process. The card must hold the interrupts back; those that came are taken from the
-    /// eventfds.
-    pub fn state(&self) -> MsixState {
+    /// What is kept for another process. The card must hold the interrupts back. Every vector is masked, after which
+    /// no signal is on its way any more: it is with the guest's processor, or still in its eventfd and taken from it.
+    pub fn freeze(&mut self, platform: &dyn Platform) -> MsixState {
+        let control = std::mem::take(&mut self.control);
+        self.settle(platform);
+        self.control = control;
         let vectors = self.vectors.iter().map(|vector| VectorState {
             address: vector.address,
             data: vector.data,
             control: vector.control,
             pending: read(&vector.eventfd, &mut [0; 8]).is_ok(),
         });
-        MsixState { control: self.control, vectors: vectors.collect() }
+        MsixState { control, vectors: vectors.collect() }
     }
 
-    /// Puts back the signals that [`Msix::state`] took.
-    pub fn signal(&self, state: &MsixState) {
+    /// Goes on here after [`Msix::freeze`].
+    pub fn thaw(&mut self, state: &MsixState, platform: &dyn Platform) {
         for (vector, _) in self.vectors.iter().zip(&state.vectors).filter(|(_, state)| state.pending) {
             // The only error is a full counter, and then the signal is there.
             let _ = write(&vector.eventfd, &1u64.to_ne_bytes());
         }
+        self.settle(platform);
     }
 
     /// Goes on with the state of another process; `None` if it is another function's.
@@ -110,8 +114,7 @@ impl Msix {
                 (state.address & !3, state.data, state.control & MASKED);
         }
         if self.enabled() {
-            self.signal(state);
-            self.settle(platform);
+            self.thaw(state, platform);
         }
         Some(())
     }
