@@ -234,7 +234,6 @@ impl Parts {
             return Err(InstanceError::Parameters("this processor does not address so much memory"));
         }
         let vm = Arc::new(Vm::new(&kvm, Arc::clone(&memory), Arc::clone(&gate))?);
-        Promise::filter_registers(&vm)?;
         let vcpus = (0..create.cpus).map(|id| {
             let vcpu = Vcpu::new(&vm, id)?;
             promise.keep(&vcpu, id)?;

@@ -6,6 +6,7 @@
 mod routes;
 
 use crate::{
+    cpu::filter,
     irq::{Mapping, Msi, Platform, PlatformError, Power, Route},
     layout::{IOAPIC_PINS, KVM_IDENTITY, KVM_TSS},
     memory::Memory,
@@ -113,17 +114,16 @@ struct Shared {
 unsafe impl Send for Shared {}
 
 impl Vm {
-    /// A machine with `memory`, interrupt chips and timers, and no processor yet.
+    /// A machine with `memory`, interrupt chips and timers, and no processor yet. From its first moment its guest reaches
+    /// only the model-specific registers that are promised.
     pub fn new(kvm: &Kvm, memory: Arc<Memory>, gate: Arc<Gate>) -> Result<Self, VmError> {
         let fd = kvm.create_vm().tried("make a machine")?;
+        filter(&fd)?;
         let tss = usize::try_from(KVM_TSS).unwrap_or(usize::MAX);
         fd.set_tss_address(tss).tried("place its task state")?;
         if kvm.check_extension(Cap::SetIdentityMapAddr) {
             fd.set_identity_map_address(KVM_IDENTITY).tried("place its identity map")?;
         }
-        fd.create_irq_chip().tried("make interrupt chips")?;
-        let pit = kvm_pit_config { flags: KVM_PIT_SPEAKER_DUMMY, ..Default::default() };
-        fd.create_pit2(pit).tried("make a timer")?;
         for (slot, region) in (0..).zip(memory.regions()) {
             let userspace_addr = memory.host(region).ok_or(VmError::System {
                 what: "find guest memory",
@@ -140,6 +140,9 @@ impl Vm {
             // raw pointers and atomics reaches its bytes.
             unsafe { fd.set_user_memory_region(slot) }.tried("take memory")?;
         }
+        fd.create_irq_chip().tried("make interrupt chips")?;
+        let pit = kvm_pit_config { flags: KVM_PIT_SPEAKER_DUMMY, ..Default::default() };
+        fd.create_pit2(pit).tried("make a timer")?;
         let vm = Self { fd, routes: Mutex::default(), shared: Mutex::default(), gate, _memory: memory };
         // The kernel's own first table has the old interrupt chips in it.
         vm.set_routes(&vm.routes()).tried("route interrupts")?;

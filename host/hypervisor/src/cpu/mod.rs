@@ -7,10 +7,11 @@ mod msr;
 mod promise;
 
 pub use cpuid::{Topology, physical_bits};
+pub(crate) use msr::filter;
 
 use crate::{
     vcpu::Vcpu,
-    vm::{Tried, Vm, VmError},
+    vm::{Tried, VmError},
 };
 use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES, Msrs, kvm_msr_entry};
 use kvm_ioctls::{Cap, Kvm};
@@ -51,12 +52,6 @@ impl Promise {
     /// Bits of a physical address.
     pub fn physical_bits(&self) -> u8 {
         physical_bits(&self.cpuid)
-    }
-
-    /// Lets the guest reach only the listed model-specific registers; others fault. For the whole machine, before
-    /// its processors run.
-    pub fn filter_registers(vm: &Vm) -> Result<(), VmError> {
-        msr::filter(vm)
     }
 
     /// Makes processor `id` what is promised.

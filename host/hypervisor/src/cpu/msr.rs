@@ -1,16 +1,16 @@
 //! The filter of model-specific registers.
 
 use super::promise::REGISTERS;
-use crate::vm::{Tried, Vm, VmError};
-use kvm_ioctls::{Cap, MsrFilterDefaultAction, MsrFilterRange, MsrFilterRangeFlags};
+use crate::vm::{Tried, VmError};
+use kvm_ioctls::{Cap, MsrFilterDefaultAction, MsrFilterRange, MsrFilterRangeFlags, VmFd};
 
 /// Windows that hold all listed registers: KVM takes 16, each of at most 12,288 registers.
 const WINDOWS: [u32; 4] = [0, 0x4B56_4D00, 0xC000_0000, 0xC001_0000];
 const WINDOW: u32 = 0x2000;
 
 /// Denies what is not listed: such an access is a general protection fault in the guest.
-pub(super) fn filter(vm: &Vm) -> Result<(), VmError> {
-    if !vm.fd().check_extension(Cap::X86MsrFilter) {
+pub(crate) fn filter(vm: &VmFd) -> Result<(), VmError> {
+    if !vm.check_extension(Cap::X86MsrFilter) {
         tracing::warn!("this KVM filters no model-specific registers: guests reach all that it emulates");
         return Ok(());
     }
@@ -24,7 +24,7 @@ pub(super) fn filter(vm: &Vm) -> Result<(), VmError> {
             bitmap,
         })
         .collect();
-    vm.fd().set_msr_filter(MsrFilterDefaultAction::DENY, &ranges).tried("filter registers")
+    vm.set_msr_filter(MsrFilterDefaultAction::DENY, &ranges).tried("filter registers")
 }
 
 fn bitmap(base: u32) -> Vec<u8> {

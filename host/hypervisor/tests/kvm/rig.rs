@@ -98,7 +98,6 @@ impl Rig {
     ) -> Self {
         let gate = Arc::new(Gate::default());
         let vm = Arc::new(Vm::new(kvm, Arc::clone(&memory), Arc::clone(&gate)).unwrap());
-        Promise::filter_registers(&vm).unwrap();
         let promise = Promise::new(kvm, Topology { cpus, threads_per_core: 1 }).unwrap();
         let vcpus: Vec<Vcpu> = (0..cpus)
             .map(|id| {
