@@ -194,8 +194,9 @@ pub fn nested(programs: &Programs, limit: Duration) -> Result<Vec<Check>, Error>
         })
         .collect();
     let good = !over && rows.iter().any(|check| check.name == "linux-power-button");
-    let told = if good { String::new() } else { lines.join(" | ").chars().take(2000).collect() };
-    rows.push(row("linux-nested", good, format!("{:.0} s in all {told}", begun.elapsed().as_secs_f64())));
+    let told: String = if good { String::new() } else { format!(": {}", lines.join(" | ")) };
+    let told: String = told.chars().take(2000).collect();
+    rows.push(row("linux-nested", good, format!("{:.0} s in all{told}", begun.elapsed().as_secs_f64())));
     Ok(rows)
 }
 
