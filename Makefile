@@ -4,7 +4,7 @@ export PATH := $(PATH):$(CURDIR)/target/rustup/bin
 
 TASKS := demo test fuzz check prove redteam schemathesis guest ci parts
 
-.PHONY: help bench bench-door $(TASKS)
+.PHONY: help bench bench-door bench-hypervisor guest-linux $(TASKS)
 help:
 	@tools/bootstrap && cargo xtask --help
 
@@ -13,6 +13,12 @@ $(TASKS):
 
 bench:
 	@tools/bootstrap && cargo xtask bench volume
+
+guest-linux:
+	@tools/bootstrap && cargo xtask guest linux
+
+bench-hypervisor:
+	@tools/bootstrap && cargo xtask bench hypervisor
 
 bench-door:
 	@tools/bootstrap && cargo xtask bench door
