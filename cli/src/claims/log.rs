@@ -167,17 +167,8 @@ fn reader(cloud: &Cloud) -> Evidence {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::{Value, json};
-
-    fn records(of: &[Value]) -> Vec<LogRecord> {
-        let record = |(seq, value): (usize, &Value)| {
-            let mut record =
-                json!({"seq": seq + 1, "time": "2026-01-02T03:04:05.678901Z", "prev": "00".repeat(32)});
-            record.as_object_mut().unwrap().extend(value.as_object().unwrap().clone());
-            serde_json::from_value(record).unwrap()
-        };
-        of.iter().enumerate().map(record).collect()
-    }
+    use crate::demo::recorded::tests::records;
+    use serde_json::json;
 
     #[test]
     fn one_record_is_for_one_attempt_only() {

@@ -2,7 +2,7 @@
 
 mod boots;
 mod held;
-mod recorded;
+pub(crate) mod recorded;
 mod refused;
 mod report;
 mod secret;

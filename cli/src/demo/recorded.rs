@@ -121,11 +121,12 @@ fn is_attack(record: &LogRecord, attack: &Attack) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use serde_json::{Value, json};
 
-    fn records(of: &[Value]) -> Vec<LogRecord> {
+    /// A log of these, numbered from 1.
+    pub(crate) fn records(of: &[Value]) -> Vec<LogRecord> {
         let record = |(seq, value): (usize, &Value)| {
             let mut record =
                 json!({"seq": seq + 1, "time": "2026-01-02T03:04:05.678901Z", "prev": "00".repeat(32)});
