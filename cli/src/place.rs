@@ -87,11 +87,15 @@ impl Place {
         self.0.join(name)
     }
 
-    /// Every file below it, for the demo's search for secrets.
+    /// Every file below it, for the demo's search for secrets. What is removed meanwhile may be left out.
     pub(crate) fn files(&self) -> io::Result<Vec<PathBuf>> {
         let (mut found, mut folders) = (Vec::new(), vec![self.0.clone()]);
         while let Some(folder) = folders.pop() {
-            for entry in fs::read_dir(folder)? {
+            let entries = match fs::read_dir(folder) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                entries => entries?,
+            };
+            for entry in entries {
                 let entry = entry?;
                 let kind = entry.file_type()?;
                 if kind.is_dir() {
