@@ -218,7 +218,12 @@ mod tests {
         let pid = unit.running().unwrap().pid.as_raw_nonzero().get();
         assert!(unit.is_running());
         let deadline = Instant::now() + READY;
-        while rustix::process::getsid(Pid::from_raw(pid)).unwrap() != Pid::from_raw(pid).unwrap() {
+        // From proc, not getsid(): a session that began outside of this PID namespace has number 0 (proc_pid_stat(5)).
+        let session = || {
+            let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+            stat.rsplit_once(") ").unwrap().1.split(' ').nth(3).unwrap().to_owned()
+        };
+        while session() != pid.to_string() {
             assert!(Instant::now() < deadline, "it keeps the terminal that it was started from");
         }
         // The test is its parent, as `azote up` is until it ends: reap it so that it does not stay a zombie.
