@@ -10,10 +10,18 @@ use serde::{Deserialize, Serialize};
 pub enum Request {
     /// Who are you? Answered with [`Reply::Hello`].
     Hello,
-    /// Show `volume` as an NVMe function. Two descriptors come along: the volume's backing file or block
+    /// Show `volume` as an NVMe function. One or two descriptors come along: the volume's backing file or block
     /// device (opened read-write, `O_DIRECT` where it can be), then the *listening* Unix stream socket on
-    /// which the function speaks vfio-user. Answered with [`Reply::Done`].
+    /// which the function speaks vfio-user. Without the latter it waits for [`Request::Connect`].
+    /// Answered with [`Reply::Done`].
     Attach(Attach),
+    /// Somebody connects to the function. One descriptor comes along: a *connected* Unix stream socket whose other end
+    /// speaks vfio-user. Answered with [`Reply::Done`]; refused with `volume.connected` while somebody is connected,
+    /// with `volume.unknown` if it is not attached, and with `request.malformed` if it has a listening socket.
+    Connect {
+        /// Which volume.
+        volume: VolumeId,
+    },
     /// Wipe the key, finish what is in flight, retire the socket. Refused with `volume.busy` while a guest
     /// driver has the controller enabled, unless `force` (a surprise removal).
     Detach {

@@ -1,5 +1,5 @@
 //! The typed messages of the private sockets inside a host: controller to volume card, to security chip, to main
-//! board and to hypervisor, and security chip to main board. Requests go one way, each gets
+//! board, to launcher and to hypervisor, and security chip to main board. Requests go one way, each gets
 //! exactly one reply; nothing here starts a conversation upwards. This crate moves messages and file
 //! descriptors; it makes no decision. Both ends parse what the other end says as hostile input.
 //!
@@ -11,6 +11,7 @@ pub mod board;
 pub mod card;
 pub mod chip;
 pub mod hypervisor;
+pub mod launcher;
 mod link;
 
 pub use link::{Fault, Link, LinkError, Listener, MAX_FDS, MAX_MESSAGE, connect};

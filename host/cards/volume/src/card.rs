@@ -214,6 +214,7 @@ impl Card {
                 return Some(Reply::Status { volumes });
             }
             Request::Attach(attach) => self.attach(attach, fds),
+            Request::Connect { volume } => self.connect(&volume, fds),
             Request::Detach { volume, force } => match self.begin_detach(&volume, force) {
                 Ok(()) => return None,
                 Err(refusal) => Err(refusal),
@@ -223,10 +224,13 @@ impl Card {
     }
 
     fn attach(&mut self, attach: Attach, fds: Vec<OwnedFd>) -> Result<(), Refusal> {
-        let Ok([file, listener]) = <[OwnedFd; 2]>::try_from(fds) else {
-            return Err(Refusal::Malformed("attach takes a backing file and a listening socket"));
+        let mut fds = fds.into_iter();
+        let (Some(file), listener, None) = (fds.next(), fds.next(), fds.next()) else {
+            return Err(Refusal::Malformed(
+                "attach takes a backing file, and a listening socket if there is one",
+            ));
         };
-        if !is_listener(&listener) {
+        if !listener.as_ref().is_none_or(is_listener) {
             return Err(Refusal::Malformed("the second descriptor is no listening Unix stream socket"));
         }
         if attach.size == 0 || !attach.size.is_multiple_of(4096) {
@@ -259,6 +263,16 @@ impl Card {
             *place = Some(volume);
         }
         Ok(())
+    }
+
+    fn connect(&mut self, id: &VolumeId, fds: Vec<OwnedFd>) -> Result<(), Refusal> {
+        let Ok([socket]) = <[OwnedFd; 1]>::try_from(fds) else {
+            return Err(Refusal::Malformed("connect takes one connected Unix stream socket"));
+        };
+        let now = self.now();
+        let Self { ring, pool, waiting, volumes, .. } = self;
+        let volume = volumes.iter_mut().flatten().find(|volume| volume.id == *id).ok_or(Refusal::Unknown)?;
+        volume.connect(socket, &mut Shared { ring, pool, waiting, now })
     }
 
     fn begin_detach(&mut self, id: &VolumeId, force: bool) -> Result<(), Refusal> {

@@ -10,6 +10,8 @@ pub(crate) enum Refusal {
     Exists,
     #[error("no such volume is attached")]
     Unknown,
+    #[error("somebody is connected to the volume's function already: let them go first")]
+    Connected,
     #[error("a guest driver uses the volume: shut the guest down or remove the device there, or use force")]
     Busy,
     #[error("the backing store has {found} bytes and the volume {wanted}: give the right one")]
@@ -29,6 +31,7 @@ impl From<Refusal> for Fault {
         let code = match &refusal {
             Refusal::Exists => "volume.exists",
             Refusal::Unknown => "volume.unknown",
+            Refusal::Connected => "volume.connected",
             Refusal::Busy => "volume.busy",
             Refusal::Size { .. } => "volume.size",
             Refusal::Io(_) => "volume.io",

@@ -4,6 +4,7 @@ use crate::{
     endpoint::Endpoint,
     jobs::{Jobs, Storage, Waiting},
     pool::Pool,
+    refusal::Refusal,
     ring::{Done, Event, Ring},
     store::Store,
 };
@@ -12,9 +13,12 @@ use nvme::Shutdown;
 use rustix::{
     fs::{OFlags, fcntl_getfl, fcntl_setfl},
     io::Errno,
-    net::{AddressFamily, SocketFlags, SocketType, accept_with, shutdown, sockopt},
+    net::{
+        AddressFamily, SendAncillaryBuffer, SendFlags, SocketFlags, SocketType, accept_with, sendmsg,
+        shutdown, sockopt,
+    },
 };
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use vfio_user::{Session, Wait};
 use wire::card::{FunctionState, VolumeStatus};
 
@@ -33,7 +37,7 @@ pub(crate) struct Shared<'a> {
 /// Who is connected.
 #[allow(clippy::large_enum_variant, reason = "there are as few of them as volumes")]
 enum Peer {
-    /// Nobody: the listening socket is watched.
+    /// Nobody: the listening socket is watched, if there is one.
     None,
     /// A hypervisor.
     Session(Session),
@@ -74,8 +78,11 @@ pub(crate) struct Volume {
     endpoint: Endpoint,
     jobs: Jobs,
     store: Store,
-    listener: OwnedFd,
+    /// Without one, connections come from the controller.
+    listener: Option<OwnedFd>,
     peer: Peer,
+    /// Who is connected once the former one has left.
+    next: Option<OwnedFd>,
     /// The session has more to do without waiting.
     unfinished: bool,
     /// The other end of the session is gone; what it sent is still to be read.
@@ -83,16 +90,16 @@ pub(crate) struct Volume {
 }
 
 impl Volume {
-    /// Begins to listen. The listening socket must be one.
+    /// Begins to listen, on `listener` if there is one, which must be a listening socket.
     pub(crate) fn new(
         id: VolumeId,
         slot: u8,
         endpoint: Endpoint,
         store: Store,
-        listener: OwnedFd,
+        listener: Option<OwnedFd>,
         shared: &mut Shared<'_>,
     ) -> Result<Self, Errno> {
-        fcntl_setfl(&listener, fcntl_getfl(&listener)? | OFlags::NONBLOCK)?;
+        listener.as_ref().map_or(Ok(()), never_wait)?;
         let volume = Self {
             id,
             detach: Detach::No,
@@ -103,6 +110,7 @@ impl Volume {
             store,
             listener,
             peer: Peer::None,
+            next: None,
             unfinished: false,
             hangup: false,
         };
@@ -119,7 +127,9 @@ impl Volume {
     }
 
     fn watch_listener(&self, shared: &mut Shared<'_>) {
-        shared.ring.poll(self.listener.as_fd(), false, false, self.listener_event());
+        if let Some(listener) = &self.listener {
+            shared.ring.poll(listener.as_fd(), false, false, self.listener_event());
+        }
     }
 
     fn watch_input(&self, shared: &mut Shared<'_>) {
@@ -133,15 +143,42 @@ impl Volume {
         if generation != self.generation || !matches!(self.peer, Peer::None) || self.detach != Detach::No {
             return;
         }
-        match accept_with(&self.listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) {
-            Ok(socket) => {
-                tracing::info!(volume = %self.id, "a hypervisor has connected");
-                self.generation = shared.ring.generation();
-                self.peer = Peer::Session(Session::new(socket));
-                self.watch_input(shared);
-            }
+        let Some(listener) = &self.listener else { return };
+        match accept_with(listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) {
+            Ok(socket) => self.begin(socket, shared),
             Err(_) => self.watch_listener(shared),
         }
+    }
+
+    fn begin(&mut self, socket: OwnedFd, shared: &mut Shared<'_>) {
+        tracing::info!(volume = %self.id, "a hypervisor has connected");
+        self.generation = shared.ring.generation();
+        self.peer = Peer::Session(Session::new(socket));
+        self.watch_input(shared);
+    }
+
+    /// The controller connects somebody. Who is gone already makes room, also if what it sent is not read yet; its
+    /// commands may still be with the storage then.
+    pub(crate) fn connect(&mut self, socket: OwnedFd, shared: &mut Shared<'_>) -> Result<(), Refusal> {
+        if self.listener.is_some() {
+            return Err(Refusal::Malformed("the volume has a listening socket: connect there"));
+        }
+        if !is_connected(&socket) || never_wait(&socket).is_err() {
+            return Err(Refusal::Malformed("connect takes one connected Unix stream socket"));
+        }
+        if let Peer::Session(session) = &self.peer
+            && !has_peer(session.as_fd())
+        {
+            self.leave(shared);
+        }
+        match self.peer {
+            Peer::None => self.begin(socket, shared),
+            Peer::Leaving if !self.next.as_ref().is_some_and(|next| has_peer(next.as_fd())) => {
+                self.next = Some(socket);
+            }
+            Peer::Leaving | Peer::Session(_) => return Err(Refusal::Connected),
+        }
+        Ok(())
     }
 
     /// The socket has input. The poll reports changes only: that the other end is gone is said once, maybe
@@ -236,8 +273,10 @@ impl Volume {
         if matches!(self.peer, Peer::Leaving) {
             self.endpoint.forget_memory();
             self.peer = Peer::None;
-            if self.detach == Detach::No {
-                self.watch_listener(shared);
+            match self.next.take() {
+                _ if self.detach != Detach::No => {}
+                Some(socket) => self.begin(socket, shared),
+                None => self.watch_listener(shared),
             }
         } else {
             self.step(shared);
@@ -270,8 +309,10 @@ impl Volume {
     pub(crate) fn begin_detach(&mut self, shared: &mut Shared<'_>) {
         self.detach = Detach::Draining;
         self.endpoint.controller.surprise_remove();
-        let _ = shutdown(&self.listener, rustix::net::Shutdown::Both);
-        shared.ring.cancel_poll(self.listener_event());
+        if let Some(listener) = &self.listener {
+            let _ = shutdown(listener, rustix::net::Shutdown::Both);
+            shared.ring.cancel_poll(self.listener_event());
+        }
         if matches!(self.peer, Peer::Session(_)) {
             self.leave(shared);
         }
@@ -329,9 +370,31 @@ fn storage<'a>(
     Storage { slot, ring: shared.ring, pool: shared.pool, waiting: shared.waiting, jobs, store, guest }
 }
 
-/// Whether a descriptor is a listening Unix stream socket.
-pub(crate) fn is_listener(socket: &OwnedFd) -> bool {
+fn never_wait(socket: &OwnedFd) -> Result<(), Errno> {
+    fcntl_setfl(socket, fcntl_getfl(socket)? | OFlags::NONBLOCK)
+}
+
+fn is_unix_stream(socket: &OwnedFd) -> bool {
     sockopt::socket_domain(socket) == Ok(AddressFamily::UNIX)
         && sockopt::socket_type(socket) == Ok(SocketType::STREAM)
-        && sockopt::socket_acceptconn(socket) == Ok(true)
+}
+
+/// Whether a descriptor is a listening Unix stream socket.
+pub(crate) fn is_listener(socket: &OwnedFd) -> bool {
+    is_unix_stream(socket) && sockopt::socket_acceptconn(socket) == Ok(true)
+}
+
+/// Whether a descriptor is a connected Unix stream socket.
+fn is_connected(socket: &OwnedFd) -> bool {
+    is_unix_stream(socket) && send_nothing(socket.as_fd()) != Err(Errno::NOTCONN)
+}
+
+/// Whether the other end of a connected socket is there: an end of file can be seen only behind all that was sent.
+fn has_peer(socket: BorrowedFd<'_>) -> bool {
+    send_nothing(socket) != Err(Errno::PIPE)
+}
+
+fn send_nothing(socket: BorrowedFd<'_>) -> Result<usize, Errno> {
+    let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
+    sendmsg(socket, &[], &mut SendAncillaryBuffer::default(), flags)
 }

@@ -98,7 +98,7 @@ fn stores_sockets_and_requests_that_are_wrong_are_refused() {
     assert_eq!(card.call(&request, &[&read_only, &disk.listen()]), "volume.io");
     assert_eq!(card.call(&request, &[&disk.listen(), &disk.listen()]), "volume.io");
     assert_eq!(card.call(&request, &[&disk.open(), &disk.open()]), "request.malformed");
-    assert_eq!(card.call(&request, &[&disk.open()]), "request.malformed");
+    assert_eq!(card.call(&request, &[&disk.open(), &disk.listen(), &disk.listen()]), "request.malformed");
     assert_eq!(card.call(&request, &[]), "request.malformed");
     disk.open().set_len(SIZE - 4096).unwrap();
     assert_eq!(card.attach(&disk), "volume.size");

@@ -154,6 +154,7 @@ fn card_answers(memory: &mut Memory, request: card::Request) -> (&'static str, c
             }
             ("attach", card::Reply::Done)
         }
+        card::Request::Connect { .. } => ("connect", card::Reply::Done),
         card::Request::Detach { volume, .. } => {
             memory.volumes.retain(|known| *known != volume);
             ("detach", card::Reply::Done)
