@@ -428,7 +428,7 @@ impl Cloud {
     /// Starts an instance from an attached root volume.
     pub(crate) fn start(&self, root: &VolumeId) -> Result<host_api::InstanceStatus, Failure> {
         let instance = InstanceId::from_random(up::random()?);
-        self.call(Who::ControlPlane, &host_api::StartInstance { instance, root: root.clone() })
+        self.call(Who::ControlPlane, &host_api::StartInstance::metal(instance, root.clone()))
     }
 
     /// Stops an instance.
@@ -458,6 +458,7 @@ pub(crate) fn attach_call(
         volume: volume.id.clone(),
         device_name: device.clone(),
         size: volume.size,
+        instance: None,
         slot,
         sealed_key: host_api::SealedKey::from_bytes(sealed).map_err(Failure::state)?,
     })

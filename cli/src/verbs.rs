@@ -96,7 +96,7 @@ fn status_text(status: &HostStatus) -> String {
             volume.volume, volume.state, volume.reads, volume.writes, volume.errors
         );
     }
-    if let Some(instance) = &status.instance {
+    for instance in &status.instances {
         let _ = writeln!(text, "instance   {} from {}: {}", instance.instance, instance.root, instance.state);
     }
     let log = &status.log;

@@ -18,8 +18,9 @@ use crate::{
     watch::Throttle,
 };
 use host_api::{
-    AttachVolume, ChipStatus, DetachVolume, Done, HostStatus, InstanceStatus, Measured, OutOfService, Pem,
-    Power, Request, Sha256, StartInstance, StopInstance, UpdateTokenKeys, VolumeState, VolumeStatus,
+    AttachVolume, ChipStatus, DetachVolume, Done, HostStatus, InstanceStatus, InstanceType, Measured,
+    OutOfService, Pem, Power, ReadConsole, ReadStatistics, Request, Sha256, StartInstance, StopInstance,
+    UpdateTokenKeys, VolumeState, VolumeStatus, WriteConsole,
 };
 use ids::{HostId, VolumeId};
 use service::Key;
@@ -193,6 +194,13 @@ impl Host {
             Request::DetachVolume(detach) => json(&self.lock().detach(detach)?),
             Request::StartInstance(start) => json(&self.lock().start(&self.known_good, start)?),
             Request::StopInstance(stop) => json(&self.stop(stop)?),
+            Request::ReadStatistics(ReadStatistics { instance })
+            | Request::ReadConsole(ReadConsole { instance, .. })
+            | Request::WriteConsole(WriteConsole { instance, .. }) => {
+                // On the main board nobody but the guest knows.
+                let here = self.lock().state.instance().is_some_and(|known| known.id == *instance);
+                Err(Refusal::of(if here { "hypervisor.absent" } else { "instance.unknown" }))
+            }
         }
     }
 
@@ -234,7 +242,8 @@ impl Host {
                 .volumes()
                 .map(|(id, volume)| volume_status(id, volume, functions.get(id).filter(|_| there)))
                 .collect(),
-            instance: state.instance().cloned().map(InstanceStatus::from),
+            instances: state.instance().cloned().map(InstanceStatus::from).into_iter().collect(),
+            hypervisor: None,
             log: self.log.status(),
         }
     }
@@ -282,6 +291,9 @@ impl Host {
 impl Inner {
     fn attach(&mut self, host: &HostId, request: &AttachVolume) -> Result<VolumeStatus, Refusal> {
         let id = &request.volume;
+        if request.instance.is_some() {
+            return Err(Refusal::of("hypervisor.absent"));
+        }
         self.state.may_attach(id, request.slot)?;
         let storage = self.parts.storage.open_volume(id, request.size)?;
         if !self.state.guest_runs() {
@@ -367,11 +379,17 @@ impl Inner {
     }
 
     fn start(&mut self, known_good: &KnownGood, request: &StartInstance) -> Result<InstanceStatus, Refusal> {
+        if request.instance_type != InstanceType::metal() {
+            return Err(Refusal::of("hypervisor.absent"));
+        }
         self.state.may_start(&request.instance, &request.root)?;
         let hash = self.hold_and_verify(known_good)?;
         self.boots = self.parts.board.status()?.boots;
         self.parts.chip.release(&hash)?;
-        Ok(self.state.started(request.instance.clone(), request.root.clone()).into())
+        Ok(self
+            .state
+            .started(request.instance.clone(), request.root.clone(), request.instance_type.clone())
+            .into())
     }
 
     /// Components that are gone, each told once.
@@ -415,6 +433,7 @@ fn volume_status(
     };
     VolumeStatus {
         volume: id.clone(),
+        instance: None,
         slot: volume.slot,
         device_name: volume.device_name.clone(),
         size: volume.size,

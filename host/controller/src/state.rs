@@ -2,7 +2,7 @@
 //! orchestration asks here first, acts, then tells here what came of it.
 
 use crate::Refusal;
-use host_api::{DeviceName, InstanceState, InstanceStatus};
+use host_api::{DeviceName, InstanceState, InstanceStatus, InstanceType};
 use ids::{InstanceId, Slot, VolumeId};
 use std::{collections::BTreeMap, mem::replace};
 
@@ -26,13 +26,23 @@ pub struct Instance {
     pub id: InstanceId,
     /// Its root volume.
     pub root: VolumeId,
+    /// Its type.
+    pub kind: InstanceType,
     /// How far it has come.
     pub state: InstanceState,
 }
 
 impl From<Instance> for InstanceStatus {
     fn from(instance: Instance) -> Self {
-        Self { instance: instance.id, root: instance.root, state: instance.state }
+        Self {
+            instance: instance.id,
+            root: instance.root,
+            instance_type: instance.kind,
+            state: instance.state,
+            measurement: None,
+            credits: None,
+            weaknesses: Vec::new(),
+        }
     }
 }
 
@@ -126,8 +136,8 @@ impl State {
     }
 
     /// Reset was released for an instance.
-    pub fn started(&mut self, id: InstanceId, root: VolumeId) -> Instance {
-        let instance = Instance { id, root, state: InstanceState::Running };
+    pub fn started(&mut self, id: InstanceId, root: VolumeId, kind: InstanceType) -> Instance {
+        let instance = Instance { id, root, kind, state: InstanceState::Running };
         self.instance = Some(instance.clone());
         instance
     }

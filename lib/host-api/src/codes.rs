@@ -25,6 +25,9 @@ pub const CODES: &[RefusalCode] = codes! {
         "volume.size" "the size is not a multiple of 4096, or not the size of the volume's storage"
         "volume.name" "the device name is not 1 to 32 printable ASCII characters"
         "key.sealed" "the sealed key does not open: seal it again to this card's key for this host and volume"
+        "instance.type" "there is no such instance type: `azote instance types` lists them"
+        "console.sealed" "the console input does not open: read the output again, then seal for where it ended"
+        "placement.type" "this host cannot give the type whole cores: choose another type or another host"
         "key.halves-equal" "the two halves of the volume key are equal: make a new key"
     }
     408 {
@@ -38,19 +41,27 @@ pub const CODES: &[RefusalCode] = codes! {
         "volume.unknown" "this volume is not attached to this host"
         "volume.no-storage" "the storage of this volume is not on this host"
         "instance.unknown" "this instance was not started on this host"
+        "console.none" "this instance keeps no console: start it with a console key"
     }
     409 {
         "volume.exists" "this volume is already attached to this host: detach it first"
         "volume.busy" "the guest still uses this volume: let it go there first, or force"
         "volume.root" "this is the root volume of a started instance: stop the instance first"
         "volume.storage-in-use" "the storage of this volume is in use by another process on this host"
+        "volume.connected" "the volume's function is connected already: detach it first"
         "slot.taken" "another volume is in this slot: choose a free one"
         "slot.spent" "a guest had a function in this slot: it is free again when the instance has been stopped"
         "card.full" "the volume card shows as many volumes as it can: detach one"
         "instance.exists" "an instance is started on this host: stop it first"
         "instance.no-root" "the root volume is not attached: attach it first"
+        "instance.class" "metal has the main board for itself: stop what runs on this host, or choose another host"
+        "instance.no-kernel" "this host has no kernel to start instances with: give its controller one, or choose another host"
         "instance.changing" "the instance is being started or stopped: wait, then look at the status"
         "log.ahead" "the host's log does not reach so far: acknowledge what was read"
+        "hypervisor.absent" "this host runs no hypervisors, or not this instance: look at its status"
+        "host.not-isolated" "this host cannot keep tenants apart: its status lists the weaknesses; choose another host"
+        "placement.cores" "not enough free cores near each other: choose another host"
+        "placement.memory" "not enough free memory near the cores: choose another host"
         "host.drained" "the host is drained: resume it, or choose another"
         "chip.unverified" "the firmware in flash is not what was verified: the host needs repair"
     }
@@ -60,6 +71,8 @@ pub const CODES: &[RefusalCode] = codes! {
         "volume.io" "the storage of this volume cannot be used: look at its file or device on the host"
         "card.fault" "the volume card failed: look at the host's status"
         "chip.fault" "the security chip failed: look at the host's status"
+        "hypervisor.fault" "the instance's hypervisor failed: look at the host's status"
+        "launcher.fault" "the host could not start or end a hypervisor: look at its status"
         "board.fault" "the main board failed: look at the host's status"
     }
     429 {
@@ -70,6 +83,8 @@ pub const CODES: &[RefusalCode] = codes! {
         "clock.ahead" "the host's clock was set forward: set it right, or start the controller again if it is right"
         "host.out-of-service" "the host took itself out of service: its status says why"
         "card.gone" "the volume card is gone: power-cycle the host"
+        "hypervisor.gone" "the instance's hypervisor is gone: stop the instance, then start it again"
+        "launcher.gone" "the host can start no hypervisor any more: power-cycle the host"
         "chip.gone" "the security chip is gone: power-cycle the host"
         "chip.board-silent" "the main board does not answer on the reset line: see that it is connected"
         "chip.board-failed" "the main board could not follow the reset line: look at the host's status"

@@ -125,6 +125,14 @@ impl Datum for u64 {
     }
 }
 
+impl sealed::Sealed for i32 {}
+impl Datum for i32 {
+    fn schema(_: &mut Components) -> RefOr<Schema> {
+        let (least, most) = (i32::MIN as isize, i32::MAX as isize);
+        leaf(DataClass::State, Type::Integer).minimum(Some(least)).maximum(Some(most)).into()
+    }
+}
+
 impl<T: sealed::Sealed> sealed::Sealed for Option<T> {}
 impl<T: Datum> Datum for Option<T> {
     const OPTIONAL: bool = true;

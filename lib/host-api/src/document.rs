@@ -72,7 +72,10 @@ fn operation(spec: Spec, components: &mut Components) -> Operation {
     let mut operation = OperationBuilder::new()
         .operation_id(Some(spec.api.as_str()))
         .summary(Some(spec.api.purpose()))
-        .description(Some(format!("The token must name: {}.", named(spec.api))));
+        .description(Some(format!(
+            "Of these the token must name what the request touches: {}.",
+            named(spec.api)
+        )));
     match spec.api.method() {
         Method::Get => {
             for (name, schema) in properties(components, &request) {
@@ -101,7 +104,7 @@ fn operation(spec: Spec, components: &mut Components) -> Operation {
 /// The resources that a token must name.
 fn named(api: Api) -> String {
     let kinds: Vec<_> = api.kinds().iter().map(|kind| format!("the {kind}")).collect();
-    kinds.join(" and ")
+    kinds.join(", ")
 }
 
 /// A request in the query has no component of its own: its fields become parameters.

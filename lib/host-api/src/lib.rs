@@ -4,7 +4,8 @@
 //! and a host, so each type parses hostile input and is bounded.
 //!
 //! No operation runs a command, reads a path, or carries customer content: a message is made of
-//! [`Datum`] types only, each of which states its [`DataClass`], and no class is customer content.
+//! [`Datum`] types only, each of which states its [`DataClass`], and no class is customer content. What a console
+//! prints and takes passes as ciphertext between the instance and its tenant.
 //!
 //! The OpenAPI 3.1 document ([`openapi`]) is generated from these declarations.
 #![forbid(unsafe_code)]
@@ -25,17 +26,20 @@ pub use codes::{CODES, RefusalCode, refusal};
 pub use datum::Datum;
 pub use document::openapi;
 pub use messages::{
-    Accelerator, BoardStatus, CardStatus, ChipStatus, Done, ErrorBody, HostStatus, InstanceState,
-    InstanceStatus, LogPage, LogStatus, Measured, OutOfService, Power, VolumeState, VolumeStatus,
+    Accelerator, BoardStatus, CardStatus, ChipStatus, ConsoleOutput, CpuStatistics, CreditMode, Done,
+    ErrorBody, HostStatus, HypervisorStatus, InstanceMeasurement, InstanceState, InstanceStatus, LogPage,
+    LogStatus, MAX_INSTANCES, MachineState, Measured, OutOfService, Power, SlotState, SlotStatistics,
+    Statistics, Virtualisation, VolumeState, VolumeStatus, Weakness,
 };
 pub use operation::{Spec, find};
 pub use operations::{DataClass, Effect, Method, Operation as Api, Resource};
 pub use record::{ChainBroken, GENESIS, LogRecord, MAX_PAGE, MAX_RECORD, RecordKind};
 pub use request::{
     AcknowledgeLog, AttachVolume, Call, DetachVolume, DrainHost, HttpCall, MAX_BODY, Malformed,
-    PowerCycleHost, ReadLog, ReadStatus, Request, ResumeHost, StartInstance, StopInstance, UpdateTokenKeys,
+    PowerCycleHost, ReadConsole, ReadLog, ReadStatistics, ReadStatus, Request, ResumeHost, StartInstance,
+    StopInstance, UpdateTokenKeys, WriteConsole,
 };
 pub use text::{
-    BadText, CardCertificate, Code, DeviceName, Label, PeerAddress, Pem, RequestId, SealedKey, Sentence,
-    Sha256, Signature, SignedKeys, Timestamp, TokenId,
+    BadText, CardCertificate, Code, ConsoleKey, DeviceName, InstanceType, Label, PeerAddress, Pem, RequestId,
+    SealedConsole, SealedKey, Sentence, Sha256, Signature, SignedKeys, Timestamp, TokenId,
 };

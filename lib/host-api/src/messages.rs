@@ -1,7 +1,8 @@
 //! The answers.
 
 use crate::{
-    Code, DeviceName, Label, LogHead, LogRecord, Pem, Sentence, Sha256, datum::Listed, text::CardCertificate,
+    Code, DeviceName, InstanceType, Label, LogHead, LogRecord, Pem, SealedConsole, Sentence, Sha256,
+    datum::Listed, text::CardCertificate,
 };
 use ids::{HostId, InstanceId, Slot, VolumeId};
 
@@ -32,8 +33,10 @@ messages! {
         certificate: Pem,
         /// Volumes that are attached or were when their card failed.
         volumes: Vec<VolumeStatus>,
-        /// The instance that was started.
-        instance: Option<InstanceStatus>,
+        /// Instances that were started.
+        instances: Vec<InstanceStatus>,
+        /// What runs instances beside each other; absent where only the main board runs one.
+        hypervisor: Option<HypervisorStatus>,
         /// The host's log.
         log: LogStatus,
     }
@@ -86,11 +89,37 @@ messages! {
         certificate: Option<CardCertificate>,
     }
 
+    /// What starts hypervisors, one for each instance.
+    HypervisorStatus {
+        /// Hash of the image that each of them runs.
+        image: Sha256,
+        /// The processors' virtualisation.
+        virtualisation: Virtualisation,
+        /// Threads of a core.
+        threads_per_core: u64,
+        /// Whole cores that no instance has or shares.
+        free_cores: u64,
+        /// Memory that no instance has, in MiB.
+        free_memory_mib: u64,
+        /// What keeps tenants less apart than it should.
+        weaknesses: Vec<Weakness>,
+    }
+
+    /// Something that is not as it should be.
+    Weakness {
+        /// Stable.
+        code: Code,
+        /// For people: what it means and what to do.
+        message: Sentence,
+    }
+
     /// State of an attached volume.
     VolumeStatus {
         /// The volume.
         volume: VolumeId,
-        /// Its slot on the main board.
+        /// Whose it is; absent for the main board's.
+        instance: Option<InstanceId>,
+        /// Its slot on the main board or in the instance.
         slot: Slot,
         /// The device name that the tenant asked for.
         device_name: DeviceName,
@@ -106,14 +135,84 @@ messages! {
         errors: u64,
     }
 
-    /// State of the instance.
+    /// State of an instance.
     InstanceStatus {
         /// The instance.
         instance: InstanceId,
         /// Its root volume.
         root: VolumeId,
+        /// Its type.
+        instance_type: InstanceType,
         /// How far it has come.
         state: InstanceState,
+        /// What its hypervisor loaded; absent on the main board.
+        measurement: Option<InstanceMeasurement>,
+        /// CPU credits that it can spend, in thousandths; absent for types that are not burstable.
+        credits: Option<u64>,
+        /// What keeps it less apart from others than it should.
+        weaknesses: Vec<Weakness>,
+    }
+
+    /// What an instance started with.
+    InstanceMeasurement {
+        /// Hash of the kernel.
+        kernel: Sha256,
+        /// Hash of the initial RAM disk, if there is one.
+        initrd: Option<Sha256>,
+        /// Hash of the kernel's command line.
+        command_line: Sha256,
+    }
+
+    /// Numbers of an instance since its hypervisor started.
+    Statistics {
+        /// Whether its processors run.
+        state: MachineState,
+        /// Of a processor that failed: KVM's exit reason, or the negative error number of running it.
+        failed: Option<i32>,
+        /// One entry for each virtual processor.
+        cpus: Vec<CpuStatistics>,
+        /// Slots in use.
+        slots: Vec<SlotStatistics>,
+    }
+
+    /// Numbers of one virtual processor.
+    CpuStatistics {
+        /// Port reads.
+        port_in: u64,
+        /// Port writes.
+        port_out: u64,
+        /// Memory-mapped reads.
+        mmio_read: u64,
+        /// Memory-mapped writes.
+        mmio_write: u64,
+        /// Halts that left the kernel.
+        halt: u64,
+        /// Interruptions by the hypervisor: pauses.
+        interrupted: u64,
+        /// Anything else.
+        other: u64,
+        /// Time that it waited for a device's answer, in nanoseconds.
+        wait_ns: u64,
+        /// Processor time, in nanoseconds, where the system says it.
+        cpu_ns: Option<u64>,
+        /// Time in which it could have run and did not, in nanoseconds.
+        steal_ns: Option<u64>,
+    }
+
+    /// A slot in use.
+    SlotStatistics {
+        /// Which.
+        slot: Slot,
+        /// How it is used.
+        state: SlotState,
+    }
+
+    /// Console output of an instance.
+    ConsoleOutput {
+        /// Where the next read goes on, in bytes since the instance's start.
+        next: u64,
+        /// What was printed before that, sealed to the tenant; empty if nothing is new.
+        sealed: SealedConsole,
     }
 
     /// State of the host's log.
@@ -150,8 +249,26 @@ messages! {
     }
 }
 
-/// The host has as many slots as volumes at most.
+/// Most instances on a host.
+pub const MAX_INSTANCES: usize = 256;
+
+impl Listed for InstanceStatus {
+    const MOST: usize = MAX_INSTANCES;
+}
+
 impl Listed for VolumeStatus {
+    const MOST: usize = 256;
+}
+
+impl Listed for Weakness {
+    const MOST: usize = 32;
+}
+
+impl Listed for CpuStatistics {
+    const MOST: usize = 255;
+}
+
+impl Listed for SlotStatistics {
     const MOST: usize = <Slot as Listed>::MOST;
 }
 
@@ -196,11 +313,57 @@ choices! {
 
     /// How far an instance has come.
     InstanceState: State {
-        /// Reset is released.
+        /// Its guest runs, or waits for its turn.
         Running = "running",
         /// Being stopped.
         Stopping = "stopping",
         /// The guest switched itself off; stop it, or start it again.
         Off = "off",
+        /// Its hypervisor failed or ended: stop it.
+        Failed = "failed",
+    }
+
+    /// Whether the processors of an instance run.
+    MachineState: State {
+        /// They stand still: it is not the instance's turn.
+        Paused = "paused",
+        /// They run.
+        Running = "running",
+        /// The guest switched itself off.
+        Off = "off",
+        /// The guest asked for a reset.
+        Reset = "reset",
+        /// A processor cannot go on.
+        Failed = "failed",
+    }
+
+    /// How a slot is used.
+    SlotState: State {
+        /// A function is in it.
+        Present = "present",
+        /// The guest was asked to let go of it and has not done so.
+        Leaving = "leaving",
+        /// The card has gone; the guest still holds on.
+        Lost = "lost",
+    }
+
+    /// The processors' virtualisation.
+    Virtualisation: State {
+        /// Intel VT-x.
+        Vmx = "vmx",
+        /// AMD-V.
+        Svm = "svm",
+        /// Another.
+        Other = "other",
+        /// None: no hypervisor can run.
+        None = "none",
+    }
+
+    /// What a burstable instance does when no credits are left.
+    CreditMode: Parameter {
+        /// It runs at its baseline.
+        Standard = "standard",
+        /// It goes on, and pays.
+        Unlimited = "unlimited",
     }
 }

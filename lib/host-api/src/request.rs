@@ -1,9 +1,11 @@
 //! The requests, as the caller sends them and as the host reads them.
 
 use crate::{
-    Api, DeviceName, Resource, SealedKey, Sentence,
+    Api, ConsoleKey, DeviceName, InstanceType, Resource, SealedConsole, SealedKey, Sentence,
     datum::Datum,
-    messages::{Done, HostStatus, InstanceStatus, LogPage, VolumeStatus},
+    messages::{
+        ConsoleOutput, CreditMode, Done, HostStatus, InstanceStatus, LogPage, Statistics, VolumeStatus,
+    },
     operation::SchemaOf,
     text::{Sha256, SignedKeys},
 };
@@ -11,7 +13,7 @@ use ids::{HostId, InstanceId, Slot, VolumeId};
 use operations::Method;
 
 /// Longest request body in bytes.
-pub const MAX_BODY: usize = 16 * 1024;
+pub const MAX_BODY: usize = 48 * 1024;
 
 messages! {
     /// Asks for the host's state.
@@ -54,7 +56,9 @@ messages! {
         device_name: DeviceName,
         /// Size in bytes, a multiple of 4096.
         size: u64,
-        /// A free slot of the main board.
+        /// For which instance, which may start later; without it, for the main board.
+        instance: Option<InstanceId>,
+        /// A free slot of the main board or of the instance.
         slot: Slot,
         /// The volume key, sealed to this host's card for this volume.
         sealed_key: SealedKey,
@@ -68,12 +72,18 @@ messages! {
         force: bool,
     }
 
-    /// Asks to start an instance. A host runs one at a time.
+    /// Asks to start an instance. A host runs one on the main board, or others beside each other.
     StartInstance {
         /// The instance.
         instance: InstanceId,
-        /// Its root volume, which must be attached.
+        /// Its root volume, which must be attached: to the main board, or to this instance.
         root: VolumeId,
+        /// Its type; `metal` is the main board.
+        instance_type: InstanceType,
+        /// The tenant's key, to which it seals its console; without it, no console is kept.
+        console_key: Option<ConsoleKey>,
+        /// For a burstable type: what it does when no credits are left; without it, the type's default.
+        credits: Option<CreditMode>,
     }
 
     /// Asks to stop an instance.
@@ -82,6 +92,35 @@ messages! {
         instance: InstanceId,
         /// Do not wait for the guest.
         force: bool,
+    }
+
+    /// Asks for an instance's numbers.
+    ReadStatistics {
+        /// The instance.
+        instance: InstanceId,
+    }
+
+    /// Asks for console output.
+    ReadConsole {
+        /// The instance.
+        instance: InstanceId,
+        /// Bytes that the reader has already; 0 for all that is kept.
+        after: u64,
+    }
+
+    /// Brings console input.
+    WriteConsole {
+        /// The instance.
+        instance: InstanceId,
+        /// What was typed, sealed by the tenant.
+        sealed: SealedConsole,
+    }
+}
+
+impl StartInstance {
+    /// An instance on the main board.
+    pub fn metal(instance: InstanceId, root: VolumeId) -> Self {
+        Self { instance, root, instance_type: InstanceType::metal(), console_key: None, credits: None }
     }
 }
 
@@ -139,6 +178,9 @@ calls! {
     DetachVolume, DetachVolume => Done;
     StartInstance, StartInstance => InstanceStatus;
     StopInstance, StopInstance => Done;
+    ReadStatistics, InstanceStatistics => Statistics;
+    ReadConsole, ReadConsole => ConsoleOutput;
+    WriteConsole, WriteConsole => Done;
 }
 
 impl Request {
@@ -163,10 +205,15 @@ impl Request {
             | Self::ResumeHost(_)
             | Self::PowerCycleHost(_)
             | Self::UpdateTokenKeys(_) => vec![Resource::Host(host.clone())],
-            Self::AttachVolume(r) => vec![volume(&r.volume)],
+            Self::AttachVolume(r) => {
+                std::iter::once(volume(&r.volume)).chain(r.instance.as_ref().map(instance)).collect()
+            }
             Self::DetachVolume(r) => vec![volume(&r.volume)],
             Self::StartInstance(r) => vec![instance(&r.instance), volume(&r.root)],
             Self::StopInstance(r) => vec![instance(&r.instance)],
+            Self::ReadStatistics(r) => vec![instance(&r.instance)],
+            Self::ReadConsole(r) => vec![instance(&r.instance)],
+            Self::WriteConsole(r) => vec![instance(&r.instance)],
         }
     }
 }
@@ -184,13 +231,19 @@ impl Request {
             }
             Self::AttachVolume(r) => vec![("slot", r.slot.to_string()), ("size", r.size.to_string())],
             Self::DetachVolume(r) => vec![("force", r.force.to_string())],
+            Self::StartInstance(r) => {
+                let credits = r.credits.map_or("default", CreditMode::as_str);
+                vec![("instance_type", r.instance_type.to_string()), ("credits", credits.to_owned())]
+            }
             Self::StopInstance(r) => vec![("force", r.force.to_string())],
             Self::ReadStatus(_)
             | Self::ReadLog(_)
             | Self::DrainHost(_)
             | Self::ResumeHost(_)
             | Self::PowerCycleHost(_)
-            | Self::StartInstance(_) => vec![],
+            | Self::ReadStatistics(_)
+            | Self::ReadConsole(_)
+            | Self::WriteConsole(_) => vec![],
         }
     }
 
@@ -201,17 +254,20 @@ impl Request {
     }
 }
 
-/// A request in the query is a list of `name=number`, in the order of the fields; one in the body is JSON.
+/// A request in the query is a list of `name=value`, each a number or an identifier; one in the body is JSON.
 fn read<C: Call>(query: Option<&str>, body: &[u8]) -> Result<C, Malformed> {
     if C::API.method() == Method::Post {
         return serde_json::from_slice(body).map_err(|_| Malformed);
     }
     let mut fields = serde_json::Map::new();
     for pair in query.into_iter().flat_map(|query| query.split('&')) {
-        let (name, digits) = pair.split_once('=').ok_or(Malformed)?;
-        let plain = !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit());
-        let number: u64 = digits.parse().ok().filter(|_| plain).ok_or(Malformed)?;
-        if fields.insert(name.to_owned(), number.into()).is_some() {
+        let (name, text) = pair.split_once('=').ok_or(Malformed)?;
+        let value = if text.bytes().all(|b| b.is_ascii_digit()) {
+            text.parse::<u64>().map_err(|_| Malformed)?.into()
+        } else {
+            serde_json::Value::from(text)
+        };
+        if fields.insert(name.to_owned(), value).is_some() {
             return Err(Malformed);
         }
     }
@@ -243,7 +299,10 @@ pub trait Call: Datum + Clone + Into<Request> {
         if method == Method::Post {
             return HttpCall { method, target: path.to_owned(), body: value.to_string().into_bytes() };
         }
-        let fields = value.as_object().into_iter().flatten().map(|(name, value)| format!("{name}={value}"));
+        let fields = value.as_object().into_iter().flatten().map(|(name, value)| match value.as_str() {
+            Some(text) => format!("{name}={text}"),
+            None => format!("{name}={value}"),
+        });
         let query = fields.collect::<Vec<_>>().join("&");
         let target = if query.is_empty() { path.to_owned() } else { format!("{path}?{query}") };
         HttpCall { method, target, body: Vec::new() }

@@ -1,6 +1,9 @@
 //! The bounded texts that messages are made of.
 
-use base64::{Engine, engine::general_purpose::STANDARD};
+use base64::{
+    Engine,
+    engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD},
+};
 use operations::DataClass;
 
 /// A text that is not what its place wants.
@@ -95,6 +98,15 @@ texts! {
     /// A 512-bit volume key sealed to one card for one host and volume, in base64.
     SealedKey: Sealed, "a sealed key", 4 to 256, "^([A-Za-z0-9+/]{4})*([A-Za-z0-9+/][AQgw]==|[A-Za-z0-9+/]{2}[AEIMQUYcgkosw048]=)?$",
         "base64", |text| STANDARD.decode(text).is_ok();
+    /// Console bytes sealed between an instance and its tenant (`seal::console`), at most 32 KiB, in base64.
+    SealedConsole: Sealed, "sealed console bytes", 0 to 43692, "^([A-Za-z0-9+/]{4})*([A-Za-z0-9+/][AQgw]==|[A-Za-z0-9+/]{2}[AEIMQUYcgkosw048]=)?$",
+        "base64", |text| STANDARD.decode(text).is_ok();
+    /// The public key (X25519) to which an instance seals its console, in base64url.
+    ConsoleKey: Public, "a console key", 43 to 43, "^[A-Za-z0-9_-]{42}[AEIMQUYcgkosw048]$", "base64url",
+        |text| URL_SAFE_NO_PAD.decode(text).is_ok();
+    /// The name of an instance type, as EC2 writes it: `t3.micro`; `metal` is the whole main board.
+    InstanceType: Parameter, "an instance type", 1 to 32, "^[a-z0-9.-]+$", "a-z, 0-9, . and -",
+        |text| all(text, |b| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'.' | b'-'));
     /// A SHA-256 value.
     Sha256: Measurement, "a SHA-256 value", 64 to 64, "^[0-9a-f]{64}$", "lower-case hexadecimal", lower_hex;
     /// The unique id of a token.
@@ -129,39 +141,39 @@ texts! {
         |text| text.parse::<std::net::SocketAddr>().is_ok();
 }
 
-impl SealedKey {
-    /// From the sealed bytes.
-    pub fn from_bytes(bytes: &[u8]) -> Result<Self, BadText> {
-        STANDARD.encode(bytes).try_into()
+macro_rules! base64_texts {
+    ($($name:ident),*) => {$(
+        impl $name {
+            /// From the bytes.
+            pub fn from_bytes(bytes: &[u8]) -> Result<Self, BadText> {
+                STANDARD.encode(bytes).try_into()
+            }
+
+            /// The bytes.
+            pub fn to_bytes(&self) -> Vec<u8> {
+                STANDARD.decode(&self.0).unwrap_or_default()
+            }
+        }
+    )*};
+}
+base64_texts!(SealedKey, SealedConsole, SignedKeys, CardCertificate);
+
+impl ConsoleKey {
+    /// From the public key.
+    pub fn from_bytes(key: &[u8; 32]) -> Self {
+        Self(URL_SAFE_NO_PAD.encode(key))
     }
 
-    /// The sealed bytes.
-    pub fn to_bytes(&self) -> Vec<u8> {
-        STANDARD.decode(&self.0).unwrap_or_default()
+    /// The public key.
+    pub fn to_bytes(&self) -> [u8; 32] {
+        URL_SAFE_NO_PAD.decode(&self.0).ok().and_then(|bytes| bytes.try_into().ok()).unwrap_or([0; 32])
     }
 }
 
-impl SignedKeys {
-    /// From the signed bytes.
-    pub fn from_bytes(bytes: &[u8]) -> Result<Self, BadText> {
-        STANDARD.encode(bytes).try_into()
-    }
-
-    /// The signed bytes, as `token::Keys::follow` takes them.
-    pub fn to_bytes(&self) -> Vec<u8> {
-        STANDARD.decode(&self.0).unwrap_or_default()
-    }
-}
-
-impl CardCertificate {
-    /// From the signed bytes.
-    pub fn from_bytes(bytes: &[u8]) -> Result<Self, BadText> {
-        STANDARD.encode(bytes).try_into()
-    }
-
-    /// The signed bytes, as `token::CardKeyCertificate::verify` takes them.
-    pub fn to_bytes(&self) -> Vec<u8> {
-        STANDARD.decode(&self.0).unwrap_or_default()
+impl InstanceType {
+    /// The whole main board.
+    pub fn metal() -> Self {
+        Self("metal".to_owned())
     }
 }
 
@@ -247,6 +259,9 @@ mod tests {
         documented::<SealedKey>();
         documented::<SignedKeys>();
         documented::<RequestId>();
+        documented::<SealedConsole>();
+        documented::<ConsoleKey>();
+        documented::<InstanceType>();
     }
 
     proptest! {
@@ -259,6 +274,13 @@ mod tests {
         #[test]
         fn digests_come_back(digest: [u8; 32]) {
             prop_assert_eq!(Sha256::from_digest(&digest).to_digest(), digest);
+        }
+
+        #[test]
+        fn console_keys_come_back(key: [u8; 32]) {
+            let text = ConsoleKey::from_bytes(&key);
+            prop_assert_eq!(text.to_bytes(), key);
+            prop_assert_eq!(ConsoleKey::try_from(text.to_string()), Ok(text));
         }
 
         #[test]

@@ -4,7 +4,7 @@
 //! between everybody who asks and every host that answers, so that both mean the same by a name.
 //!
 //! No operation runs a command, reads a path, opens a shell, copies content or weakens a protection, and
-//! none carries customer content: [`DataClass`] has no such class.
+//! none carries customer content in the clear: [`DataClass`] has no such class, and a console passes sealed.
 #![forbid(unsafe_code)]
 
 #[macro_use]

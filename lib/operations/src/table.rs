@@ -40,7 +40,7 @@ macro_rules! operations {
                 match self { $(Self::$name => $purpose),* }
             }
 
-            /// What a token must name for it: one resource of each of these kinds.
+            /// What a token must name for it: of each of these kinds the resource that the request touches, if it touches one.
             pub const fn kinds(self) -> &'static [Kind] {
                 match self { $(Self::$name => &[$(Kind::$kind),+]),* }
             }
@@ -81,7 +81,7 @@ macro_rules! operations {
 
 operations! {
     HostStatus {
-        Get "/v1/status", "Tell what the host is, what it measured, and the state of its volumes and its instance.";
+        Get "/v1/status", "Tell what the host is, what it measured, and the state of its volumes and its instances.";
         on Host; for Operator ControlPlane Pipeline Auditor; Observe; sensitive false;
         asks; answers Identifier Parameter State Measurement Public; notes;
     }
@@ -116,8 +116,8 @@ operations! {
         asks Public; answers; notes sequence;
     }
     AttachVolume {
-        Post "/v1/volumes/attach", "Show an encrypted volume to the main board as an NVMe function.";
-        on Volume; for ControlPlane; Change; sensitive false;
+        Post "/v1/volumes/attach", "Show an encrypted volume to the main board, or to an instance, as an NVMe function.";
+        on Volume Instance; for ControlPlane; Change; sensitive false;
         asks Identifier Parameter State Sealed; answers Identifier Parameter State; notes slot size;
     }
     DetachVolume {
@@ -126,14 +126,29 @@ operations! {
         asks Identifier State; answers; notes force;
     }
     StartInstance {
-        Post "/v1/instances/start", "Verify the main board's firmware again and let it start from the root volume.";
+        Post "/v1/instances/start", "Start an instance from its root volume: on the main board, with its firmware verified again, or in a hypervisor of its own.";
         on Instance Volume; for ControlPlane; Change; sensitive false;
-        asks Identifier; answers Identifier State; notes;
+        asks Identifier Parameter Public; answers Identifier Parameter State Measurement; notes instance_type credits;
     }
     StopInstance {
-        Post "/v1/instances/stop", "Press the power button, then hold the main board in reset.";
+        Post "/v1/instances/stop", "Press the instance's power button, then hold the main board in reset or end its hypervisor.";
         on Instance; for ControlPlane; Change; sensitive false;
         asks Identifier State; answers; notes force;
+    }
+    InstanceStatistics {
+        Get "/v1/instances/statistics", "Tell in numbers what the processors of an instance do.";
+        on Instance; for ControlPlane; Observe; sensitive false;
+        asks Identifier; answers Identifier State; notes;
+    }
+    ReadConsole {
+        Get "/v1/instances/console", "Give console output of an instance, sealed by it to its tenant.";
+        on Instance; for ControlPlane; Observe; sensitive false;
+        asks Identifier State; answers State Sealed; notes;
+    }
+    WriteConsole {
+        Post "/v1/instances/console", "Pass console input to an instance, sealed to it by its tenant.";
+        on Instance; for ControlPlane; Change; sensitive false;
+        asks Identifier Sealed; answers; notes;
     }
 }
 
@@ -175,9 +190,9 @@ mod tests {
     use std::collections::BTreeSet;
 
     #[test]
-    fn no_two_operations_share_a_name_or_a_path() {
+    fn no_two_operations_share_a_name_or_a_method_and_path() {
         let names: BTreeSet<_> = Operation::ALL.iter().map(|o| o.name()).collect();
-        let paths: BTreeSet<_> = Operation::ALL.iter().map(|o| o.path()).collect();
+        let paths: BTreeSet<_> = Operation::ALL.iter().map(|o| (o.method(), o.path())).collect();
         assert_eq!((names.len(), paths.len()), (Operation::ALL.len(), Operation::ALL.len()));
         for operation in Operation::ALL {
             assert_eq!(Operation::find(operation.method().name(), operation.path()), Some(*operation));

@@ -118,7 +118,7 @@ words! {
         Measurement = "measurement",
         /// A certificate or public key.
         Public = "public",
-        /// Ciphertext that only a card can open.
+        /// Ciphertext that only a card can open, or only an instance and its tenant.
         Sealed = "sealed",
         /// Who did what when.
         Audit = "audit",

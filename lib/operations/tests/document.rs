@@ -15,7 +15,7 @@ fn document() -> Result<String, std::fmt::Error> {
         "# Operations on a host\n\n\
          Everything that anyone can ask of a host. There is nothing else: no operation runs a command, reads a path,\n\
          opens a shell, copies content or weakens a protection, and no request or answer has a place for customer\n\
-         content. Made from `lib/operations/src/table.rs`; the wire form is `api/controller-v1.json`, and who has which\n\
+         content; what a console prints and takes passes sealed between instance and tenant. Made from `lib/operations/src/table.rs`; the wire form is `api/controller-v1.json`, and who has which\n\
          operation is in `policies/`.\n\n\
          | operation | request | on | for | effect |\n|---|---|---|---|---|\n",
     );

@@ -96,7 +96,7 @@ entity Host in [Fleet];
 entity Volume in [Host];
 entity Instance in [Host];
 entity AuditLog;
-// Memory, disks, network traffic and console of an instance. No operation is for it.
+// Memory, disks, network traffic and console of an instance. No operation is for it: a console passes sealed.
 entity CustomerContent in [Instance, Volume];
 
 ";

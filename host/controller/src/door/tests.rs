@@ -11,7 +11,8 @@ use super::*;
 use axum::{body::Body, http::StatusCode};
 use host_api::{
     AttachVolume, Call as _, DetachVolume, ErrorBody, HostStatus, HttpCall, InstanceState, InstanceStatus,
-    LogPage, LogRecord, ReadLog, ReadStatus, StartInstance, StopInstance, VolumeState, VolumeStatus,
+    InstanceType, LogPage, LogRecord, ReadLog, ReadStatistics, ReadStatus, StartInstance, StopInstance,
+    VolumeState, VolumeStatus,
 };
 use ids::{HostId, InstanceId, Slot, VolumeId};
 use rig::{NOW, Rig};
@@ -122,6 +123,7 @@ fn attach(n: u128, slot: u8) -> AttachVolume {
         volume: volume(n),
         device_name: "/dev/sdf".parse().unwrap(),
         size: rig::SIZE,
+        instance: None,
         slot: Slot::try_from(slot).unwrap(),
         sealed_key: host_api::SealedKey::from_bytes(&[5; 112]).unwrap(),
     }
@@ -132,7 +134,7 @@ fn detach(n: u128, force: bool) -> DetachVolume {
 }
 
 fn start(i: u128, root: u128) -> StartInstance {
-    StartInstance { instance: instance(i), root: volume(root) }
+    StartInstance::metal(instance(i), volume(root))
 }
 
 fn stop(i: u128, force: bool) -> StopInstance {

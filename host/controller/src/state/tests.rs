@@ -52,7 +52,7 @@ fn play(state: &mut State, step: &Step) -> Result<(), Refusal> {
         Step::CardDies => drop(state.card_died()),
         Step::Start(i, v) => {
             state.may_start(&instance(i), &volume(v))?;
-            state.started(instance(i), volume(v));
+            state.started(instance(i), volume(v), InstanceType::metal());
         }
         Step::Stop(i) => drop(state.stopping(&instance(i))?),
         Step::StopEnds(well) => match (&state.instance, well) {

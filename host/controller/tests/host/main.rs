@@ -33,6 +33,7 @@ fn attach(rack: &Rack, volume: &VolumeId, slot: u8, card: &[u8]) -> AttachVolume
         volume: volume.clone(),
         device_name: "/dev/sdf".parse().unwrap(),
         size: SIZE,
+        instance: None,
         slot: Slot::try_from(slot).unwrap(),
         sealed_key: SealedKey::from_bytes(&sealed).unwrap(),
     }
@@ -129,7 +130,7 @@ async fn the_real_card_opens_only_what_was_sealed_to_it() {
     assert_eq!(rack.lines().last(), Some(&Line::Hold), "a function was plugged under running firmware");
     UnixStream::connect(&function).unwrap();
     let instance = InstanceId::from_random(3);
-    let started = rack.call(StartInstance { instance: instance.clone(), root: root.clone() }).await.unwrap();
+    let started = rack.call(StartInstance::metal(instance.clone(), root.clone())).await.unwrap();
     assert_eq!(started.state, InstanceState::Running);
     assert_eq!(rack.lines().last(), Some(&Line::Release));
     rack.call(attach(&rack, &data, 2, &card)).await.unwrap();
@@ -159,7 +160,7 @@ async fn firmware_that_is_not_known_good_stays_in_reset() {
             assert!(reason.message.as_str().contains(status.chip.unwrap().firmware.as_str()));
         }
         assert!(!rack.lines().contains(&Line::Release));
-        let start = StartInstance { instance: InstanceId::from_random(1), root: VolumeId::from_random(1) };
+        let start = StartInstance::metal(InstanceId::from_random(1), VolumeId::from_random(1));
         assert_eq!(rack.refused(start).await, "host.out-of-service");
         assert!(!rack.lines().contains(&Line::Release));
     }

@@ -87,6 +87,7 @@ fn wrong_key(stage: &mut Stage) -> Outcome<Act> {
         volume: volume.clone(),
         device_name: "/dev/sdz".to_owned().try_into().map_err(|e| format!("{e}"))?,
         size: 1 << 20,
+        instance: None,
         slot: 16.try_into().map_err(|e| format!("{e}"))?,
         sealed_key: SealedKey::from_bytes(&sealed).map_err(|e| e.to_string())?,
     };

@@ -57,7 +57,7 @@ fn leaves<'a>(document: &'a Value, schema: &'a Value, found: &mut Vec<&'a Value>
 fn class(leaf: &Value) -> DataClass {
     let bounded = match leaf["type"].as_str() {
         Some("string") => leaf["maxLength"].is_u64() || leaf["enum"].is_array(),
-        Some("integer") => leaf["minimum"].is_u64() && leaf["maximum"].is_u64(),
+        Some("integer") => leaf["minimum"].is_i64() && leaf["maximum"].is_u64(),
         Some("boolean") => true,
         _ => false,
     };

@@ -1,5 +1,5 @@
 use super::*;
-use crate::{SealedKey, find};
+use crate::{SealedKey, find, messages::CreditMode};
 use proptest::prelude::*;
 
 fn volume() -> VolumeId {
@@ -23,12 +23,22 @@ fn every_request() -> Vec<(Request, HttpCall)> {
             volume: volume(),
             device_name: "/dev/sdf".parse().unwrap(),
             size: 1 << 30,
+            instance: Some(instance.clone()),
             slot: Slot::try_from(2).unwrap(),
             sealed_key: SealedKey::from_bytes(&[9; 112]).unwrap(),
         }),
         both(&DetachVolume { volume: volume(), force: true }),
-        both(&StartInstance { instance: instance.clone(), root: volume() }),
-        both(&StopInstance { instance, force: false }),
+        both(&StartInstance {
+            instance: instance.clone(),
+            root: volume(),
+            instance_type: "t3.micro".parse().unwrap(),
+            console_key: Some(ConsoleKey::from_bytes(&[7; 32])),
+            credits: Some(CreditMode::Unlimited),
+        }),
+        both(&StopInstance { instance: instance.clone(), force: false }),
+        both(&ReadStatistics { instance: instance.clone() }),
+        both(&ReadConsole { instance: instance.clone(), after: 7 }),
+        both(&WriteConsole { instance, sealed: SealedConsole::from_bytes(&[0; 32 << 10]).unwrap() }),
     ]
 }
 
@@ -52,6 +62,24 @@ fn what_a_client_sends_is_what_the_host_reads() {
 }
 
 #[test]
+fn a_volume_for_an_instance_touches_the_instance_too() {
+    let body = |instance: &str| {
+        let text = format!(
+            r#"{{"volume":"{}","device_name":"sdf","size":4096,"slot":1,"sealed_key":"AAAA"{instance}}}"#,
+            volume()
+        );
+        let Ok(request) = Request::parse(Api::AttachVolume, None, text.as_bytes()) else { return Vec::new() };
+        request.resources(&HostId::from_random(1))
+    };
+    let instance = InstanceId::from_random(8);
+    let both = [Resource::Volume(volume()), Resource::Instance(instance.clone())];
+    assert_eq!(body(&format!(r#","instance":"{instance}""#)), both);
+    assert_eq!(body(""), both[..1]);
+    assert_eq!(body(r#","instance":null"#), both[..1]);
+    assert_eq!(body(r#","instance":"i-*""#), []);
+}
+
+#[test]
 fn parameters_beside_the_declared_ones_are_refused() {
     let extra = br#"{"volume":"vol-00000000000000007","force":true,"path":"/etc/passwd"}"#;
     assert_eq!(Request::parse(Api::DetachVolume, None, extra), Err(Malformed));
@@ -67,6 +95,17 @@ fn parameters_beside_the_declared_ones_are_refused() {
         Some("after=99999999999999999999"),
     ] {
         assert_eq!(Request::parse(Api::ReadLog, query, b""), Err(Malformed), "{query:?}");
+    }
+    let instance = InstanceId::from_random(8);
+    for query in [
+        format!("instance={instance}"),
+        format!("instance={instance}&after=x"),
+        format!("instance={instance}&after=1&instance={instance}"),
+        format!("instance=\"{instance}\"&after=1"),
+        "instance=7&after=1".to_owned(),
+        "instance=&after=1".to_owned(),
+    ] {
+        assert_eq!(Request::parse(Api::ReadConsole, Some(&query), b""), Err(Malformed), "{query:?}");
     }
     let long = vec![b' '; MAX_BODY + 1];
     assert_eq!(Request::parse(Api::StopInstance, None, &long), Err(Malformed));

@@ -18,8 +18,16 @@ async fn a_main_job_goes_through_and_is_recorded_before_it_is_done() {
     assert!(status.in_service && status.chip.unwrap().firmware == rig::good_firmware());
     assert_eq!(status.volumes.len(), 1);
     assert_eq!(
-        status.instance,
-        Some(InstanceStatus { instance: instance(1), root: volume(1), state: InstanceState::Running })
+        status.instances,
+        [InstanceStatus {
+            instance: instance(1),
+            root: volume(1),
+            instance_type: InstanceType::metal(),
+            state: InstanceState::Running,
+            measurement: None,
+            credits: None,
+            weaknesses: vec![],
+        }]
     );
     client.call(stop(1, true)).await.unwrap();
     client.call(detach(1, false)).await.unwrap();
@@ -50,6 +58,11 @@ async fn acts_that_the_state_does_not_allow_have_their_codes() {
         rig.make_storage(&volume(n));
     }
     assert_eq!(client.refused(attach(9, 1)).await, "volume.no-storage");
+    let aside = AttachVolume { instance: Some(instance(1)), ..attach(1, 1) };
+    assert_eq!(client.refused(aside).await, "hypervisor.absent");
+    let small = StartInstance { instance_type: "t3.nano".parse().unwrap(), ..start(1, 1) };
+    assert_eq!(client.refused(small).await, "hypervisor.absent");
+    assert_eq!(client.refused(ReadStatistics { instance: instance(1) }).await, "instance.unknown");
     assert_eq!(client.refused(AttachVolume { size: 4096, ..attach(1, 1) }).await, "volume.size");
     client.call(attach(1, 1)).await.unwrap();
     assert_eq!(client.refused(attach(1, 2)).await, "volume.exists");
@@ -96,7 +109,7 @@ async fn a_guest_that_does_not_stop_is_stopped_and_others_can_look_meanwhile() {
     let (stopped, meanwhile) = tokio::join!(client.call(stop(1, false)), async {
         tokio::time::sleep(Duration::from_millis(100)).await;
         let status = client.call(ReadStatus {}).await.unwrap();
-        (status.instance.unwrap().state, client.refused(start(2, 1)).await)
+        (status.instances[0].state, client.refused(start(2, 1)).await)
     });
     stopped.unwrap();
     assert_eq!(meanwhile, (InstanceState::Stopping, "instance.changing".to_owned()));
@@ -153,7 +166,7 @@ async fn a_guest_that_switches_itself_off_is_noticed_and_may_start_again() {
     let codes: Vec<_> =
         rig.host.look().into_iter().filter_map(|entry| entry.code).map(String::from).collect();
     assert_eq!(codes, ["instance.off"]);
-    assert_eq!(client.call(ReadStatus {}).await.unwrap().instance.unwrap().state, InstanceState::Off);
+    assert_eq!(client.call(ReadStatus {}).await.unwrap().instances[0].state, InstanceState::Off);
     assert_eq!(client.refused(start(2, 1)).await, "instance.exists");
     client.call(start(1, 1)).await.unwrap();
 }

@@ -25,7 +25,7 @@ async fn a_drained_host_takes_nothing_new_and_stays_drained_over_a_restart() {
     assert_eq!(client.refused(start(2, 1)).await, "host.drained");
     let status = client.call(ReadStatus {}).await.unwrap();
     assert!(status.drained && status.in_service);
-    assert_eq!(status.instance.unwrap().state, InstanceState::Running, "a running instance goes on");
+    assert_eq!(status.instances[0].state, InstanceState::Running, "a running instance goes on");
     client.call(stop(1, true)).await.unwrap();
     client.call(detach(1, false)).await.unwrap();
 
