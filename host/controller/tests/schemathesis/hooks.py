@@ -11,6 +11,7 @@ import os
 import random
 import re
 import time
+from urllib.parse import parse_qsl
 
 import cbor2
 import schemathesis
@@ -72,13 +73,13 @@ def proof(method, target, body, bearer):
     return text(sign(HOLDER, cbor2.dumps(payload), b"azote/proof/1"))
 
 
-def touched(body):
+def touched(query, body):
     """The resources that a request names, whatever else is wrong with it."""
     try:
         fields = json.loads(body)
     except ValueError:
         fields = None
-    fields = fields if isinstance(fields, dict) else {}
+    fields = fields if isinstance(fields, dict) else dict(parse_qsl(query))
     kinds = {"volume": "volume", "root": "volume", "instance": "instance"}
     named = {f"{kind}/{fields[name]}" for name, kind in kinds.items() if isinstance(fields.get(name), str)}
     return sorted({f"host/{HOST}"} | {resource for resource in named if ID.fullmatch(resource)})
@@ -88,8 +89,9 @@ class Proven(AuthBase):
     def __call__(self, request):
         body = request.body or b""
         body = body.encode() if isinstance(body, str) else body
-        operation = OPERATIONS.get((request.method, request.path_url.split("?")[0]), "HostStatus")
-        bearer = token(operation, touched(body))
+        path, _, query = request.path_url.partition("?")
+        operation = OPERATIONS.get((request.method, path), "HostStatus")
+        bearer = token(operation, touched(query, body))
         request.headers["Authorization"] = f"Bearer {bearer}"
         request.headers["Azote-Proof"] = proof(request.method, request.path_url, body, bearer)
         return request
