@@ -94,7 +94,7 @@ fn measure(arguments: &Arguments, writers: usize) -> Case {
     fs::create_dir(&path).unwrap();
     let key = LogKey::new(&[7; LogKey::LENGTH]).unwrap();
     let log = Log::open(&path, CAPACITY, key.clone(), Key::generate().unwrap()).unwrap();
-    let log = Writer::start(log).unwrap();
+    let log = Writer::new(log);
     let mut plain = OpenOptions::new().append(true).create(true).open(dir.path().join("plain")).unwrap();
     let mut case =
         Case { writers, log: Times::default(), plain: Times::default(), records: 0, elapsed: Duration::ZERO };

@@ -30,6 +30,7 @@ use std::{
     time::Duration,
 };
 use token::{Call, Claims, PROOF_AHEAD, PROOF_HEADER, ProofId, ReplaySet, TOKEN_HEADER};
+use tokio::runtime::Handle;
 
 /// Most proofs of possession that the host remembers: as many requests in the minute for which a proof is
 /// fresh.
@@ -37,6 +38,9 @@ const PROOFS: usize = 65_536;
 
 /// Most tokens whose uses the host counts.
 const TOKENS: usize = 65_536;
+
+/// Threads that serve connections: so many records can become durable together.
+const LANES: usize = 32;
 
 /// The door.
 pub struct Door {
@@ -242,7 +246,7 @@ pub fn service(door: Arc<Door>, tls: rustls::ServerConfig) -> Service {
     Service {
         router: router(door),
         tls,
-        limits: service::Limits { body_size: MAX_BODY, ..service::Limits::default() },
+        limits: service::Limits { body_size: MAX_BODY, lanes: LANES, ..service::Limits::default() },
         observer: Arc::new(move |incident| {
             if let Err(error) = observer.incident(&incident) {
                 tracing::error!(%error, code = incident.code, "an incident is not in the log");
@@ -251,21 +255,23 @@ pub fn service(door: Arc<Door>, tls: rustls::ServerConfig) -> Service {
     }
 }
 
-/// The door as HTTP handlers.
+/// The door as HTTP handlers. What may take long runs on the threads of the present runtime that may block.
 fn router(door: Arc<Door>) -> Router {
     // One handler for every path: the table of operations is the only routing there is.
-    Router::new().route("/", any(enter)).route("/{*path}", any(enter)).with_state(door)
+    let state = (door, Handle::current());
+    Router::new().route("/", any(enter)).route("/{*path}", any(enter)).with_state(state)
 }
 
-async fn enter(State(door): State<Arc<Door>>, request: axum::extract::Request) -> Response {
+async fn enter(State((door, home)): State<(Arc<Door>, Handle)>, request: axum::extract::Request) -> Response {
     let (parts, body) = request.into_parts();
-    let body = to_bytes(body, MAX_BODY + 1).await;
-    let handled = tokio::task::spawn_blocking(move || {
-        // A body that is too long is as malformed as one byte more than the longest.
-        let body = body.unwrap_or_else(|_| Bytes::from(vec![0; MAX_BODY + 1]));
-        handle(&door, &parts, &body)
-    });
-    match handled.await {
+    // A body that is too long is as malformed as one byte more than the longest.
+    let body = to_bytes(body, MAX_BODY + 1).await.unwrap_or_else(|_| Bytes::from(vec![0; MAX_BODY + 1]));
+    let handled = match Api::find(parts.method.as_str(), parts.uri.path()) {
+        // They wait for nothing but the log: to hand them over would take as long again.
+        None | Some(Api::ReadLog) => Ok(handle(&door, &parts, &body)),
+        Some(_) => home.spawn_blocking(move || handle(&door, &parts, &body)).await,
+    };
+    match handled {
         Ok(Ok(answer)) => ([(CONTENT_TYPE, "application/json")], answer).into_response(),
         Ok(Err(refusal)) => refusal.into_response(),
         Err(_) => Refusal::of("internal").into_response(),

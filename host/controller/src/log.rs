@@ -128,7 +128,7 @@ pub struct Log {
     identity: Key,
     segments: VecDeque<Stored>,
     /// What the last segment is written with, once this run has begun it.
-    current: Option<(File, Sealer)>,
+    current: Option<(Arc<File>, Sealer)>,
     bytes: u64,
     base: LogHead,
     /// The last durable record.
@@ -157,6 +157,33 @@ struct Draft {
     bytes: u64,
 }
 
+/// Records on their way to the disk.
+struct Flight {
+    results: Vec<Result<u64, LogError>>,
+    /// Nothing where no record is to be written.
+    write: io::Result<Option<Write>>,
+}
+
+/// One frame, with the header before it where a segment begins.
+struct Write {
+    file: Arc<File>,
+    block: Vec<u8>,
+    /// Where the block goes, and where in the block the frame begins.
+    at: u64,
+    header: u64,
+    first: u64,
+    head: LogHead,
+}
+
+impl Flight {
+    /// Makes the records durable, with one write and one `fdatasync`.
+    fn land(&self) -> io::Result<()> {
+        let Ok(Some(write)) = &self.write else { return Ok(()) };
+        write.file.write_all_at(&write.block, write.at)?;
+        write.file.sync_data()
+    }
+}
+
 impl Log {
     fn empty(folder: Folder, capacity: u64, key: LogKey, identity: Key) -> Self {
         let head = LogHead::sign(0, &GENESIS, identity.pair());
@@ -182,12 +209,20 @@ impl Log {
     /// Appends `entries` in order, with one write and one `fdatasync` for up to 64 of them; gives each one's
     /// sequence number. The records are durable when this returns.
     pub fn append(&mut self, entries: &[Entry]) -> Vec<Result<u64, LogError>> {
-        entries.chunks(BATCH).flat_map(|entries| self.append_batch(entries)).collect()
+        let append = |entries| {
+            let flight = self.take_off(entries);
+            let landed = flight.land();
+            self.landed(flight, landed)
+        };
+        entries.chunks(BATCH).flat_map(append).collect()
     }
 
-    fn append_batch(&mut self, entries: &[Entry]) -> Vec<Result<u64, LogError>> {
+    /// Seals up to [`BATCH`] entries. They are records of this log when they are durable and [`Log::landed`]; until
+    /// then there must be no other.
+    fn take_off(&mut self, entries: &[Entry]) -> Flight {
         if self.poisoned {
-            return entries.iter().map(|_| Err(LogError::Poisoned)).collect();
+            let results = entries.iter().map(|_| Err(LogError::Poisoned)).collect();
+            return Flight { results, write: Ok(None) };
         }
         let header = if self.is_between_segments() { HEADER } else { 0 };
         let mut draft = Draft {
@@ -196,14 +231,22 @@ impl Log {
             hash: self.head.hash.to_digest(),
             bytes: self.bytes + (header + Batch::length(0)) as u64,
         };
-        let results: Vec<_> = entries.iter().map(|entry| self.push(entry, &mut draft)).collect();
-        let written = if draft.lines.is_empty() { Ok(()) } else { self.write(&draft) };
-        match written {
-            Ok(()) => results,
+        let results = entries.iter().map(|entry| self.push(entry, &mut draft)).collect();
+        let write = if draft.lines.is_empty() { Ok(None) } else { self.seal(&draft).map(Some) };
+        Flight { results, write }
+    }
+
+    /// Learns what became of a flight; gives each entry's sequence number.
+    fn landed(&mut self, flight: Flight, landed: io::Result<()>) -> Vec<Result<u64, LogError>> {
+        match landed.and(flight.write) {
+            Ok(write) => {
+                write.into_iter().for_each(|write| self.grow(write));
+                flight.results
+            }
             Err(error) => {
                 tracing::error!(%error, "the host's log cannot be written: the host does nothing from now on");
                 self.poisoned = true;
-                results.into_iter().map(|_| Err(LogError::Poisoned)).collect()
+                flight.results.into_iter().map(|_| Err(LogError::Poisoned)).collect()
             }
         }
     }
@@ -248,42 +291,36 @@ impl Log {
         self.capacity / 16 * sixteenths
     }
 
-    fn is_between_segments(&self) -> bool {
-        let full = (self.capacity / 16).clamp(SMALL_SEGMENT, SEGMENT);
-        self.current.is_none() || self.segments.back().is_none_or(|segment| segment.bytes >= full)
+    /// Length of a full segment.
+    fn full(&self) -> u64 {
+        (self.capacity / 16).clamp(SMALL_SEGMENT, SEGMENT)
     }
 
-    /// Makes a batch durable: in one write, with the header before it where a segment begins.
-    fn write(&mut self, draft: &Draft) -> io::Result<()> {
-        let begins = self.is_between_segments();
-        let mut block = if begins { self.begin()?.to_vec() } else { Vec::new() };
-        let (Some((file, sealer)), Some(stored)) = (&mut self.current, self.segments.back_mut()) else {
+    fn is_between_segments(&self) -> bool {
+        self.current.is_none() || self.segments.back().is_none_or(|segment| segment.bytes >= self.full())
+    }
+
+    fn seal(&mut self, draft: &Draft) -> io::Result<Write> {
+        let mut block = if self.is_between_segments() { self.begin()?.to_vec() } else { Vec::new() };
+        let (Some((file, sealer)), Some(stored)) = (&mut self.current, self.segments.back()) else {
             return Err(io::ErrorKind::NotFound.into());
         };
         let head = LogHead::sign(draft.seq, &draft.hash, self.identity.pair());
+        let first = self.head.seq + 1;
         let batch = Batch {
-            first: self.head.seq + 1,
+            first,
             last: draft.seq,
             signature: head.signature.to_bytes(),
             acknowledged: self.acknowledged,
             lines: &draft.lines,
         };
-        let from = stored.bytes + block.len() as u64;
+        let header = block.len() as u64;
         block.extend(sealer.seal(&batch).map_err(io::Error::other)?);
-        file.write_all_at(&block, stored.bytes)?;
-        file.sync_data()?;
-        if begins {
-            self.folder.sync()?;
-        }
-        stored.bytes += block.len() as u64;
-        stored.last = batch.last;
-        stored.frames.push((batch.first, from..stored.bytes));
-        self.bytes += block.len() as u64;
-        self.head = head;
-        Ok(())
+        Ok(Write { file: Arc::clone(file), block, at: stored.bytes, header, first, head })
     }
 
-    /// Begins a segment; gives its header.
+    /// Begins a segment, with room for all of it: to write there changes no file's length, so `fdatasync` has less to
+    /// do. Gives its header.
     fn begin(&mut self) -> io::Result<[u8; HEADER]> {
         let start = Start {
             number: self.segments.back().map_or(1, |segment| segment.start.number + 1),
@@ -292,11 +329,22 @@ impl Log {
             signature: self.head.signature.to_bytes(),
         };
         let (sealer, header) = Sealer::new(&self.key, &start).map_err(io::Error::other)?;
-        let file = self.folder.create(start.number)?;
+        let file = self.folder.create(start.number, self.full())?;
         let cipher = sealer.cipher();
         self.segments.push_back(Stored { start, cipher, frames: Vec::new(), last: 0, bytes: 0 });
-        self.current = Some((file, sealer));
+        self.current = Some((Arc::new(file), sealer));
         Ok(header)
+    }
+
+    fn grow(&mut self, write: Write) {
+        let length = write.block.len() as u64;
+        if let Some(stored) = self.segments.back_mut() {
+            stored.bytes += length;
+            stored.last = write.head.seq;
+            stored.frames.push((write.first, write.at + write.header..stored.bytes));
+        }
+        self.bytes += length;
+        self.head = write.head;
     }
 
     /// Learns that others hold the log up to record `up_to`, and takes away whole segments that nobody needs any

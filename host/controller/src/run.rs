@@ -131,7 +131,7 @@ pub fn run(options: &Options) -> Result<(), Failure> {
     let paths = paths.each_ref().map(|(name, path)| (*name, path.as_path()));
     Policy::parse(SANDBOX)?.enter(&paths)?;
     let history = log.take_history();
-    let log = Writer::start(log)?;
+    let log = Writer::new(log);
     let booted = Booted { measurements, pcr: Some(pcr), firmware, out_of_service: objection };
     let rules = Rules { known_good, stop_grace: Duration::from_secs(options.stop_grace), settings };
     let host = Arc::new(Host::new(identity, parts, rules, booted, log.clone(), clock.clone()));

@@ -31,6 +31,8 @@
 //! | 4 | first bytes of the SHA-256 of the 20 before: tells a torn frame from a changed one |
 //! | 64 + 8 + n | encrypted: the host's signature over the last record's number and hash; up to which record the log was acknowledged; the records, a line each |
 //! | 16 | tag, over the frame's first 24 bytes too |
+//!
+//! Zeros after the last frame are room that was made beforehand.
 #![forbid(unsafe_code)]
 
 mod frame;
@@ -39,7 +41,7 @@ mod segment;
 
 pub use frame::{Batch, Frame, MAX_FRAME, MAX_LINES};
 pub use header::{HEADER, LogKey, Start};
-pub use segment::{Cipher, Sealer, Segment, read};
+pub use segment::{Cipher, Sealer, Segment, read, written};
 
 /// Why bytes are not a segment of this log. What is only unfinished is no fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]

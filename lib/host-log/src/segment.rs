@@ -65,26 +65,35 @@ pub struct Segment {
     pub cipher: Arc<Cipher>,
     /// Its whole frames.
     pub frames: Vec<Frame>,
-    /// Length of all that is whole, in bytes. What is behind it is the beginning of a write that a power cut
-    /// ended, and was never reported as durable.
+    /// Length of all that is whole, in bytes. What was [`written`] behind it is the beginning of a write that a power
+    /// cut ended, and was never reported as durable.
     pub whole: usize,
+}
+
+/// Length of what was written of a segment, in bytes: zeros at its end are room.
+pub fn written(bytes: &[u8]) -> usize {
+    bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1)
 }
 
 /// Reads a segment; `None` if not even its header was finished.
 ///
-/// Unfinished is what a power cut can leave of the last write: fewer bytes than were to come, or as many with
-/// sectors of zeros. Anything else is a [`Fault`]. Who can write to the disk can cut it there too, which only
-/// one who remembers a later record can tell.
+/// Zeros at the end are room for more frames. Unfinished is what a power cut can leave of the last write: fewer bytes
+/// than were to come, or as many with sectors of zeros. Anything else is a [`Fault`]. Who can write to the disk can cut
+/// it there too, which only one who remembers a later record can tell.
 pub fn read(key: &LogKey, bytes: &[u8]) -> Result<Option<Segment>, Fault> {
-    let Some((header, _)) = bytes.split_first_chunk::<HEADER>() else { return Ok(None) };
+    let written = written(bytes);
+    let Some((header, _)) = bytes.split_first_chunk::<HEADER>().filter(|_| written > 0) else {
+        return Ok(None);
+    };
     let (start, cipher) = match header::parse(key, header) {
-        Err(Fault::Header) if bytes.len() <= HEADER + MAX_FRAME && has_hole(bytes, 0..bytes.len()) => {
+        Err(Fault::Header) if written <= HEADER + MAX_FRAME && has_hole(bytes, 0..written) => {
             return Ok(None);
         }
         parsed => parsed?,
     };
-    let mut segment = Segment { start, cipher: Arc::new(Cipher(cipher)), frames: Vec::new(), whole: HEADER };
-    while segment.whole < bytes.len() {
+    let cipher = Arc::new(Cipher(cipher));
+    let mut segment = Segment { start, cipher, frames: Vec::new(), whole: HEADER };
+    while segment.whole < written {
         let (from, index) = (segment.whole, segment.frames.len() as u64);
         let rest = bytes.get(from..).unwrap_or_default();
         let Some((front, _)) = rest.split_first_chunk::<FRONT>() else { break };
@@ -96,11 +105,15 @@ pub fn read(key: &LogKey, bytes: &[u8]) -> Result<Option<Segment>, Fault> {
                         segment.frames.push(frame);
                         continue;
                     }
-                    Err(_) => whole.len() == rest.len() && has_hole(bytes, from..bytes.len()),
+                    Err(_) => written <= from + front.length && has_hole(bytes, from..from + front.length),
                 },
                 None => true,
             },
-            None => rest.len() <= MAX_FRAME && has_hole(bytes, from..bytes.len()),
+            None => {
+                // The front may lie in two sectors, of which only the first was written.
+                let end = written.max(from + FRONT).next_multiple_of(SECTOR).min(bytes.len());
+                written - from <= MAX_FRAME && has_hole(bytes, from..end)
+            }
         };
         if torn {
             break;

@@ -16,10 +16,12 @@ use std::{
     net::{IpAddr, Ipv6Addr, SocketAddr},
     pin::pin,
     sync::{Arc, Mutex, PoisonError},
+    thread,
     time::Duration,
 };
 use tokio::{
     net::{TcpListener, TcpStream},
+    runtime::{Builder, Handle},
     signal::unix::{SignalKind, signal},
     sync::{AcquireError, OwnedSemaphorePermit, Semaphore, mpsc, watch},
     time::{sleep, timeout},
@@ -49,6 +51,9 @@ pub struct Limits {
     pub connection: Duration,
     /// Time that a stop leaves to requests in flight.
     pub stop: Duration,
+    /// Threads that serve connections, each its share of them. A handler may block its thread for a moment: that keeps
+    /// only the other connections of its share waiting. 0: the caller's runtime serves them, which no handler may block.
+    pub lanes: usize,
 }
 
 impl Default for Limits {
@@ -63,6 +68,7 @@ impl Default for Limits {
             answer: Duration::from_secs(60),
             connection: Duration::from_secs(300),
             stop: Duration::from_secs(10),
+            lanes: 0,
         }
     }
 }
@@ -118,6 +124,8 @@ struct Shared {
     stopping: watch::Receiver<bool>,
     /// Held by whatever must end before a stop is complete.
     alive: mpsc::Sender<Infallible>,
+    /// The runtime that [`serve`] was called in.
+    home: Handle,
 }
 
 /// A connection's place among [`Limits::connections`]. Work that it began keeps it too: otherwise callers who hang
@@ -170,7 +178,10 @@ pub async fn serve(
     let wrong_method = || async { Error::new(405, "request.unknown", "this call has another method") };
     let router = router.fallback(unknown).method_not_allowed_fallback(wrong_method);
     let tls = TlsAcceptor::from(Arc::new(tls));
-    let shared = Arc::new(Shared { router, tls, limits, observer, stopping, alive });
+    let lanes: Vec<_> =
+        (0..limits.lanes).map(|_| lane(stopping.clone(), limits.stop)).collect::<std::io::Result<_>>()?;
+    let home = Handle::current();
+    let shared = Arc::new(Shared { router, tls, limits, observer, stopping, alive, home });
     let slots = Arc::new(Semaphore::new(limits.connections));
     let places = Places::default();
     let mut stop = pin!(stop);
@@ -185,13 +196,16 @@ pub async fn serve(
                 Ok((stream, address)) => {
                     let shared = shared.clone();
                     let place = Place::take(&places, address.ip(), limits.per_address);
-                    tokio::spawn(async move {
+                    let lane = lanes.iter().min_by_key(|lane| lane.metrics().num_alive_tasks());
+                    let Ok(stream) = stream.into_std() else { continue };
+                    lane.unwrap_or(&shared.home.clone()).spawn(async move {
                         let Some(place) = place else {
                             let detail = "too many connections from this address".to_owned();
                             return shared.tell(address, None, "tls.handshake", detail).await;
                         };
                         let slot = Slot(Arc::new((slot, place)));
                         let life = shared.limits.connection;
+                        let Ok(stream) = TcpStream::from_std(stream) else { return };
                         let _ = timeout(life, connection(&shared, stream, address, &slot)).await;
                     });
                 }
@@ -206,6 +220,19 @@ pub async fn serve(
     let _ = stopper.send(true);
     let _ = timeout(limits.stop, ended.recv()).await;
     Ok(())
+}
+
+/// Starts a thread that runs what is spawned there, until the stop and what is left to requests in flight is over.
+fn lane(mut stopping: watch::Receiver<bool>, stop: Duration) -> std::io::Result<Handle> {
+    let runtime = Builder::new_current_thread().enable_all().build()?;
+    let handle = runtime.handle().clone();
+    thread::Builder::new().name("lane".to_owned()).spawn(move || {
+        runtime.block_on(async {
+            let _ = stopping.wait_for(|stop| *stop).await;
+            sleep(stop).await;
+        });
+    })?;
+    Ok(handle)
 }
 
 /// Ready at SIGTERM or SIGINT.
@@ -325,6 +352,6 @@ impl Shared {
     async fn tell(&self, address: SocketAddr, peer: Option<Identity>, code: &'static str, detail: String) {
         let observer = self.observer.clone();
         let incident = Incident { address, peer, code, detail };
-        let _ = tokio::task::spawn_blocking(move || observer(incident)).await;
+        let _ = self.home.spawn_blocking(move || observer(incident)).await;
     }
 }

@@ -1,6 +1,9 @@
 //! The folder with the log's segments.
 
-use rustix::fs::{AtFlags, Dir, FlockOperation, Mode, OFlags, ResolveFlags, flock, fsync, openat2, unlinkat};
+use rustix::fs::{
+    AtFlags, Dir, FallocateFlags, FlockOperation, Mode, OFlags, ResolveFlags, fallocate, flock, fsync,
+    openat2, unlinkat,
+};
 use std::{
     fs::File,
     io::{self, Read},
@@ -41,9 +44,16 @@ impl Folder {
         Ok(numbers)
     }
 
-    /// Makes the file of a new segment.
-    pub(super) fn create(&self, number: u64) -> io::Result<File> {
-        self.at(number, OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL, Mode::RUSR | Mode::WUSR)
+    /// Makes the file of a new segment, durably, with room for `length` bytes of zeros where the file system can.
+    pub(super) fn create(&self, number: u64, length: u64) -> io::Result<File> {
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL;
+        let file = self.at(number, flags, Mode::RUSR | Mode::WUSR)?;
+        if let Err(error) = fallocate(&file, FallocateFlags::empty(), 0, length) {
+            tracing::debug!(%error, "the log grows as it is written");
+        }
+        file.sync_all()?;
+        self.sync()?;
+        Ok(file)
     }
 
     /// Opens a segment to read it.

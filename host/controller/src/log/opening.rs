@@ -23,13 +23,12 @@ impl Log {
             let bytes = log.folder.read(*number).map_err(failed)?;
             let expected = numbers.first().is_some_and(|first| first.checked_add(at as u64) == Some(*number));
             let kept = if expected { log.take(*number, &bytes)? } else { return Err(log.broken(*number)) };
-            let rest = bytes.len() as u64 - kept;
-            if rest > 0 && at + 1 < numbers.len() {
-                return Err(log.broken(*number));
-            }
-            if rest > 0 {
+            if bytes.len() as u64 > kept {
+                if at + 1 < numbers.len() {
+                    return Err(log.broken(*number));
+                }
                 log.folder.cut(*number, kept).map_err(failed)?;
-                torn = rest;
+                torn = (host_log::written(&bytes) as u64).saturating_sub(kept);
             }
         }
         let first = numbers.first().copied().unwrap_or(1);

@@ -97,6 +97,14 @@ fn sectors_that_were_never_written_are_an_unfinished_write_in_the_last_frame_onl
         changed[hole..hole + SECTOR].fill(0);
         assert_eq!(read(&key(), &changed).unwrap_err(), Fault::Frame(0), "hole at {hole}");
     }
+    let room = vec![0; 64 * SECTOR];
+    for hole in sectors(last..bytes.len()) {
+        for torn in [hole..(hole + SECTOR).min(bytes.len()), hole..bytes.len(), last..hole] {
+            let mut torn_before = [&bytes[..], &room].concat();
+            torn_before[torn.clone()].fill(0);
+            assert_eq!(whole_frames(&torn_before), 1, "hole at {torn:?}");
+        }
+    }
     let mut unwritten = bytes.clone();
     unwritten[last..].fill(0);
     assert_eq!(whole_frames(&unwritten), 1);
@@ -106,15 +114,32 @@ fn sectors_that_were_never_written_are_an_unfinished_write_in_the_last_frame_onl
 #[test]
 fn every_bit_of_every_byte_counts() {
     let (bytes, _) = segment(3);
-    for at in 0..bytes.len() {
-        for bit in 0..8 {
-            let mut changed = bytes.clone();
-            changed[at] ^= 1 << bit;
-            let fault = read(&key(), &changed).unwrap_err();
-            assert_eq!(at < HEADER, fault == Fault::Header, "byte {at} bit {bit}: {fault}");
-            assert!(at < HEADER || matches!(fault, Fault::Frame(0..=2)), "byte {at} bit {bit}: {fault}");
+    for room in [0, 64 * SECTOR] {
+        for at in 0..bytes.len() {
+            for bit in 0..8 {
+                let mut changed = [&bytes[..], &vec![0; room]].concat();
+                changed[at] ^= 1 << bit;
+                let fault = read(&key(), &changed).unwrap_err();
+                assert_eq!(at < HEADER, fault == Fault::Header, "byte {at} bit {bit}: {fault}");
+                assert!(at < HEADER || matches!(fault, Fault::Frame(0..=2)), "byte {at} bit {bit}: {fault}");
+            }
         }
     }
+}
+
+#[test]
+fn room_behind_the_frames_is_nothing_wrong() {
+    for frames in 0..40 {
+        let (bytes, ends) = segment(frames);
+        let read = read(&key(), &[&bytes[..], &[0; 4 * SECTOR]].concat()).unwrap().unwrap();
+        assert_eq!((read.whole, read.frames.len()), (ends[ends.len() - 1], ends.len() - 1));
+    }
+    // Also where the last frame ends with zeros: one in 256 does.
+    let zeros = (0..2000).map(|_| segment(1).0).find(|bytes| bytes.ends_with(&[0])).unwrap();
+    for room in [0, SECTOR] {
+        assert_eq!(whole_frames(&[&zeros[..], &vec![0; room]].concat()), 1);
+    }
+    assert!(read(&key(), &[0; 4 * SECTOR]).unwrap().is_none());
 }
 
 #[test]

@@ -284,7 +284,7 @@ impl Rig {
         let mut log = tries.find(|log| !matches!(log, Err(LogError::InUse(_)))).unwrap().unwrap();
         log.set_clock(now());
         let history = log.take_history();
-        let log = Writer::start(log).unwrap();
+        let log = Writer::new(log);
         spoil(&path);
         let [chip, card, board] = [Part::new(), Part::new(), Part::new()];
         let parts = Components {
