@@ -27,6 +27,7 @@ pub const CODES: &[RefusalCode] = codes! {
         "key.sealed" "the sealed key does not open: seal it again to this card's key for this host and volume"
         "instance.type" "there is no such instance type: `azote instance types` lists them"
         "console.sealed" "the console input does not open: read the output again, then seal for where it ended"
+        "console.public-key" "not a console key: give the 32 bytes of an X25519 public key"
         "placement.type" "this host cannot give the type whole cores: choose another type or another host"
         "key.halves-equal" "the two halves of the volume key are equal: make a new key"
     }
@@ -54,6 +55,7 @@ pub const CODES: &[RefusalCode] = codes! {
         "card.full" "the volume card shows as many volumes as it can: detach one"
         "instance.exists" "an instance is started on this host: stop it first"
         "instance.no-root" "the root volume is not attached: attach it first"
+        "console.full" "the guest has not read what was typed before: send it again later"
         "instance.class" "metal has the main board for itself: stop what runs on this host, or choose another host"
         "instance.no-kernel" "this host has no kernel to start instances with: give its controller one, or choose another host"
         "instance.changing" "the instance is being started or stopped: wait, then look at the status"

@@ -109,9 +109,21 @@ impl ConsoleKey {
         Ok(Self { private: locked, public: public.to_bytes().into() })
     }
 
+    /// From a private key that was kept: see [`Self::private_key`].
+    pub fn from_private(private: Secret<PUBLIC_KEY_SIZE>) -> Result<Self, ConsoleError> {
+        let key = Private::from_bytes(private.expose()).map_err(|_| ConsoleError::PublicKey)?;
+        let public = X25519HkdfSha256::sk_to_pk(&key).to_bytes().into();
+        Ok(Self { private, public })
+    }
+
     /// The public key.
     pub fn public(&self) -> &[u8; PUBLIC_KEY_SIZE] {
         &self.public
+    }
+
+    /// The private key, for a tenant who keeps it. A machine's never leaves its process.
+    pub fn private_key(&self) -> &Secret<PUBLIC_KEY_SIZE> {
+        &self.private
     }
 
     /// Seals bytes to the other side.
@@ -177,7 +189,17 @@ pub struct Tenant {
 impl Tenant {
     /// A new key for one instance.
     pub fn new(instance: InstanceId) -> Result<Self, ConsoleError> {
-        Ok(Self { key: ConsoleKey::generate()?, instance, machine: None, accepted: 0 })
+        Ok(Self::with_key(instance, ConsoleKey::generate()?))
+    }
+
+    /// With a key that was kept. One key is good for many instances: each message is bound to its own.
+    pub fn with_key(instance: InstanceId, key: ConsoleKey) -> Self {
+        Self { key, instance, machine: None, accepted: 0 }
+    }
+
+    /// The machine that is believed.
+    pub fn machine(&self) -> Option<&[u8; PUBLIC_KEY_SIZE]> {
+        self.machine.as_ref()
     }
 
     /// The key that the instance is started with.
@@ -298,6 +320,17 @@ mod tests {
         assert_eq!(open(at(0), &forged), Err("console.sealed"));
         let reflected = Place { direction: Direction::Output, ..at(0) };
         assert_eq!(open(reflected, &typed), Err("console.sealed"));
+    }
+
+    #[test]
+    fn a_kept_key_opens_what_was_sealed_to_it() {
+        let (first, machine) = (Tenant::new(instance()).unwrap(), ConsoleKey::generate().unwrap());
+        let message = seal_output(&machine, first.public_key(), &instance(), 0, 0, b"ok").unwrap();
+        let kept = Secret::take(&mut first.key.private_key().expose().to_owned()).unwrap();
+        let mut again = Tenant::with_key(instance(), ConsoleKey::from_private(kept).unwrap());
+        assert_eq!(again.public_key(), first.public_key());
+        assert_eq!(opened(&mut again, 2, &message).unwrap().bytes, b"ok");
+        assert_eq!(again.machine(), Some(machine.public()));
     }
 
     #[test]
