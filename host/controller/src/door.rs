@@ -98,7 +98,11 @@ impl Door {
             Entry { peer: incoming.peer.and_then(peer_address), ..Entry::new(RecordKind::Intent) };
         let (request, asked) = match self.check(incoming, &mut entry) {
             Ok((request, asked)) => (Some(request), Ok(asked)),
-            Err(refusal) => (None, Err(refusal)),
+            Err(refusal) => {
+                let proof = incoming.proof.and_then(ProofId::peek);
+                entry.request = entry.request.or_else(|| proof?.id_text().parse().ok());
+                (None, Err(refusal))
+            }
         };
         let (mut admission, mut step) = self.admit(entry.api, asked);
         let (mut intent, mut done) = (None, Vec::new());
@@ -124,8 +128,6 @@ impl Door {
             Some((path, query)) => (path, Some(query)),
             None => (incoming.target, None),
         };
-        let proof = incoming.proof.and_then(ProofId::peek);
-        entry.request = proof.and_then(|proof| proof.id_text().parse().ok());
         let api = Api::find(incoming.method, path).ok_or_else(|| Refusal::of("request.unknown"))?;
         entry.api = Some(api);
         let claims = self.authenticate(incoming, entry)?;
@@ -165,10 +167,11 @@ impl Door {
         // The signatures are checked before the lock is taken: who forges them keeps nobody waiting.
         let verified = verifier
             .check_call(incoming.authorization, incoming.proof, call, now)
-            .and_then(|(claims, proof)| self.replay().accept(&proof, now).map(|()| claims));
+            .and_then(|(claims, proof)| self.replay().accept(&proof, now).map(|()| (claims, proof)));
         match verified {
-            Ok(claims) => {
+            Ok((claims, proof)) => {
                 name(&claims);
+                entry.request = proof.id_text().parse().ok();
                 entry.trusted = true;
                 Ok(claims)
             }

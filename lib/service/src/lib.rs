@@ -21,4 +21,4 @@ pub use error::{Error, ErrorBody, Json};
 pub use files::{bind, write_atomic};
 pub use key::{Key, KeyError, enrol, load_key, seal_to, unseal_from};
 pub use server::{Incident, Limits, Peer, Service, serve, stop_signal};
-pub use tls::{Callers, Certified, Credentials, TlsError, certified_by, server_config};
+pub use tls::{Callers, Certified, Credentials, TlsError, certified_by, client_config, server_config};

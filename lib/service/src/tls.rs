@@ -126,7 +126,7 @@ pub fn server_config(credentials: &Credentials, callers: Callers<'_>) -> Result<
 }
 
 /// TLS 1.3 for a client that talks to exactly `server`, and shows `me` if asked.
-pub(crate) fn client_config(
+pub fn client_config(
     ca: &str,
     server: &Identity,
     me: Option<&Credentials>,

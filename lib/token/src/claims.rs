@@ -171,5 +171,5 @@ impl Claims {
 
 /// Lower-case hexadecimal, as logs write ids.
 pub(crate) fn hex(id: &[u8; 16]) -> String {
-    id.iter().map(|byte| format!("{byte:02x}")).collect()
+    format!("{:032x}", u128::from_be_bytes(*id))
 }

@@ -321,7 +321,9 @@ fn a_page_that_was_planned_is_read_though_its_segment_goes() {
     let mut log = fill_segments(&path, 3);
     let plan = log.plan(0).unwrap();
     log.acknowledge(log.status().last).unwrap();
-    let page = plan.read().unwrap();
+    let text = plan.read().unwrap();
+    let page: host_api::LogPage = serde_json::from_slice(&text).unwrap();
+    assert_eq!(serde_json::to_vec(&page).unwrap(), text);
     assert_eq!((page.records[0].seq, page.records.len() as u64), (1, PAGE.min(page.last)));
     reader().take(&page).unwrap();
 }

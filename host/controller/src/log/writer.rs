@@ -3,7 +3,7 @@
 //! come at the same time share a `fdatasync`.
 
 use super::{BATCH, Entry, Log, LogError};
-use host_api::{LogPage, LogStatus};
+use host_api::LogStatus;
 use std::{
     collections::VecDeque,
     sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc},
@@ -91,8 +91,8 @@ impl Writer {
         }
     }
 
-    /// See [`Log::page`]. Who reads keeps no writer waiting.
-    pub fn page(&self, after: u64) -> Result<LogPage, LogError> {
+    /// The next records after number `after`, see [`Plan::read`](super::Plan::read). Who reads keeps no writer waiting.
+    pub fn page(&self, after: u64) -> Result<Vec<u8>, LogError> {
         let plan = self.log().plan(after)?;
         plan.read()
     }
