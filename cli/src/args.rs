@@ -19,8 +19,9 @@ Step by step:
   azote up                                  start a host and its control plane
   azote volume create --image root.img      make an encrypted volume from a raw disk image
   azote volume attach vol-…                 attach it
-  azote instance start vol-…                start the instance from it
+  azote instance start vol-…                start an instance from it, on the main board
   azote console                             its serial console; Ctrl-] leaves
+  azote instance start --type t3.micro --root vol-…   or: beside others; `azote instance types`
   azote status; azote log                   what the host is, and what it was asked
   azote down                                stop everything; volumes, keys and log stay
 
@@ -63,8 +64,8 @@ pub(crate) enum Verb {
     Volume(Volume),
     /// Instances.
     #[command(subcommand)]
-    Instance(Instance),
-    /// The instance's serial console; Ctrl-] leaves it.
+    Instance(crate::instance::Instance),
+    /// The main board's serial console; Ctrl-] leaves it. Of other instances: `azote instance console`.
     Console,
     /// Ask the token service for a bearer token, bound to the control plane's identity key, and print it.
     #[command(after_help = "Example: azote token --api DetachVolume --resource volume/vol-… --lifetime 60")]
@@ -166,17 +167,22 @@ pub(crate) enum Volume {
     Create(Create),
     /// The volumes of this installation.
     List,
-    /// Attach a volume to the host: before the instance starts, or hot-plugged while it runs.
-    #[command(after_help = "Example: azote volume attach vol-… --device /dev/sdg")]
+    /// Attach a volume: before the instance starts, or hot-plugged while it runs.
+    #[command(
+        after_help = "Examples:\n  azote volume attach vol-… --device /dev/sdg\n  azote volume attach vol-… --instance i-…"
+    )]
     Attach {
         /// The volume.
         volume: VolumeId,
         /// The device name that the guest is told.
         #[arg(long, default_value = "/dev/sdf")]
         device: DeviceName,
-        /// The slot of the main board; the lowest free one without it.
+        /// The slot of the main board or the instance; the lowest free one without it.
         #[arg(long, value_parser = slot)]
         slot: Option<Slot>,
+        /// The instance that shall have it; without it, the main board.
+        #[arg(long)]
+        instance: Option<InstanceId>,
     },
     /// Detach a volume; the guest must have let go of it, or say --force.
     #[command(
@@ -209,23 +215,6 @@ pub(crate) struct Source {
     /// Size of an empty volume: a number with KiB, MiB, GiB or TiB; MiB without.
     #[arg(long, value_parser = size)]
     pub(crate) size: Option<u64>,
-}
-
-#[derive(Subcommand)]
-pub(crate) enum Instance {
-    /// Start the instance from an attached root volume; prints its id.
-    Start {
-        /// The root volume.
-        root: VolumeId,
-    },
-    /// Stop the instance: power button first, reset after a grace period.
-    Stop {
-        /// The instance.
-        instance: InstanceId,
-        /// Take reset at once.
-        #[arg(long)]
-        force: bool,
-    },
 }
 
 #[derive(Subcommand)]

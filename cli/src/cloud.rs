@@ -386,31 +386,46 @@ impl Cloud {
         Ok(draft.keep()?)
     }
 
-    /// Attaches a volume, with its key sealed to the host's card.
+    /// Attaches a volume to the main board, with its key sealed to the host's card.
     pub(crate) fn attach(
         &self,
         volume: &Volume,
         device: &DeviceName,
         slot: Slot,
     ) -> Result<host_api::VolumeStatus, Failure> {
-        let card = self.card()?;
-        let sealed = self.seal_to(volume, &card.host, &card)?;
-        self.call(Who::ControlPlane, &attach_call(volume, device, slot, &sealed)?)
+        self.attach_to(None, volume, device, slot)
     }
 
-    /// Attaches a volume to the lowest slot that takes it.
+    /// Attaches a volume to an instance, or to the main board.
+    pub(crate) fn attach_to(
+        &self,
+        instance: Option<&InstanceId>,
+        volume: &Volume,
+        device: &DeviceName,
+        slot: Slot,
+    ) -> Result<host_api::VolumeStatus, Failure> {
+        let card = self.card()?;
+        let sealed = self.seal_to(volume, &card.host, &card)?;
+        let call = attach_call(volume, device, slot, &sealed)?;
+        self.call(Who::ControlPlane, &host_api::AttachVolume { instance: instance.cloned(), ..call })
+    }
+
+    /// The same, to the lowest slot that takes it.
     pub(crate) fn attach_anywhere(
         &self,
+        instance: Option<&InstanceId>,
         volume: &Volume,
         device: &DeviceName,
     ) -> Result<host_api::VolumeStatus, Failure> {
-        let taken: Vec<Slot> = self.status()?.volumes.iter().map(|volume| volume.slot).collect();
+        let status = self.status()?;
+        let there = status.volumes.iter().filter(|other| other.instance.as_ref() == instance);
+        let taken: Vec<Slot> = there.map(|volume| volume.slot).collect();
         let free =
             (1..=ids::SLOTS).filter_map(|n| Slot::try_from(n).ok()).filter(|slot| !taken.contains(slot));
         let message = "every slot is taken: detach a volume first".to_owned();
         let mut result = Err(Failure::Advice("slot.taken", message));
         for slot in free {
-            result = self.attach(volume, device, slot);
+            result = self.attach_to(instance, volume, device, slot);
             // A slot that a guest had a function in stays empty until the instance is stopped: only the board knows.
             if !matches!(&result, Err(error) if error.code() == "slot.spent") {
                 break;
@@ -425,7 +440,7 @@ impl Cloud {
         Ok(())
     }
 
-    /// Starts an instance from an attached root volume.
+    /// Starts an instance on the main board, from an attached root volume.
     pub(crate) fn start(&self, root: &VolumeId) -> Result<host_api::InstanceStatus, Failure> {
         let instance = InstanceId::from_random(up::random()?);
         self.call(Who::ControlPlane, &host_api::StartInstance::metal(instance, root.clone()))

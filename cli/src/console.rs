@@ -15,7 +15,7 @@ use std::{
 /// Most bytes kept while waiting for a text.
 const WINDOW: usize = 256 * 1024;
 /// Ctrl-].
-const LEAVE: u8 = 0x1d;
+pub(crate) const LEAVE: u8 = 0x1d;
 
 /// Why the guest did not do as asked.
 #[derive(Debug, thiserror::Error)]
@@ -147,14 +147,21 @@ pub(crate) fn join(out: Out, path: &Path) -> Result<(), ConsoleError> {
         return pump(&mut stream, &mut output);
     }
     out.remark("the instance's console; Ctrl-] leaves it");
-    let before = tcgetattr(&input).map_err(io::Error::from)?;
-    let mut raw = before.clone();
-    raw.make_raw();
-    tcsetattr(&input, OptionalActions::Now, &raw).map_err(io::Error::from)?;
-    let joined = pump(&mut stream, &mut output);
-    tcsetattr(&input, OptionalActions::Now, &before).map_err(io::Error::from)?;
+    let joined = raw(|| pump(&mut stream, &mut output))?;
     out.remark("\nleft the console; the instance goes on");
     joined
+}
+
+/// Does something while the terminal hands on every key as it is typed.
+pub(crate) fn raw<T>(act: impl FnOnce() -> T) -> io::Result<T> {
+    let input = io::stdin();
+    let before = tcgetattr(&input)?;
+    let mut changed = before.clone();
+    changed.make_raw();
+    tcsetattr(&input, OptionalActions::Now, &changed)?;
+    let done = act();
+    tcsetattr(&input, OptionalActions::Now, &before)?;
+    Ok(done)
 }
 
 fn pump(stream: &mut UnixStream, output: &mut dyn Write) -> Result<(), ConsoleError> {

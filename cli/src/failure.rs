@@ -24,6 +24,9 @@ pub(crate) enum Failure {
     /// The root image could not be built.
     #[error(transparent)]
     Image(#[from] image::Error),
+    /// The console of an instance did not open.
+    #[error(transparent)]
+    Sealed(#[from] seal::console::ConsoleError),
     /// The guest did not do as asked.
     #[error(transparent)]
     Console(#[from] crate::console::ConsoleError),
@@ -59,6 +62,7 @@ impl Failure {
             Self::Rack(error) => error.code(),
             Self::Parts(_) => "lab.parts",
             Self::Image(_) => "lab.image",
+            Self::Sealed(error) => error.code(),
             Self::Console(error) => error.code(),
             Self::Advice(code, _) | Self::Reported(code, _) => code,
             Self::State(_) => "state.invalid",

@@ -12,6 +12,7 @@ mod demo;
 mod exposure;
 mod failure;
 mod host;
+mod instance;
 mod interrupt;
 mod out;
 mod place;

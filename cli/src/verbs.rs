@@ -1,7 +1,7 @@
 //! The operator's and tenant's verbs.
 
 use crate::{
-    args::{self, Instance, Key, Verb},
+    args::{self, Key, Verb},
     cloud::{Ask, Cloud, Who},
     console,
     failure::{Doing, Failure},
@@ -10,7 +10,7 @@ use crate::{
     place::Place,
     up,
 };
-use host_api::{Accelerator, HostStatus, LogRecord};
+use host_api::{Accelerator, HostStatus, LogRecord, Weakness};
 use indicatif::HumanBytes;
 use serde_json::json;
 use service::CallError;
@@ -18,8 +18,10 @@ use std::fmt::Write;
 
 /// Carries out a verb on a running installation.
 pub(crate) fn run(out: Out, place: &Place, verb: &Verb) -> Result<(), Failure> {
-    if matches!(verb, Verb::Console) {
-        return Ok(console::join(out, &place.path("run/console"))?);
+    match verb {
+        Verb::Console => return Ok(console::join(out, &place.path("run/console"))?),
+        Verb::Instance(verb) => return crate::instance::run(out, place, verb),
+        _ => {}
     }
     Cloud::open(place).and_then(|cloud| act(out, &cloud, verb)).map_err(|error| told(place, error))
 }
@@ -52,7 +54,6 @@ fn act(out: Out, cloud: &Cloud, verb: &Verb) -> Result<(), Failure> {
             Ok(())
         }
         Verb::Volume(verb) => volume(out, cloud, verb),
-        Verb::Instance(verb) => instance(out, cloud, verb),
         Verb::Token(ask) => token(out, cloud, ask),
         Verb::Tokens(verb) => crate::tokens::run(out, cloud, verb),
         Verb::Host(verb) => crate::host::run(out, cloud, verb),
@@ -88,21 +89,51 @@ fn status_text(status: &HostStatus) -> String {
         let (sha256, what) = (entry.sha256.as_str(), entry.what.as_str());
         let _ = writeln!(text, "measured   PCR {:<2} {sha256}  {what}", entry.pcr);
     }
-    for volume in &status.volumes {
-        let (slot, device) = (volume.slot, volume.device_name.as_str());
-        let _ = writeln!(
-            text,
-            "volume     {} slot {slot} {device} {}: {} reads, {} writes, {} errors",
-            volume.volume, volume.state, volume.reads, volume.writes, volume.errors
-        );
-    }
-    for instance in &status.instances {
-        let _ = writeln!(text, "instance   {} from {}: {}", instance.instance, instance.root, instance.state);
-    }
+    guests_text(status, &mut text);
     let log = &status.log;
     let (used, most) = (log.bytes.div_ceil(1024), log.capacity >> 10);
     let _ = write!(text, "log        {} records, {used} of {most} KiB used", log.last);
     text
+}
+
+/// What the host does for tenants.
+fn guests_text(status: &HostStatus, text: &mut String) {
+    if let Some(hypervisor) = &status.hypervisor {
+        let (by, image) = (hypervisor.virtualisation, hypervisor.image.as_str());
+        let (cores, threads) = (hypervisor.free_cores, hypervisor.threads_per_core);
+        let memory = hypervisor.free_memory_mib;
+        let _ = writeln!(
+            text,
+            "sharing    virtualisation {by}; free: {cores} cores of {threads} threads, {memory} MiB"
+        );
+        let _ = writeln!(text, "hypervisor sha256 {image}");
+        weaknesses_text(&hypervisor.weaknesses, text);
+    }
+    for volume in &status.volumes {
+        let (slot, device) = (volume.slot, volume.device_name.as_str());
+        let of = volume.instance.as_ref().map(|instance| format!(" of {instance}")).unwrap_or_default();
+        let _ = writeln!(
+            text,
+            "volume     {} slot {slot}{of} {device} {}: {} reads, {} writes, {} errors",
+            volume.volume, volume.state, volume.reads, volume.writes, volume.errors
+        );
+    }
+    for instance in &status.instances {
+        let (id, root, kind) = (&instance.instance, &instance.root, instance.instance_type.as_str());
+        let credits = instance.credits.map(|n| format!("; {}.{:03} CPU credits", n / 1000, n % 1000));
+        let credits = credits.unwrap_or_default();
+        let _ = writeln!(text, "instance   {id} {kind} from {root}: {}{credits}", instance.state);
+        if let Some(started) = &instance.measurement {
+            let _ = writeln!(text, "           kernel sha256 {}", started.kernel.as_str());
+        }
+        weaknesses_text(&instance.weaknesses, text);
+    }
+}
+
+fn weaknesses_text(weaknesses: &[Weakness], text: &mut String) {
+    for weakness in weaknesses {
+        let _ = writeln!(text, "WEAKNESS   {} ({})", weakness.message.as_str(), weakness.code.as_str());
+    }
 }
 
 /// What runs the guest, in words.
@@ -153,11 +184,11 @@ fn volume(out: Out, cloud: &Cloud, verb: &args::Volume) -> Result<(), Failure> {
             }
             out.result(&volumes.iter().map(line).collect::<Vec<_>>().join("\n"), &volumes);
         }
-        args::Volume::Attach { volume, device, slot } => {
-            let volume = cloud.store.get(volume)?;
+        args::Volume::Attach { volume, device, slot, instance } => {
+            let (volume, instance) = (cloud.store.get(volume)?, instance.as_ref());
             let attached = match slot {
-                Some(slot) => cloud.attach(&volume, device, *slot)?,
-                None => cloud.attach_anywhere(&volume, device)?,
+                Some(slot) => cloud.attach_to(instance, &volume, device, *slot)?,
+                None => cloud.attach_anywhere(instance, &volume, device)?,
             };
             out.result(&format!("{} in slot {}", volume.id, attached.slot), &attached);
         }
@@ -183,22 +214,6 @@ fn create_volume(out: Out, cloud: &Cloud, create: &args::Create) -> Result<volum
         }
         None => cloud.create_volume(&key, create.source.size.unwrap_or_default()),
     }
-}
-
-fn instance(out: Out, cloud: &Cloud, verb: &Instance) -> Result<(), Failure> {
-    match verb {
-        Instance::Start { root } => {
-            let started = cloud.start(root)?;
-            out.result(started.instance.as_str(), &started);
-        }
-        Instance::Stop { instance, force } => {
-            let progress = out.progress("stopping");
-            cloud.stop(instance, *force)?;
-            drop(progress);
-            out.result(&format!("{instance} stopped"), &json!({"stopped": instance}));
-        }
-    }
-    Ok(())
 }
 
 fn token(out: Out, cloud: &Cloud, ask: &args::Token) -> Result<(), Failure> {
@@ -228,6 +243,37 @@ pub(crate) fn down(out: Out, place: &Place) -> Result<(), Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_status_tells_of_every_instance_and_every_weakness() {
+        let (sha, weakness) =
+            ("0".repeat(64), json!([{"code": "isolation.smt", "message": "two threads share"}]));
+        let instance = |id: u8, kind: &str, credits: Option<u64>| {
+            json!({"instance": format!("i-{id:017x}"), "root": "vol-0123456789abcdef0", "instance_type": kind,
+                "state": "running", "credits": credits, "weaknesses": [],
+                "measurement": {"kernel": sha, "initrd": null, "command_line": sha}})
+        };
+        let volume = json!({"volume": "vol-0123456789abcdef0", "instance": "i-00000000000000002", "slot": 1,
+            "device_name": "xvda", "size": 4096, "state": "enabled", "reads": 1, "writes": 2, "errors": 0});
+        let status = json!({
+            "host": "h-0123456789abcdef0", "in_service": true, "drained": false, "token_keys": 0, "measurements": [],
+            "certificate": "-", "volumes": [volume],
+            "instances": [instance(1, "c7i.large", None), instance(2, "t3.nano", Some(12_045))],
+            "hypervisor": {"image": sha, "virtualisation": "vmx", "threads_per_core": 2, "free_cores": 3,
+                "free_memory_mib": 1000, "weaknesses": weakness},
+            "log": {"last": 0, "bytes": 0, "capacity": 1024},
+        });
+        let text = status_text(&serde_json::from_value(status).unwrap());
+        for part in [
+            "virtualisation vmx; free: 3 cores of 2 threads, 1000 MiB",
+            "WEAKNESS   two threads share (isolation.smt)",
+            "vol-0123456789abcdef0 slot 1 of i-00000000000000002 xvda",
+            "i-00000000000000001 c7i.large from vol-0123456789abcdef0: running\n",
+            "i-00000000000000002 t3.nano from vol-0123456789abcdef0: running; 12.045 CPU credits\n",
+        ] {
+            assert!(text.contains(part), "{part} in {text}");
+        }
+    }
 
     #[test]
     fn a_record_is_one_line_without_control_characters() {
