@@ -1,5 +1,6 @@
 //! The command line.
 
+use crate::guests::Guests;
 use crate::place::Place;
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueHint};
 use host_api::{Api, DeviceName, Resource};
@@ -43,7 +44,14 @@ pub(crate) enum Verb {
     /// Run the main job end to end in a folder of its own, and check every promise.
     Demo(Demo),
     /// Start a host and its control plane on this machine.
-    Up(Board),
+    Up {
+        /// The emulated main board.
+        #[command(flatten)]
+        board: Board,
+        /// Instances that share the host.
+        #[command(flatten)]
+        guests: Guests,
+    },
     /// Stop everything that `up` started.
     Down,
     /// What the host says of itself: measurements, reset, volumes, instance.

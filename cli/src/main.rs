@@ -11,6 +11,7 @@ mod console;
 mod demo;
 mod exposure;
 mod failure;
+mod guests;
 mod host;
 mod instance;
 mod interrupt;
@@ -67,9 +68,9 @@ fn dispatch(out: Out, args: &Args, given: bool) -> Result<(), Failure> {
     let place = || Place::new(&args.state);
     match &args.verb {
         Verb::Demo(demo) => demo::run(out, given.then_some(args.state.as_path()), demo),
-        Verb::Up(board) => {
+        Verb::Up { board, guests } => {
             let place = place()?;
-            up::up(out, &place, board)?;
+            up::up(out, &place, board, guests)?;
             let text = format!("up in {}; `azote status` shows the host", place.root().display());
             out.result(&text, &serde_json::json!({"up": place.root()}));
             Ok(())

@@ -4,6 +4,7 @@
 use crate::{
     args::Board,
     failure::{Doing, Failure},
+    guests::Guests,
     interrupt,
     out::Out,
     place::{INSTALLATION, Place},
@@ -245,7 +246,7 @@ impl<'a> Rack<'a> {
     }
 
     /// The host: its controller, which starts the cards.
-    pub(crate) fn host(&self) -> Result<(), Failure> {
+    pub(crate) fn host(&self, guests: &Guests) -> Result<(), Failure> {
         let program_path = program("azote-controller")?;
         let state = self.place.path("host");
         let host = self.installation.host.clone();
@@ -267,6 +268,7 @@ impl<'a> Rack<'a> {
             .arg("--known-good")
             .arg(self.place.path(KNOWN_GOOD));
         command.arg("--token-keys").arg(keys).arg("--host").arg(host.as_str());
+        guests.tell(self.place, self.parts, &mut command)?;
         self.serve("controller", &mut command, &certificate)?;
         let chain = fs::read_to_string(&certificate).doing(certificate.display())?;
         let certified = service::certified_by(self.ca.certificate(), &chain, crate::cloud::now());
@@ -366,7 +368,7 @@ pub(crate) fn ended(place: &Place) -> Vec<&'static str> {
 }
 
 /// `azote up`. What a failed or interrupted one has started is stopped again.
-pub(crate) fn up(out: Out, place: &Place, board: &Board) -> Result<(), Failure> {
+pub(crate) fn up(out: Out, place: &Place, board: &Board, guests: &Guests) -> Result<(), Failure> {
     let here = place.root().display();
     let missing = ended(place);
     if missing.is_empty() {
@@ -380,14 +382,14 @@ pub(crate) fn up(out: Out, place: &Place, board: &Board) -> Result<(), Failure> 
     place.claim()?;
     let _lock = place.lock()?;
     interrupt::watch().doing("signals")?;
-    let result = start(out, place, &parts, board);
+    let result = start(out, place, &parts, board, guests);
     if result.is_err() {
         stop(place)?;
     }
     result
 }
 
-fn start(out: Out, place: &Place, parts: &Parts, board: &Board) -> Result<(), Failure> {
+fn start(out: Out, place: &Place, parts: &Parts, board: &Board, guests: &Guests) -> Result<(), Failure> {
     let progress = out.progress("starting");
     let rack = Rack::prepare(out, place, parts)?;
     progress.at("hardware: TPM, security chip, main board in reset");
@@ -395,7 +397,7 @@ fn start(out: Out, place: &Place, parts: &Parts, board: &Board) -> Result<(), Fa
     progress.at("control plane: tokens, KMS, audit");
     rack.cloud()?;
     progress.at("controller: measure, verify, release reset");
-    rack.host()?;
+    rack.host(guests)?;
     interrupt::check()
 }
 

@@ -5,6 +5,7 @@ use crate::{
     args::Board,
     cloud::Cloud,
     failure::{Doing, Failure},
+    guests::Guests,
     up::{KNOWN_GOOD, Rack, hex_sha256},
 };
 use host_api::{Code, HostStatus, LogRecord, RecordKind};
@@ -74,13 +75,13 @@ pub(super) fn verified(stage: &mut Stage<'_>, rack: &Rack<'_>, board: &Board) ->
         rack.cloud()?;
         progress.at("starting the controller with another known-good set");
         rack.know(&hex_sha256(flash.as_bytes()))?;
-        rack.host()?;
+        rack.host(&Guests::default())?;
         let before = Cloud::open(stage.place)?.status()?;
         progress.at("power cycle, then with the right one");
         rack.unplug()?;
         rack.know(&flash)?;
         rack.power(board)?;
-        rack.host()?;
+        rack.host(&Guests::default())?;
         before
     };
     let (code, why) =

@@ -16,7 +16,7 @@ use std::{
     fs::File,
     io::{self, Read, Write},
     os::{
-        fd::{AsRawFd, BorrowedFd, OwnedFd},
+        fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
         unix::process::CommandExt,
     },
     path::Path,
@@ -39,7 +39,7 @@ const LIFETIME: u64 = 60 * 60;
 /// How long the controller waits at its own end for the card's.
 const LAST_WAIT: Duration = Duration::from_secs(2);
 
-/// A card's program, held in memory that nobody can change any more.
+/// What runs on the host, held in memory that nobody can change any more.
 #[derive(Debug)]
 pub struct Image {
     memory: OwnedFd,
@@ -47,22 +47,21 @@ pub struct Image {
 }
 
 impl Image {
-    /// Copies the program at `path` and hashes the copy.
-    pub fn read(path: &Path) -> io::Result<Self> {
+    /// Copies the file at `path` and hashes the copy.
+    pub fn read(path: &Path, name: &str) -> io::Result<Self> {
         let mut bytes = Vec::new();
         File::open(path)?.take(MAX_IMAGE + 1).read_to_end(&mut bytes)?;
         if bytes.len() as u64 > MAX_IMAGE {
             return Err(io::ErrorKind::FileTooLarge.into());
         }
-        let mut memory =
-            File::from(memfd_create("azote-volume-card", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?);
+        let mut memory = File::from(memfd_create(name, MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?);
         memory.write_all(&bytes)?;
         let all = SealFlags::WRITE | SealFlags::GROW | SealFlags::SHRINK | SealFlags::SEAL;
         fcntl_add_seals(&memory, all)?;
         Ok(Self { digest: sha256(&bytes), memory: memory.into() })
     }
 
-    /// SHA-256 of exactly the bytes that [`Image::start`] runs.
+    /// SHA-256 of exactly the bytes that are used.
     pub fn digest(&self) -> &[u8; 32] {
         &self.digest
     }
@@ -83,6 +82,18 @@ impl Image {
             .stdout(Stdio::null())
             .spawn()?;
         Ok((child, Peer::new(ours).map_err(|_| io::Error::from(io::ErrorKind::NotConnected))?))
+    }
+}
+
+impl AsFd for Image {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.memory.as_fd()
+    }
+}
+
+impl From<Image> for OwnedFd {
+    fn from(image: Image) -> Self {
+        image.memory
     }
 }
 
@@ -121,14 +132,21 @@ impl Card {
         Self { image, peer: Peer::absent(), public_key: None, child: None, violation: None }
     }
 
-    /// Attaches a volume: `storage` is its backing file, `function` the listening socket.
+    /// Attaches a volume: `storage` is its backing file, `function` the listening socket; without one it waits for
+    /// [`Card::connect_function`].
     pub fn attach(
         &mut self,
         attach: Attach,
         storage: BorrowedFd<'_>,
-        function: BorrowedFd<'_>,
+        function: Option<BorrowedFd<'_>>,
     ) -> Result<(), Refusal> {
-        self.done(&Request::Attach(attach), &[storage, function])
+        let fds: Vec<_> = [storage].into_iter().chain(function).collect();
+        self.done(&Request::Attach(attach), &fds)
+    }
+
+    /// Connects a volume's function to the other end of `socket`.
+    pub fn connect_function(&mut self, volume: &VolumeId, socket: BorrowedFd<'_>) -> Result<(), Refusal> {
+        self.done(&Request::Connect { volume: volume.clone() }, &[socket])
     }
 
     /// Detaches a volume: its key is wiped when this returns. A card that is gone or does not know the volume

@@ -9,29 +9,29 @@ use crate::{
     card::Card,
     chip::{Chip, counted},
     clock::Clock,
+    hypervisors::{Hypervisors, setup::Facts},
     log::Entry,
     log::{LogError, Writer},
     settings::{Kept, Settings, Trust},
-    state::State,
-    state::Volume,
+    state::{Place, State},
     storage::Storage,
     watch::Throttle,
 };
 use host_api::{
-    AttachVolume, ChipStatus, DetachVolume, Done, HostStatus, InstanceStatus, InstanceType, Measured,
-    OutOfService, Pem, Power, ReadConsole, ReadStatistics, Request, Sha256, StartInstance, StopInstance,
-    UpdateTokenKeys, VolumeState, VolumeStatus, WriteConsole,
+    ChipStatus, Done, HostStatus, HypervisorStatus, InstanceState, Measured, OutOfService, Pem, Power,
+    Request, Sha256, UpdateTokenKeys,
 };
-use ids::{HostId, VolumeId};
+use ids::HostId;
 use service::Key;
 use std::{
     collections::{BTreeMap, BTreeSet},
-    os::fd::AsFd,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    thread::sleep,
-    time::{Duration, Instant},
+    time::Duration,
 };
-use wire::card::{Attach, FunctionState};
+
+mod instances;
+mod numbers;
+mod volumes;
 
 /// How often a stopping guest is looked at.
 const LOOK: Duration = Duration::from_millis(200);
@@ -101,10 +101,12 @@ struct Inner {
 pub struct Rules {
     /// The firmware that it may run.
     pub known_good: KnownGood,
-    /// How long a stopping guest has to end by itself.
+    /// How long a guest has to end by itself, or to let go of a function.
     pub stop_grace: Duration,
     /// What it remembers.
     pub settings: Settings,
+    /// What instances that share it run on.
+    pub hypervisors: Option<(Arc<Hypervisors>, Facts)>,
 }
 
 /// The host.
@@ -112,6 +114,7 @@ pub struct Host {
     identity: Identity,
     known_good: KnownGood,
     stop_grace: Duration,
+    hypervisors: Option<(Arc<Hypervisors>, Facts)>,
     log: Writer,
     clock: Clock,
     trust: Trust,
@@ -128,7 +131,7 @@ impl Host {
         log: Writer,
         clock: Clock,
     ) -> Self {
-        let Rules { known_good, stop_grace, settings } = rules;
+        let Rules { known_good, stop_grace, settings, hypervisors } = rules;
         let trust = settings.trust();
         let inner = Inner {
             parts,
@@ -140,7 +143,7 @@ impl Host {
             boots: 0,
             told: BTreeSet::new(),
         };
-        Self { identity, known_good, stop_grace, log, clock, trust, inner: Mutex::new(inner) }
+        Self { identity, known_good, stop_grace, hypervisors, log, clock, trust, inner: Mutex::new(inner) }
     }
 
     /// Its name.
@@ -193,18 +196,19 @@ impl Host {
             Request::DrainHost(_) => json(&self.lock().drain(true)?),
             Request::ResumeHost(_) => json(&self.lock().drain(false)?),
             Request::PowerCycleHost(_) => json(&self.lock().power_cycle(&self.known_good)?),
-            Request::AttachVolume(attach) => json(&self.lock().attach(&self.identity.host, attach)?),
-            Request::DetachVolume(detach) => json(&self.lock().detach(detach)?),
-            Request::StartInstance(start) => json(&self.lock().start(&self.known_good, start)?),
+            Request::AttachVolume(attach) => json(&self.attach(attach)?),
+            Request::DetachVolume(detach) => json(&self.detach(detach)?),
+            Request::StartInstance(start) => json(&self.start(start)?),
             Request::StopInstance(stop) => json(&self.stop(stop)?),
-            Request::ReadStatistics(ReadStatistics { instance })
-            | Request::ReadConsole(ReadConsole { instance, .. })
-            | Request::WriteConsole(WriteConsole { instance, .. }) => {
-                // On the main board nobody but the guest knows.
-                let here = self.lock().state.instance().is_some_and(|known| known.id == *instance);
-                Err(Refusal::of(if here { "hypervisor.absent" } else { "instance.unknown" }))
-            }
+            Request::ReadStatistics(read) => json(&self.statistics(read)?),
+            Request::ReadConsole(read) => json(&self.read_console(read)?),
+            Request::WriteConsole(write) => json(&self.write_console(write)?),
         }
+    }
+
+    /// What instances that share this host run on.
+    fn hypervisors(&self) -> Result<&Hypervisors, Refusal> {
+        self.hypervisors.as_ref().map(|(all, _)| &**all).ok_or_else(|| Refusal::of("hypervisor.absent"))
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -243,101 +247,35 @@ impl Host {
             certificate: self.identity.certificate.clone(),
             volumes: state
                 .volumes()
-                .map(|(id, volume)| volume_status(id, volume, functions.get(id).filter(|_| there)))
+                .map(|(id, volume)| volumes::volume_status(id, volume, functions.get(id).filter(|_| there)))
                 .collect(),
-            instances: state.instance().cloned().map(InstanceStatus::from).into_iter().collect(),
-            hypervisor: None,
+            instances: state.instances().map(|(id, instance)| self.describe(id, instance)).collect(),
+            hypervisor: self.hypervisors.as_ref().map(|(all, facts)| hypervisor_status(all, facts)),
             log: self.log.status(),
         }
     }
 
-    /// The only act that waits for a guest: others go on meanwhile, the state refuses what would interfere.
-    fn stop(&self, request: &StopInstance) -> Result<Done, Refusal> {
-        let runs = self.lock().state.stopping(&request.instance)?;
-        if runs && !request.force && self.lock().parts.board.power_button().is_ok() {
-            let end = Instant::now() + self.stop_grace;
-            while Instant::now() < end
-                && self.lock().parts.board.status().is_ok_and(|b| b.power == Power::Running)
-            {
-                sleep(LOOK);
-            }
-        }
-        let mut inner = self.lock();
-        match inner.parts.chip.hold() {
-            Ok(()) => {
-                inner.state.stopped();
-                Ok(Done {})
-            }
-            Err(refusal) => {
-                inner.state.stop_failed();
-                Err(refusal)
-            }
-        }
-    }
-
-    /// Looks at what nobody asked for: the chip's events, a card that died, a guest that switched itself off.
+    /// Looks at what nobody asked for: the chip's events, a card that died, guests that came to their end.
     /// Gives what the log should say.
     pub fn look(&self) -> Vec<Entry> {
-        let mut inner = self.lock();
-        let mut entries = inner.chip_events();
-        entries.extend(inner.losses());
-        if inner.state.guest_runs()
-            && inner.parts.board.status().is_ok_and(|b| b.power == Power::Off && b.boots > inner.boots)
-            && inner.state.powered_off()
-        {
-            entries.push(Entry::event("instance.off", "the guest switched itself off"));
-        }
+        let mut entries = self.lock().look();
+        entries.extend(self.look_at_machines());
         entries
     }
 }
 
 impl Inner {
-    fn attach(&mut self, host: &HostId, request: &AttachVolume) -> Result<VolumeStatus, Refusal> {
-        let id = &request.volume;
-        if request.instance.is_some() {
-            return Err(Refusal::of("hypervisor.absent"));
+    fn look(&mut self) -> Vec<Entry> {
+        let mut entries = self.chip_events();
+        entries.extend(self.losses());
+        let metal = self.state.metal().map(|(id, _)| id.clone());
+        if let Some(metal) = metal.filter(|_| self.state.guest_runs(&Place::Board))
+            && self.parts.board.status().is_ok_and(|b| b.power == Power::Off && b.boots > self.boots)
+            && self.state.ended(&metal, InstanceState::Off)
+        {
+            entries.push(Entry::event("instance.off", "the guest switched itself off"));
         }
-        self.state.may_attach(id, request.slot)?;
-        let storage = self.parts.storage.open_volume(id, request.size)?;
-        if !self.state.guest_runs() {
-            // A function is hot-plugged under a guest only: firmware finds what was there before it started.
-            self.parts.chip.hold()?;
-        }
-        let (function, path) = self.parts.storage.listen(id)?;
-        let attach = Attach {
-            host: host.clone(),
-            volume: id.clone(),
-            device_name: request.device_name.to_string(),
-            size: request.size,
-            sealed_key: request.sealed_key.to_bytes(),
-        };
-        let device_name = request.device_name.clone();
-        let mut volume = Volume { slot: request.slot, device_name, size: request.size, failed: false };
-        let attached = self.parts.card.attach(attach, storage.as_fd(), function.as_fd());
-        if let Err(refusal) = attached.and_then(|()| self.parts.board.plug(request.slot, &path)) {
-            self.parts.storage.remove_socket(id);
-            if self.parts.card.detach(id, true).is_err() {
-                volume.failed = true;
-                self.state.attached(id.clone(), volume);
-            }
-            return Err(refusal);
-        }
-        let status = volume_status(id, &volume, None);
-        self.state.attached(id.clone(), volume);
-        Ok(VolumeStatus { state: VolumeState::Waiting, ..status })
-    }
-
-    fn detach(&mut self, request: &DetachVolume) -> Result<Done, Refusal> {
-        let volume = self.state.may_detach(&request.volume)?;
-        let (slot, force) = (volume.slot, request.force || volume.failed);
-        self.parts.card.detach(&request.volume, force)?;
-        self.parts.storage.remove_socket(&request.volume);
-        if let Err(refusal) = self.parts.board.unplug(slot) {
-            self.state.failed(&request.volume);
-            return Err(refusal);
-        }
-        self.state.detached(&request.volume);
-        Ok(Done {})
+        entries
     }
 
     fn drain(&mut self, drained: bool) -> Result<Done, Refusal> {
@@ -381,20 +319,6 @@ impl Inner {
         Ok(hash.clone())
     }
 
-    fn start(&mut self, known_good: &KnownGood, request: &StartInstance) -> Result<InstanceStatus, Refusal> {
-        if request.instance_type != InstanceType::metal() {
-            return Err(Refusal::of("hypervisor.absent"));
-        }
-        self.state.may_start(&request.instance, &request.root)?;
-        let hash = self.hold_and_verify(known_good)?;
-        self.boots = self.parts.board.status()?.boots;
-        self.parts.chip.release(&hash)?;
-        Ok(self
-            .state
-            .started(request.instance.clone(), request.root.clone(), request.instance_type.clone())
-            .into())
-    }
-
     /// Components that are gone, each told once.
     fn losses(&mut self) -> Vec<Entry> {
         let mut entries = Vec::new();
@@ -421,29 +345,15 @@ impl Inner {
     }
 }
 
-fn volume_status(
-    id: &VolumeId,
-    volume: &Volume,
-    function: Option<&wire::card::VolumeStatus>,
-) -> VolumeStatus {
-    let state = match function.map(|function| function.state) {
-        _ if volume.failed => VolumeState::Failed,
-        None => VolumeState::Failed,
-        Some(FunctionState::Waiting) => VolumeState::Waiting,
-        Some(FunctionState::Connected) => VolumeState::Connected,
-        Some(FunctionState::Enabled) => VolumeState::Enabled,
-        Some(FunctionState::ShutDown) => VolumeState::ShutDown,
-    };
-    VolumeStatus {
-        volume: id.clone(),
-        instance: None,
-        slot: volume.slot,
-        device_name: volume.device_name.clone(),
-        size: volume.size,
-        state,
-        reads: function.map_or(0, |function| function.reads),
-        writes: function.map_or(0, |function| function.writes),
-        errors: function.map_or(0, |function| function.errors),
+fn hypervisor_status(all: &Hypervisors, facts: &Facts) -> HypervisorStatus {
+    let (free_cores, free_bytes) = all.room();
+    HypervisorStatus {
+        image: facts.image.clone(),
+        virtualisation: facts.virtualisation,
+        threads_per_core: all.threads_per_core(),
+        free_cores,
+        free_memory_mib: free_bytes >> 20,
+        weaknesses: instances::weaknesses(all.weaknesses()),
     }
 }
 

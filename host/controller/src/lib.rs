@@ -6,7 +6,7 @@
 //! It stands between the network, all of which is hostile, and the host's private sockets, whose other ends
 //! it does not believe either. It never sees customer content: volume keys pass it sealed to the card, guest
 //! memory and console pass it by. It opens no connection to the network, runs no command for anyone, and
-//! after its start no program at all.
+//! after its start no program at all: the launcher, which it started before, starts hypervisors.
 //!
 //! Acts happen one after the other under one lock. A card that dies takes its volumes with it until they are
 //! detached and the host is started anew; a controller that starts holds reset first, so its restart is the
@@ -21,6 +21,7 @@ pub mod clock;
 pub mod door;
 pub mod history;
 pub mod host;
+pub mod hypervisors;
 pub mod limits;
 pub mod log;
 pub mod peer;

@@ -12,7 +12,7 @@ use std::{
     os::fd::{AsFd, BorrowedFd},
     time::Duration,
 };
-use wire::{Link, LinkError, board, card, chip};
+use wire::{Link, LinkError, board, card, chip, hypervisor, launcher};
 
 /// Longest time for one answer: an emulated main board takes up to 45 s for one step.
 const PATIENCE: Duration = Duration::from_secs(50);
@@ -64,6 +64,10 @@ sides! {
     ChipSide, chip, "chip.gone", "chip.fault", &["chip."];
     /// The main board.
     BoardSide, board, "board.gone", "board.fault", &["board.", "slot."];
+    /// A hypervisor.
+    HypervisorSide, hypervisor, "hypervisor.gone", "hypervisor.fault", &["console.", "slot."];
+    /// What starts hypervisors.
+    LauncherSide, launcher, "launcher.gone", "launcher.fault", &[];
 }
 
 /// A private socket to one component.
@@ -81,10 +85,17 @@ impl<S: Side> Peer<S> {
     }
 
     fn patient(link: Link<S::Request, S::Reply>, patience: Duration) -> Result<Self, Refusal> {
+        let mut peer = Self { link: Some(link), late: false };
+        peer.patience(patience).map(|()| peer)
+    }
+
+    /// Waits so long for each answer from here on.
+    pub fn patience(&mut self, patience: Duration) -> Result<(), Refusal> {
+        let Some(link) = &self.link else { return Ok(()) };
         for direction in [Timeout::Recv, Timeout::Send] {
-            set_socket_timeout(&link, direction, Some(patience)).map_err(|_| Refusal::of(S::GONE))?;
+            set_socket_timeout(link, direction, Some(patience)).map_err(|_| Refusal::of(S::GONE))?;
         }
-        Ok(Self { link: Some(link), late: false })
+        Ok(())
     }
 
     /// A component that was never there.

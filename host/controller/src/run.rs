@@ -9,6 +9,10 @@ use crate::{
     chip::Chip,
     door::{self, Door, opens},
     host::{Booted, Components, Host, Identity, Rules},
+    hypervisors::{
+        Hypervisors,
+        setup::{self, Facts, Outcome},
+    },
     limits::{self, Bounds},
     log::{Entry, Log, Writer},
     peer::{Peer, Side},
@@ -94,9 +98,12 @@ pub struct Options {
     /// Most MiB in the host's log; when it is full, the host refuses everything
     #[arg(long, value_name = "MIB", default_value_t = 64)]
     pub log_capacity: u64,
-    /// Seconds that a guest has to switch itself off when its instance is stopped
+    /// Seconds that a guest has to switch itself off when its instance is stopped, or to let go of a volume
     #[arg(long, value_name = "SECONDS", default_value_t = 8)]
     pub stop_grace: u64,
+    /// Instances that share the host
+    #[command(flatten)]
+    pub guests: setup::Guests,
 }
 
 /// Boots the host and serves its door until SIGTERM or SIGINT.
@@ -107,7 +114,8 @@ pub fn run(options: &Options) -> Result<(), Failure> {
     let mut boot = Boot::new(tpm);
     let started = start(options, &mut boot)?;
     let (measurements, pcr) = boot.finish()?;
-    let Started { identity, tls, settings, mut parts, known_good, firmware, mut objection } = started;
+    let Started { identity, tls, settings, mut parts, known_good, firmware, mut objection, hypervisors } =
+        started;
     if let (None, Some(hash)) = (&objection, &firmware) {
         note(&mut log, Entry::event("host.releases-reset", &format!("firmware {hash}")))?;
         objection = failed("boot.chip", "the security chip", release(&mut parts.chip, hash).err().as_ref());
@@ -133,16 +141,22 @@ pub fn run(options: &Options) -> Result<(), Failure> {
     let history = log.take_history();
     let log = Writer::new(log);
     let booted = Booted { measurements, pcr: Some(pcr), firmware, out_of_service: objection };
-    let rules = Rules { known_good, stop_grace: Duration::from_secs(options.stop_grace), settings };
+    let hypervisors = hypervisors.map(|(hypervisors, facts)| (Arc::new(hypervisors), facts));
+    let turns = hypervisors.as_ref().map(|(hypervisors, _)| Arc::clone(hypervisors));
+    let stop_grace = Duration::from_secs(options.stop_grace);
+    let rules = Rules { known_good, stop_grace, settings, hypervisors };
     let host = Arc::new(Host::new(identity, parts, rules, booted, log.clone(), clock.clone()));
     let stop = Arc::new(AtomicBool::new(false));
     let watching = watch::start(Arc::clone(&host), clock.clone(), log.clone(), Arc::clone(&stop))?;
+    let turns = turns.map(|hypervisors| watch::take_turns(hypervisors, Arc::clone(&stop))).transpose()?;
     let opened = opened.max(clock.seconds());
     let door = Arc::new(Door::new(host, log.clone(), clock, opened, limits, &history));
     let served = serve(listener, tls, door);
     stop.store(true, Ordering::Relaxed);
-    // The thread has nothing to give; if it panicked, the process ends here anyway.
-    let _ = watching.join();
+    // The threads have nothing to give; if one panicked, the process ends here anyway.
+    for thread in [Some(watching), turns].into_iter().flatten() {
+        let _ = thread.join();
+    }
     log.append(Entry { trusted: true, ..Entry::event("host.stopped", "") })?;
     Ok(served?)
 }
@@ -156,6 +170,7 @@ struct Started {
     known_good: KnownGood,
     firmware: Option<Sha256>,
     objection: Option<OutOfService>,
+    hypervisors: Option<(Hypervisors, Facts)>,
 }
 
 /// Holds reset, measures and verifies; tells what speaks against releasing reset.
@@ -166,7 +181,8 @@ fn start(options: &Options, boot: &mut Boot<Tpm>) -> Result<Started, Failure> {
     let known_good = read(&options.known_good).unwrap_or_default();
     boot.measure("known-good set", known_good.as_bytes())?;
     let known_good = KnownGood::parse(&known_good);
-    let image = Image::read(&options.card).map_err(|error| format!("{}: {error}", options.card.display()))?;
+    let image = Image::read(&options.card, "azote-volume-card")
+        .map_err(|error| format!("{}: {error}", options.card.display()))?;
     boot.measure_digest("volume card", *image.digest())?;
 
     let (identity, tls) = identify(options, boot.register())?;
@@ -189,6 +205,12 @@ fn start(options: &Options, boot: &mut Boot<Tpm>) -> Result<Started, Failure> {
     }
     let mut board = Board::new(connect(&options.board));
     let card = Card::start(&image);
+    let known = known_good.clone().unwrap_or_default();
+    let (hypervisors, unfit) = match setup::bring_up(&options.guests, boot, &known)? {
+        Outcome::Absent => (None, None),
+        Outcome::Up(up) => (Some(*up), None),
+        Outcome::Objection(objection) => (None, objection),
+    };
     let objections = [
         match &known_good {
             Some(_) => None,
@@ -198,20 +220,13 @@ fn start(options: &Options, boot: &mut Boot<Tpm>) -> Result<Started, Failure> {
         failed("boot.chip", "the security chip", held.as_ref().err()),
         failed("boot.card", "the volume card", card.as_ref().err()),
         failed("boot.board", "the main board", clear(&mut board).err().as_ref()),
+        unfit,
     ];
     let objection = objections.into_iter().flatten().next();
     let card = card.unwrap_or_else(|_| Card::absent(Sha256::from_digest(image.digest())));
     let storage = Storage::open(&options.volumes, &options.functions)?;
     let parts = Components { chip, board, card, storage };
-    Ok(Started {
-        identity,
-        tls,
-        settings,
-        parts,
-        known_good: known_good.unwrap_or_default(),
-        firmware,
-        objection,
-    })
+    Ok(Started { identity, tls, settings, parts, known_good: known, firmware, objection, hypervisors })
 }
 
 /// Releases reset, and waits for a main board that is still connecting to the reset line.
@@ -273,7 +288,8 @@ fn read_keys(text: &str) -> Result<Keys, Failure> {
 /// Everything that an operator can set and that changes what the host admits or records.
 fn configuration(options: &Options, token_keys: &str) -> String {
     let Options { log_capacity, stop_grace, .. } = options;
-    format!("log-capacity={log_capacity}\nstop-grace={stop_grace}\ntoken-keys={token_keys}\n")
+    let guests = setup::configuration(&options.guests);
+    format!("log-capacity={log_capacity}\nstop-grace={stop_grace}\n{guests}token-keys={token_keys}\n")
 }
 
 /// The log, with the key that the TPM sealed for it when it was begun.

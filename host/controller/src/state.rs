@@ -1,15 +1,27 @@
-//! What the host knows about its volumes and its instance, and which changes it allows. No I/O: the
+//! What the host knows about its volumes and its instances, and which changes it allows. No I/O: the
 //! orchestration asks here first, acts, then tells here what came of it.
 
 use crate::Refusal;
-use host_api::{DeviceName, InstanceState, InstanceStatus, InstanceType};
+use host_api::{DeviceName, InstanceState};
 use ids::{InstanceId, Slot, VolumeId};
+use instance_types::{Class, InstanceType};
 use std::{collections::BTreeMap, mem::replace};
+
+/// Where a volume's function goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Place {
+    /// The main board.
+    Board,
+    /// The machine of an instance that shares the host.
+    Machine(InstanceId),
+}
 
 /// A volume that the host holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Volume {
-    /// Its slot.
+    /// Where its function goes.
+    pub place: Place,
+    /// Its slot there.
     pub slot: Slot,
     /// The tenant's name for it.
     pub device_name: DeviceName,
@@ -19,38 +31,29 @@ pub struct Volume {
     pub failed: bool,
 }
 
-/// The instance that was started.
+/// An instance that was started.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Instance {
-    /// Which.
-    pub id: InstanceId,
+    /// Its type.
+    pub kind: &'static InstanceType,
     /// Its root volume.
     pub root: VolumeId,
-    /// Its type.
-    pub kind: InstanceType,
     /// How far it has come.
     pub state: InstanceState,
 }
 
-impl From<Instance> for InstanceStatus {
-    fn from(instance: Instance) -> Self {
-        Self {
-            instance: instance.id,
-            root: instance.root,
-            instance_type: instance.kind,
-            state: instance.state,
-            measurement: None,
-            credits: None,
-            weaknesses: Vec::new(),
-        }
+impl Instance {
+    /// Whether it has the main board to itself.
+    pub fn is_metal(&self) -> bool {
+        matches!(self.kind.class, Class::Metal)
     }
 }
 
-/// Volumes and instance. A host runs one instance at a time.
+/// Volumes and instances. One instance has the main board, or several share the host.
 #[derive(Debug, Default)]
 pub struct State {
     volumes: BTreeMap<VolumeId, Volume>,
-    instance: Option<Instance>,
+    instances: BTreeMap<InstanceId, Instance>,
 }
 
 impl State {
@@ -59,22 +62,54 @@ impl State {
         self.volumes.iter()
     }
 
-    /// The instance.
-    pub fn instance(&self) -> Option<&Instance> {
-        self.instance.as_ref()
+    /// The volumes whose functions go to the machine of `instance` and have not failed.
+    pub fn functions(&self, instance: &InstanceId) -> Vec<(VolumeId, Slot)> {
+        let here = |volume: &Volume| !volume.failed && volume.place == Place::Machine(instance.clone());
+        let functions = self.volumes.iter().filter(|(_, volume)| here(volume));
+        functions.map(|(id, volume)| (id.clone(), volume.slot)).collect()
     }
 
-    /// Whether a guest runs, so that a function is hot-plugged.
-    pub fn guest_runs(&self) -> bool {
-        self.instance.as_ref().is_some_and(|instance| instance.state == InstanceState::Running)
+    /// The instances.
+    pub fn instances(&self) -> impl Iterator<Item = (&InstanceId, &Instance)> {
+        self.instances.iter()
     }
 
-    /// Whether `volume` may be attached in `slot`.
-    pub fn may_attach(&self, volume: &VolumeId, slot: Slot) -> Result<(), Refusal> {
-        self.settled()?;
+    /// An instance.
+    pub fn instance(&self, instance: &InstanceId) -> Option<&Instance> {
+        self.instances.get(instance)
+    }
+
+    /// The instance that has the main board.
+    pub fn metal(&self) -> Option<(&InstanceId, &Instance)> {
+        self.instances.iter().find(|(_, instance)| instance.is_metal())
+    }
+
+    /// Where the functions of `instance` go; without one, to the main board.
+    pub fn place_of(&self, instance: Option<&InstanceId>) -> Place {
+        match instance {
+            Some(id) if self.metal().is_none_or(|(metal, _)| metal != id) => Place::Machine(id.clone()),
+            _ => Place::Board,
+        }
+    }
+
+    /// Whether a guest runs at `place`, so that a function is hot-plugged.
+    pub fn guest_runs(&self, place: &Place) -> bool {
+        self.occupant(place).is_some_and(|instance| instance.state == InstanceState::Running)
+    }
+
+    fn occupant(&self, place: &Place) -> Option<&Instance> {
+        match place {
+            Place::Board => self.metal().map(|(_, instance)| instance),
+            Place::Machine(id) => self.instances.get(id),
+        }
+    }
+
+    /// Whether `volume` may be attached in `slot` of `place`.
+    pub fn may_attach(&self, volume: &VolumeId, place: &Place, slot: Slot) -> Result<(), Refusal> {
+        self.settled(place)?;
         if self.volumes.contains_key(volume) {
             Err(Refusal::of("volume.exists"))
-        } else if self.volumes.values().any(|other| other.slot == slot) {
+        } else if self.volumes.values().any(|other| (&other.place, other.slot) == (place, slot)) {
             Err(Refusal::of("slot.taken"))
         } else {
             Ok(())
@@ -88,9 +123,9 @@ impl State {
 
     /// Whether `volume` may be detached.
     pub fn may_detach(&self, volume: &VolumeId) -> Result<&Volume, Refusal> {
-        self.settled()?;
         let known = self.volumes.get(volume).ok_or_else(|| Refusal::of("volume.unknown"))?;
-        match &self.instance {
+        self.settled(&known.place)?;
+        match self.occupant(&known.place) {
             Some(instance) if instance.root == *volume => Err(Refusal::of("volume.root")),
             _ => Ok(known),
         }
@@ -113,74 +148,79 @@ impl State {
         self.volumes.values_mut().map(|volume| usize::from(!replace(&mut volume.failed, true))).sum()
     }
 
-    /// Whether `instance` may be started from `root`. An instance that switched itself off may start again.
-    pub fn may_start(&self, instance: &InstanceId, root: &VolumeId) -> Result<(), Refusal> {
-        self.settled()?;
-        match &self.instance {
-            Some(other) if other.state != InstanceState::Off || other.id != *instance => {
-                Err(Refusal::of("instance.exists"))
-            }
-            _ => match self.volumes.get(root) {
-                Some(Volume { failed: false, .. }) => Ok(()),
-                _ => Err(Refusal::of("instance.no-root")),
-            },
+    /// Whether `instance` may be started from `root`. One that switched itself off, or failed, may start again.
+    pub fn may_start(
+        &self,
+        instance: &InstanceId,
+        kind: &InstanceType,
+        root: &VolumeId,
+    ) -> Result<(), Refusal> {
+        let metal = matches!(kind.class, Class::Metal);
+        let place = if metal { Place::Board } else { Place::Machine(instance.clone()) };
+        self.settled(&place)?;
+        let over = |state| matches!(state, InstanceState::Off | InstanceState::Failed);
+        if self.instances.get(instance).is_some_and(|known| !over(known.state)) {
+            return Err(Refusal::of("instance.exists"));
+        }
+        let mut others = self.instances.iter().filter(|(id, _)| *id != instance).map(|(_, other)| other);
+        if others.any(|other| metal || other.is_metal()) {
+            return Err(Refusal::of(if metal && self.metal().is_some() {
+                "instance.exists"
+            } else {
+                "instance.class"
+            }));
+        }
+        match self.volumes.get(root) {
+            Some(volume) if !volume.failed && volume.place == place => Ok(()),
+            _ => Err(Refusal::of("instance.no-root")),
         }
     }
 
     /// Whether the main board may be power-cycled: no instance may lose its guest by it.
     pub fn may_power_cycle(&self) -> Result<(), Refusal> {
-        match self.instance {
-            Some(_) => Err(Refusal::of("instance.exists")),
-            None => Ok(()),
-        }
+        if self.instances.is_empty() { Ok(()) } else { Err(Refusal::of("instance.exists")) }
     }
 
-    /// Reset was released for an instance.
-    pub fn started(&mut self, id: InstanceId, root: VolumeId, kind: InstanceType) -> Instance {
-        let instance = Instance { id, root, kind, state: InstanceState::Running };
-        self.instance = Some(instance.clone());
-        instance
+    /// An instance runs.
+    pub fn started(&mut self, id: InstanceId, kind: &'static InstanceType, root: VolumeId) {
+        self.instances.insert(id, Instance { kind, root, state: InstanceState::Running });
     }
 
     /// Begins to stop `instance`; gives whether its guest still runs.
     pub fn stopping(&mut self, instance: &InstanceId) -> Result<bool, Refusal> {
-        self.settled()?;
-        match &mut self.instance {
-            Some(known) if known.id == *instance => {
-                let ran = known.state == InstanceState::Running;
-                known.state = InstanceState::Stopping;
-                Ok(ran)
-            }
-            _ => Err(Refusal::of("instance.unknown")),
+        let known = self.instances.get_mut(instance).ok_or_else(|| Refusal::of("instance.unknown"))?;
+        if known.state == InstanceState::Stopping {
+            return Err(Refusal::of("instance.changing"));
         }
+        Ok(replace(&mut known.state, InstanceState::Stopping) == InstanceState::Running)
     }
 
-    /// Reset is held: there is no instance any more.
-    pub fn stopped(&mut self) {
-        self.instance = None;
+    /// There is no such instance any more.
+    pub fn stopped(&mut self, instance: &InstanceId) {
+        self.instances.remove(instance);
     }
 
-    /// Reset could not be held; the instance may still run.
-    pub fn stop_failed(&mut self) {
-        if let Some(instance) = &mut self.instance {
+    /// It could not be stopped, and may still run.
+    pub fn stop_failed(&mut self, instance: &InstanceId) {
+        if let Some(instance) = self.instances.get_mut(instance) {
             instance.state = InstanceState::Running;
         }
     }
 
-    /// The guest switched itself off; gives whether that is new.
-    pub fn powered_off(&mut self) -> bool {
-        match &mut self.instance {
+    /// The guest of a running instance came to an end, its own or not; gives whether that is new.
+    pub fn ended(&mut self, instance: &InstanceId, state: InstanceState) -> bool {
+        match self.instances.get_mut(instance) {
             Some(instance) if instance.state == InstanceState::Running => {
-                instance.state = InstanceState::Off;
+                instance.state = state;
                 true
             }
             _ => false,
         }
     }
 
-    /// Nothing else changes while an instance is being stopped.
-    fn settled(&self) -> Result<(), Refusal> {
-        match &self.instance {
+    /// Nothing else of an instance changes while it is being stopped.
+    fn settled(&self, place: &Place) -> Result<(), Refusal> {
+        match self.occupant(place) {
             Some(Instance { state: InstanceState::Stopping, .. }) => Err(Refusal::of("instance.changing")),
             _ => Ok(()),
         }

@@ -4,6 +4,7 @@ use crate::{
     chip::describe,
     clock::Clock,
     host::Host,
+    hypervisors::Hypervisors,
     log::{Entry, Writer},
 };
 use std::{
@@ -84,6 +85,12 @@ pub fn start(
             sleep(PERIOD);
         }
     })
+}
+
+/// Starts the thread that passes turns on among burstable instances; it ends within a second after `stop` is set.
+pub fn take_turns(hypervisors: Arc<Hypervisors>, stop: Arc<AtomicBool>) -> io::Result<JoinHandle<()>> {
+    let turns = move || hypervisors.take_turns(|| stop.load(Ordering::Relaxed));
+    thread::Builder::new().name("turns".to_owned()).spawn(turns)
 }
 
 #[cfg(test)]

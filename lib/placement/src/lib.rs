@@ -333,6 +333,16 @@ impl Placement {
         self.holdings.get(instance).map(|holding| holding.memory.as_slice())
     }
 
+    /// Whole cores that nobody has.
+    pub fn free_cores(&self) -> u64 {
+        self.places.iter().map(|place| place.free.len() as u64).sum()
+    }
+
+    /// Bytes that nobody has.
+    pub fn free_bytes(&self) -> u64 {
+        self.places.iter().map(|place| place.pool.free()).sum::<u64>() * self.topology.page_size
+    }
+
     /// The account of a burstable instance, as of the last step.
     pub fn credits(&self, instance: &InstanceId) -> Option<&Credits> {
         self.rings.get(&self.holdings.get(instance)?.ring?)?.account(instance)

@@ -307,7 +307,7 @@ impl Rig {
         let settings =
             Settings::open(&dir.path().join("settings"), own(), host_id(), installed.clone()).unwrap();
         let who = Identity { host: host_id(), certificate, key: own() };
-        let rules = Rules { known_good, stop_grace: Duration::from_millis(500), settings };
+        let rules = Rules { known_good, stop_grace: Duration::from_millis(500), settings, hypervisors: None };
         let host = Arc::new(Host::new(who, parts, rules, booted, log.clone(), now()));
         let limits = Limits::new(Bounds { sensitive: SENSITIVE, window_seconds: 3600 });
         let door = Arc::new(Door::new(Arc::clone(&host), log, now(), NOW, limits, &history));
