@@ -1,10 +1,10 @@
 //! The process itself: it gives up everything but its socket before it reads the first request, and what it needed to
 //! build the machine before the processors run.
 
-use crate::{control::Control, isolation, vm};
+use crate::{control::Control, isolation, vcpu::PROCESS, vm};
 use sandbox::Policy;
 use seal::console::ConsoleKey;
-use std::{error::Error, os::fd::OwnedFd};
+use std::{error::Error, os::fd::OwnedFd, sync::LazyLock};
 use wire::Link;
 
 /// The sandbox file.
@@ -17,9 +17,10 @@ pub fn serve(socket: OwnedFd, policy: Policy) -> Result<(), Box<dyn Error>> {
     vm::share_heap();
     // The first key makes the cryptographic library look at its surroundings. Nobody ever knows this one.
     drop(ConsoleKey::generate()?);
+    LazyLock::force(&PROCESS);
     let isolation = isolation::detect();
     isolation::engage(&isolation)?;
     policy.enter(&[])?;
-    Control::new(Link::new(socket), isolation, Box::new(move || Ok(policy.narrow()?))).run()?;
+    Control::new(Link::new(socket), isolation, Box::new(move |keep| Ok(policy.narrow(keep)?))).run()?;
     Ok(())
 }

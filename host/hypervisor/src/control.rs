@@ -29,6 +29,8 @@ enum Refusal {
     Already,
     #[error("{0}")]
     Descriptors(&'static str),
+    #[error("the machine was made without functions of the host's hardware: say so when it is created")]
+    Passthrough,
     #[error("the process could not confine itself: {0}")]
     Confine(Box<dyn std::error::Error + Send + Sync>),
     #[error(transparent)]
@@ -41,6 +43,7 @@ impl Refusal {
             Self::None => "instance.none",
             Self::Already => "instance.already",
             Self::Descriptors(_) => "request.descriptors",
+            Self::Passthrough => "instance.no-passthrough",
             Self::Confine(_) => "instance.confinement",
             Self::Instance(error) => error.code(),
         }
@@ -64,8 +67,10 @@ macro_rules! from_instance {
 }
 from_instance!(crate::machine::MachineError, crate::console::ConsoleError);
 
-/// What this process gives up when its machine is built and before its processors run.
-pub type Confine = Box<dyn FnOnce() -> Result<(), Box<dyn std::error::Error + Send + Sync>>>;
+/// What this process gives up when its machine is built and before its processors run, but for what the named uses need.
+pub type Confine = Box<dyn FnOnce(&[&str]) -> Result<(), Box<dyn std::error::Error + Send + Sync>>>;
+/// The use of functions of the host's hardware.
+const PASSTHROUGH: &str = "passthrough";
 
 /// One controller and at most one instance.
 pub struct Control {
@@ -160,6 +165,14 @@ impl Control {
                 let [socket] = take(fds, "give one descriptor: the function's connected socket")?;
                 machine()?.machine().attach(slot, socket)?;
             }
+            Request::Passthrough { slot } => {
+                let descriptors = take(fds, "give two descriptors: the function's container and its own")?;
+                let instance = machine()?;
+                if !instance.create().passthrough {
+                    return Err(Refusal::Passthrough);
+                }
+                instance.machine().pass_through(slot, descriptors)?;
+            }
             Request::Detach { slot, force } => machine()?.machine().detach(slot, force)?,
             Request::PowerButton => machine()?.machine().press_power_button(),
             Request::Isolation => return Ok(Reply::Isolation(self.isolation.clone())),
@@ -180,7 +193,7 @@ impl Control {
                 }
                 let [kvm, socket] = take(fds, "give /dev/kvm and a socket to the other process")?;
                 let instance = state::receive(kvm, socket)?;
-                self.confine()?;
+                self.confine(instance.create().passthrough)?;
                 self.instance = Some(instance);
             }
             Request::Stop => {}
@@ -201,13 +214,14 @@ impl Control {
         let kernel = Source::new("kernel", kernel)?;
         let initrd = initrd.map(|fd| Source::new("initial RAM disk", fd)).transpose()?;
         let (instance, measurement) = Instance::new(kvm, create, &kernel, initrd.as_ref())?;
-        self.confine()?;
+        self.confine(instance.create().passthrough)?;
         self.instance = Some(instance);
         Ok(Reply::Created(measurement))
     }
 
-    fn confine(&mut self) -> Result<(), Refusal> {
-        self.confine.take().map_or(Ok(()), |confine| confine().map_err(Refusal::Confine))
+    fn confine(&mut self, passthrough: bool) -> Result<(), Refusal> {
+        let keep: &[&str] = if passthrough { &[PASSTHROUGH] } else { &[] };
+        self.confine.take().map_or(Ok(()), |confine| confine(keep).map_err(Refusal::Confine))
     }
 }
 

@@ -1,20 +1,25 @@
-//! A card's PCI function behind a slot, over a connected vfio-user socket.
+//! A PCI function behind a slot: a card's, over a connected vfio-user socket, or one of the host's hardware.
 //!
 //! The guest's accesses to configuration space and BARs are messages to the card, except for what decides over the
 //! guest's own machine: BARs, MSI-X and the capability list are kept here. Where the card offers it, parts of a BAR
-//! are shared memory and writes are eventfds, and then nobody but the card sees them.
+//! are shared memory and writes are eventfds, and then nobody but the card sees them. Hardware is reached in the same
+//! way, through the kernel ([`crate::passthrough`]).
 //!
 //! The card may lie, stop or vanish at any time. From then on the function answers as an empty slot does, with all
 //! ones; nothing of it stays mapped or bound.
 
+mod backend;
 mod learn;
 mod moving;
 mod place;
+
+pub use backend::{Backend, Lifeline};
 
 use crate::{
     bus::Bus,
     irq::Platform,
     memory::Memory,
+    passthrough::Hardware,
     pci::{
         Unfit,
         bar::{self, Bars},
@@ -23,13 +28,10 @@ use crate::{
     },
 };
 use guest_memory::DmaMap;
-use learn::{be_patient, region};
+use learn::region;
 pub use moving::FunctionState;
 use place::Window;
-use rustix::{
-    io::Errno,
-    net::{Shutdown, shutdown},
-};
+use rustix::io::Errno;
 use std::{
     ops::Range,
     os::fd::OwnedFd,
@@ -56,6 +58,11 @@ pub enum FunctionError {
     /// The function is none that a guest can have.
     #[error("the card's function does not fit: {0}")]
     Unfit(#[from] Unfit),
+    /// Its memory could not be locked for the host's hardware.
+    #[error(
+        "guest memory could not be locked for the host's hardware: {0}; the process's limit of locked memory must hold it"
+    )]
+    Memory(Errno),
     /// The system has no descriptor left.
     #[error("the system refused a descriptor: {0}")]
     System(#[from] Errno),
@@ -69,6 +76,7 @@ impl FunctionError {
             Self::Card(ClientError::Refused(_)) => "function.refused",
             Self::Card(ClientError::Protocol(_)) => "function.protocol",
             Self::Unfit(_) => "function.unfit",
+            Self::Memory(_) => "function.memory",
             Self::System(_) => "function.system",
         }
     }
@@ -86,7 +94,7 @@ pub struct Site {
 
 /// One function.
 pub struct Function {
-    card: Option<Client>,
+    card: Option<Box<dyn Backend>>,
     resettable: bool,
     header: Header,
     /// The guest has memory space on.
@@ -104,9 +112,9 @@ impl Function {
         socket: OwnedFd,
         memory: &Memory,
         site: &Arc<Site>,
-    ) -> Result<Arc<Mutex<Self>>, FunctionError> {
-        be_patient(&socket)?;
-        let mut card = Client::new(socket)?;
+    ) -> Result<(Arc<Mutex<Self>>, Lifeline), FunctionError> {
+        let mut card = Client::patient(socket, Some(PATIENCE))?;
+        let lifeline = Lifeline::Card(Arc::downgrade(card.socket()));
         if card.info()?.resettable {
             card.reset()?;
         }
@@ -120,13 +128,24 @@ impl Function {
             };
             card.dma_map(map, Some(memory.file()))?;
         }
-        Self::learn(card, site)
+        Ok((Self::learn(Box::new(card), site)?, lifeline))
+    }
+
+    /// The same with a function of the host's hardware, for which `descriptors` are its container and its own. It must be
+    /// able to be reset.
+    pub fn pass_through(
+        descriptors: [OwnedFd; 2],
+        memory: &Memory,
+        site: &Arc<Site>,
+    ) -> Result<(Arc<Mutex<Self>>, Lifeline), FunctionError> {
+        let (hardware, lifeline) = Hardware::new(descriptors, memory)?;
+        Ok((Self::learn(Box::new(hardware), site)?, lifeline))
     }
 
     fn give_eventfds(&mut self) {
         let (Some(msix), Some(card)) = (&self.msix, &mut self.card) else { return };
         if msix.enabled() {
-            let given = card.set_eventfds(MSIX, 0, &msix.eventfds());
+            let given = card.set_eventfds(MSIX, &msix.eventfds());
             self.judge(given);
         }
     }
@@ -134,6 +153,11 @@ impl Function {
     /// The card is there.
     pub const fn is_alive(&self) -> bool {
         self.card.is_some()
+    }
+
+    /// It can go on in another process, or is gone.
+    pub fn can_move(&self) -> bool {
+        self.card.as_ref().is_none_or(|card| card.keep().is_some())
     }
 
     /// The guest reads configuration space: an aligned word of 1, 2 or 4 bytes.
@@ -170,6 +194,11 @@ impl Function {
             }
             return false;
         } else if word != config::ROM {
+            if offset == config::COMMAND && data.first().is_some_and(|low| low & config::MEMORY_SPACE == 0) {
+                // What is shared must be gone before it stops answering.
+                self.decodes = false;
+                self.settle();
+            }
             self.with_card(|card| card.write(CONFIG, u64::from(offset), data));
             let control = self.header.device_control;
             if control.and_then(|at| high_byte(offset, at + 1, data)).is_some_and(|value| value & FLR != 0) {
@@ -243,9 +272,9 @@ impl Function {
         if orderly {
             self.with_card(|card| card.disable_irqs(MSIX));
             if self.resettable {
-                self.with_card(Client::reset);
+                self.with_card(|card| card.reset());
             }
-            self.with_card(Client::dma_unmap_all);
+            self.with_card(|card| card.take_memory());
         }
         self.lose();
     }
@@ -254,15 +283,17 @@ impl Function {
     fn reset(&mut self) {
         self.bars.reset();
         self.decodes = false;
+        self.settle();
         if let Some(msix) = &mut self.msix {
             msix.reset(&*self.site.platform);
         }
         self.with_card(|card| card.disable_irqs(MSIX));
+        self.with_card(|card| card.function_level_reset());
     }
 
     /// Asks the card. A refusal is `None`, and so is everything once the card is gone.
-    fn with_card<T>(&mut self, ask: impl FnOnce(&mut Client) -> Result<T, ClientError>) -> Option<T> {
-        let result = ask(self.card.as_mut()?);
+    fn with_card<T>(&mut self, ask: impl FnOnce(&mut dyn Backend) -> Result<T, ClientError>) -> Option<T> {
+        let result = ask(&mut **self.card.as_mut()?);
         self.judge(result)
     }
 
@@ -277,16 +308,14 @@ impl Function {
 
     /// The card is gone: nothing of it stays.
     fn lose(&mut self) {
-        if let Some(card) = self.card.take() {
-            // The slot holds another descriptor of it. An error means that it is closed.
-            let _ = shutdown(&card, Shutdown::Both);
-        }
         self.decodes = false;
         self.settle();
         if let Some(mut msix) = self.msix.take() {
             msix.unbind(&*self.site.platform);
         }
         self.windows.clear();
+        // Last: nothing of it is in the guest's sight any more.
+        self.card = None;
     }
 }
 

@@ -1,6 +1,9 @@
 //! What devices need of the platform: interrupts, doorbells, and memory that is shared with a card.
 
-use std::os::fd::BorrowedFd;
+use std::{
+    os::fd::{BorrowedFd, OwnedFd},
+    sync::Arc,
+};
 
 /// A message-signalled interrupt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,7 +51,7 @@ pub trait Platform: Send + Sync {
     fn line(&self, gsi: u32, level: bool);
 
     /// From now on a signal of `eventfd` raises `message`; `None`: masked, signals stay in the eventfd.
-    fn bind_msi(&self, eventfd: BorrowedFd<'_>, message: Option<Msi>) -> Result<Route, PlatformError>;
+    fn bind_msi(&self, eventfd: Arc<OwnedFd>, message: Option<Msi>) -> Result<Route, PlatformError>;
 
     /// Changes the message of a route.
     fn update_msi(&self, route: &Route, message: Option<Msi>) -> Result<(), PlatformError>;
@@ -67,7 +70,8 @@ pub trait Platform: Send + Sync {
         on: bool,
     ) -> Result<(), PlatformError>;
 
-    /// Shows `len` bytes of `file` from `offset` to the guest at `address`. All must be whole pages.
+    /// Shows `len` bytes of `file` from `offset` to the guest at `address`. All must be whole pages, and the file so
+    /// long: the machine fails where the guest reaches beyond its end.
     fn map_shared(
         &self,
         address: u64,
@@ -78,6 +82,9 @@ pub trait Platform: Send + Sync {
 
     /// Takes it away; the guest's next access is an exit.
     fn unmap_shared(&self, mapping: Mapping);
+
+    /// Shows an id on the page at [`crate::layout::GENERATION`], which is there from the start.
+    fn generation(&self, id: [u8; 16]);
 
     /// The guest turned itself off or asked for a reset: no processor runs on after the present exit.
     fn power(&self, power: Power);

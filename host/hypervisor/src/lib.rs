@@ -26,6 +26,7 @@ pub mod isolation;
 pub mod layout;
 pub mod machine;
 pub mod memory;
+pub mod passthrough;
 pub mod pci;
 pub mod smbios;
 pub mod state;

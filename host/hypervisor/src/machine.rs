@@ -5,7 +5,6 @@ use crate::{
     bus::{Bus, BusError},
     console::Output,
     devices::{
-        generation::{Generation, GenerationError},
         power::{Event, EventState, Events, PowerBlock},
         rtc::Rtc,
         serial::Serial,
@@ -17,12 +16,12 @@ use crate::{
     pci::bus::{Ecam, FrozenSlot, PciBus, Ports, SlotError},
     smbios::{self, Identity},
 };
-use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 use std::{
     os::fd::OwnedFd,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
+use vfio_user::Socket;
 use wire::hypervisor::SlotStatistics;
 
 /// What a machine is made of.
@@ -57,9 +56,6 @@ pub enum MachineError {
     /// Two devices on one address.
     #[error(transparent)]
     Bus(#[from] BusError),
-    /// The generation id.
-    #[error(transparent)]
-    Generation(#[from] GenerationError),
     /// The slot.
     #[error(transparent)]
     Slot(#[from] SlotError),
@@ -76,7 +72,6 @@ impl MachineError {
     pub const fn code(&self) -> &'static str {
         match self {
             Self::Bus(_) => "machine.bus",
-            Self::Generation(_) => "machine.generation",
             Self::Slot(error) => error.code(),
             Self::Function(error) => error.code(),
             Self::State => "machine.state",
@@ -95,7 +90,6 @@ pub struct Machine {
     serial: Arc<Mutex<Serial>>,
     rtc: Arc<Mutex<Rtc>>,
     events: Arc<Events>,
-    generation: Generation,
     site: Arc<Site>,
     memory: Arc<Memory>,
     tables: Vec<(u64, Vec<u8>)>,
@@ -132,9 +126,8 @@ impl Machine {
             return Err(MachineError::State);
         }
         for (frozen, socket) in state.slots.iter().zip(sockets) {
-            let other = duplicate(&socket)?;
             match Function::resume(socket, &frozen.function, &machine.site) {
-                Ok(function) => machine.slots.resume(frozen, function, other)?,
+                Ok((function, lifeline)) => machine.slots.resume(frozen, function, lifeline)?,
                 Err(FunctionError::Card(_)) => machine.events.leaving(frozen.number),
                 Err(error) => return Err(error.into()),
             }
@@ -159,19 +152,19 @@ impl Machine {
         pio.add(POWER, Arc::new(Mutex::new(power)))?;
         pio.add(PCI_CONFIG, ports.clone())?;
         mmio.add(ECAM, Arc::new(Mutex::new(Ecam(Arc::clone(&slots)))))?;
-        let generation = Generation::new(&*platform, config.generation)?;
+        platform.generation(config.generation);
         let mmio64 = layout::mmio64(config.physical_bits);
         let facts = acpi::Facts { apic_ids: config.apic_ids.clone(), mmio64: mmio64.clone() };
         let mut tables = acpi::tables(&facts);
         tables.extend(smbios::tables(&config.identity));
         let site = Arc::new(Site { platform, mmio: Arc::downgrade(&mmio), windows: [MMIO32, mmio64] });
-        Ok(Self { pio, mmio, slots, ports, serial, rtc, events, generation, site, memory, tables })
+        Ok(Self { pio, mmio, slots, ports, serial, rtc, events, site, memory, tables })
     }
 
     /// What another process needs to go on with this machine, and the sockets of its functions. No processor may
     /// run. From here on the cards hold interrupts back, until [`Machine::thaw`] or until the other process has them.
     /// Interrupts that came before are with the interrupt controller, whose state is to be taken after this.
-    pub fn freeze(&self) -> (MachineState, Vec<OwnedFd>) {
+    pub fn freeze(&self) -> (MachineState, Vec<Arc<Socket>>) {
         let (slots, sockets) = self.slots.freeze();
         let state = MachineState {
             serial: lock(&self.serial).state(),
@@ -184,8 +177,8 @@ impl Machine {
     }
 
     /// Goes on here after [`Machine::freeze`].
-    pub fn thaw(&self, state: &MachineState) {
-        self.slots.thaw(&state.slots);
+    pub fn thaw(&self) {
+        self.slots.thaw();
     }
 
     /// ACPI (the RSDP is at [`layout::RSDP`]) and SMBIOS: address and bytes of each table, all in
@@ -198,11 +191,24 @@ impl Machine {
     /// and tells the guest. Waits for the card; the guest runs on.
     pub fn attach(&self, slot: u8, socket: OwnedFd) -> Result<(), MachineError> {
         self.slots.check_free(slot)?;
-        let other = duplicate(&socket)?;
-        let function = Function::new(socket, &self.memory, &self.site)?;
-        self.slots.insert(slot, function, other)?;
+        let (function, lifeline) = Function::new(socket, &self.memory, &self.site)?;
+        self.slots.insert(slot, function, lifeline)?;
         self.events.filled(slot);
         Ok(())
+    }
+
+    /// The same with a function of the host's hardware, behind the descriptors of its VFIO container and its own.
+    pub fn pass_through(&self, slot: u8, descriptors: [OwnedFd; 2]) -> Result<(), MachineError> {
+        self.slots.check_free(slot)?;
+        let (function, lifeline) = Function::pass_through(descriptors, &self.memory, &self.site)?;
+        self.slots.insert(slot, function, lifeline)?;
+        self.events.filled(slot);
+        Ok(())
+    }
+
+    /// It can go to another process: it has no function of the host's hardware.
+    pub fn can_move(&self) -> bool {
+        self.slots.can_move()
     }
 
     /// Asks the guest to let go of a slot; it leaves [`Machine::slots`] when the guest has done so. With `force` the
@@ -236,7 +242,7 @@ impl Machine {
 
     /// This machine is a copy, or was set back: gives it a new generation id and tells the guest.
     pub fn set_generation(&self, id: [u8; 16]) {
-        self.generation.set(id);
+        self.site.platform.generation(id);
         self.events.raise(Event::Generation);
     }
 
@@ -244,10 +250,6 @@ impl Machine {
     pub fn console_input(&self, bytes: &[u8]) -> usize {
         lock(&self.serial).input(bytes)
     }
-}
-
-fn duplicate(socket: &OwnedFd) -> Result<OwnedFd, FunctionError> {
-    socket.try_clone().map_err(|_| FunctionError::System(Errno::MFILE))
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -133,6 +133,17 @@ impl Memory {
         (segment.len == len).then(|| segment.ptr.addr().get() as u64)
     }
 
+    /// Lets the functions of a VFIO container use all of it, at the guest's own addresses.
+    pub fn map_into(&self, container: &mut vfio::Container) -> Result<(), Errno> {
+        for region in &self.regions {
+            let host = self.host(region).ok_or(Errno::FAULT)?;
+            // SAFETY: nothing but raw pointers and atomics reaches these bytes. Should the mapping end before the
+            // container, the pages that it showed stay the memory file's.
+            unsafe { container.map(region.guest, region.len, host) }?;
+        }
+        Ok(())
+    }
+
     /// Large pages where the system makes them of small ones; where it does not, nothing changes.
     fn prefer_huge(&self, region: &Region) {
         let len = usize::try_from(region.len).unwrap_or_default();

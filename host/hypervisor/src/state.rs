@@ -21,6 +21,7 @@ use std::{
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     sync::{Arc, PoisonError},
 };
+use vfio_user::Socket;
 use wire::{
     Link, LinkError, MAX_FDS,
     hypervisor::{Create, Parcel},
@@ -42,8 +43,8 @@ pub enum StateError {
     /// It has ended, or has moved already.
     #[error("the machine has come to its end or has moved: there is nothing to take out")]
     Ended,
-    /// A copy of a machine cannot share functions.
-    #[error("detach the machine's functions before it is copied")]
+    /// A copy of a machine cannot share functions, and the host's hardware cannot go on elsewhere.
+    #[error("detach the machine's functions before it is copied, and the host's hardware before it moves")]
     Functions,
     /// The other process speaks another version.
     #[error("the state has version {0}, this process knows {VERSION}: use a process of the other's release")]
@@ -123,7 +124,7 @@ pub fn send(instance: &Instance, socket: OwnedFd, copy: bool) -> Result<(), Inst
         return Err(StateError::Ended.into());
     }
     let machine = instance.machine();
-    if copy && !machine.slots().is_empty() {
+    if copy && !machine.slots().is_empty() || !machine.can_move() {
         return Err(StateError::Functions.into());
     }
     let (state, sockets) = machine.freeze();
@@ -131,7 +132,7 @@ pub fn send(instance: &Instance, socket: OwnedFd, copy: bool) -> Result<(), Inst
     let sent =
         saved(instance, &state).and_then(|saved| deliver(&link, instance.memory(), &saved, &sockets, copy));
     if copy || sent.is_err() {
-        machine.thaw(&state);
+        machine.thaw();
     }
     sent
 }
@@ -158,7 +159,7 @@ fn deliver(
     link: &Link<Parcel, Parcel>,
     memory: &Memory,
     saved: &[u8],
-    sockets: &[OwnedFd],
+    sockets: &[Arc<Socket>],
     copy: bool,
 ) -> Result<(), InstanceError> {
     let send = |parcel: &Parcel, fds: &[BorrowedFd<'_>]| link.send(parcel, fds).map_err(StateError::from);
@@ -169,7 +170,7 @@ fn deliver(
         send(&Parcel::State { bytes: piece.to_vec() }, &[])?;
     }
     for some in sockets.chunks(MAX_FDS) {
-        send(&Parcel::Functions, &some.iter().map(AsFd::as_fd).collect::<Vec<_>>())?;
+        send(&Parcel::Functions, &some.iter().map(|socket| socket.as_fd()).collect::<Vec<_>>())?;
     }
     Ok(())
 }

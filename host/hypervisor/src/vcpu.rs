@@ -7,25 +7,31 @@ use crate::{
 };
 use kvm_ioctls::{VcpuExit, VcpuFd};
 use rustix::{
+    event::Timespec,
     io::Errno,
     process::{Pid, getpid},
-    thread::{CpuSet, gettid, sched_setaffinity},
+    thread::{CpuSet, futex, gettid, sched_setaffinity},
+    time::{ClockId, clock_gettime},
 };
 use std::{
+    mem::ManuallyDrop,
     sync::{
-        Arc, Condvar, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        Arc, LazyLock, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU32, Ordering},
     },
     thread::{Builder, JoinHandle},
-    time::{Duration, Instant},
+    time::Duration,
 };
 use vmm_sys_util::signal::{SIGRTMIN, register_signal_handler};
 
 /// How long a kick may take until the next one: a signal that comes just before the processor enters the guest is
 /// lost.
-const KICK_AGAIN: Duration = Duration::from_millis(1);
+const KICK_AGAIN: Timespec = Timespec { tv_sec: 0, tv_nsec: 1_000_000 };
 /// Each processor's thread: exits are handled in shallow calls.
 const STACK: usize = 256 << 10;
+
+/// This process; first looked at before it gives up asking.
+pub(crate) static PROCESS: LazyLock<Pid> = LazyLock::new(getpid);
 
 /// Why the machine will not run on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,7 +55,6 @@ struct Inner {
     want: Want,
     standing: usize,
     threads: Vec<JoinHandle<()>>,
-    process: Pid,
     /// The threads that have begun, as the kernel calls them.
     begun: Vec<Pid>,
     outcome: Option<Outcome>,
@@ -58,7 +63,8 @@ struct Inner {
 /// Where the processors stand while they must not run.
 pub struct Gate {
     inner: Mutex<Inner>,
-    changed: Condvar,
+    /// Counts changes; a futex, because waiting for a condition with a time limit asks for the time.
+    changes: AtomicU32,
     /// A copy of `want == Run` that is read before every entry into the guest.
     open: AtomicBool,
 }
@@ -66,9 +72,8 @@ pub struct Gate {
 impl Default for Gate {
     fn default() -> Self {
         let (threads, begun) = (Vec::new(), Vec::new());
-        let inner =
-            Inner { want: Want::Stand, standing: 0, threads, process: getpid(), begun, outcome: None };
-        Self { inner: Mutex::new(inner), changed: Condvar::new(), open: AtomicBool::new(false) }
+        let inner = Inner { want: Want::Stand, standing: 0, threads, begun, outcome: None };
+        Self { inner: Mutex::new(inner), changes: AtomicU32::new(0), open: AtomicBool::new(false) }
     }
 }
 
@@ -128,7 +133,7 @@ impl Gate {
     fn pass(&self) -> bool {
         let mut inner = self.inner();
         inner.standing += 1;
-        self.changed.notify_all();
+        self.tell();
         while inner.want == Want::Stand {
             inner = self.wait(inner);
         }
@@ -137,19 +142,30 @@ impl Gate {
     }
 
     /// Waits for a change. While somebody who should stand still runs, whoever waits kicks again and again.
-    fn wait<'a>(&self, inner: MutexGuard<'a, Inner>) -> MutexGuard<'a, Inner> {
-        if inner.want == Want::Stand && inner.standing < inner.threads.len() {
+    fn wait<'a>(&'a self, inner: MutexGuard<'a, Inner>) -> MutexGuard<'a, Inner> {
+        let runs = inner.want == Want::Stand && inner.standing < inner.threads.len();
+        if runs {
             kick(&inner);
-            self.changed.wait_timeout(inner, KICK_AGAIN).unwrap_or_else(PoisonError::into_inner).0
-        } else {
-            self.changed.wait(inner).unwrap_or_else(PoisonError::into_inner)
         }
+        let seen = self.changes.load(Ordering::Relaxed);
+        drop(inner);
+        let limit = runs.then_some(&KICK_AGAIN);
+        // Every answer means the same: look again.
+        let _ = futex::wait(&self.changes, futex::Flags::PRIVATE, seen, limit);
+        self.inner()
+    }
+
+    /// Wakes everybody who waits; to be called with `inner` held.
+    fn tell(&self) {
+        self.changes.fetch_add(1, Ordering::Relaxed);
+        // An error means that nobody waits.
+        let _ = futex::wake(&self.changes, futex::Flags::PRIVATE, u32::MAX >> 1);
     }
 
     fn set(&self, inner: &mut Inner, want: Want) {
         inner.want = want;
         self.open.store(want == Want::Run, Ordering::Release);
-        self.changed.notify_all();
+        self.tell();
     }
 
     fn inner(&self) -> MutexGuard<'_, Inner> {
@@ -160,7 +176,7 @@ impl Gate {
 /// Whoever stands at the gate already is woken once for nothing.
 fn kick(inner: &Inner) {
     for thread in &inner.begun {
-        signal(inner.process, *thread, SIGRTMIN());
+        signal(*PROCESS, *thread, SIGRTMIN());
     }
 }
 
@@ -188,7 +204,7 @@ impl Vcpu {
     fn step(&mut self, buses: &Buses, exits: &Exits) -> Result<(), Outcome> {
         let reason = |fd: &mut VcpuFd| i32::try_from(fd.get_kvm_run().exit_reason).unwrap_or(i32::MAX);
         let exit = self.fd.run();
-        let begin = Instant::now();
+        let begin = now();
         match exit {
             Ok(VcpuExit::MmioRead(address, data)) => {
                 exits.mmio_read.add();
@@ -223,7 +239,7 @@ impl Vcpu {
             Err(error) if matches!(error.errno(), libc::EINTR | libc::EAGAIN) => exits.interrupted.add(),
             Err(error) => return Err(Outcome::Failed(-error.errno())),
         }
-        exits.wait_ns.add_time(begin.elapsed());
+        exits.wait_ns.add_time(now().saturating_sub(begin));
         Ok(())
     }
 
@@ -253,24 +269,26 @@ pub struct Processors {
 }
 
 impl Processors {
-    /// Starts a thread for each processor, on the host processor that `pins` names for it, if any. Returns when all
-    /// stand at the gate.
+    /// Starts a thread for each processor, on the host processor that `pins` names for it, if any; the caller's thread
+    /// stays on these too. Returns when all stand at the gate. After an error threads may be left there for ever: to
+    /// end them would take a call of its own.
     pub fn start(
         gate: Arc<Gate>,
         vcpus: Vec<Vcpu>,
         pins: &[u16],
         buses: &Arc<Buses>,
     ) -> Result<Self, VmError> {
+        const PLACE: &str = "keep a processor on the host processor that was named for it";
         register_signal_handler(SIGRTMIN(), kicked).tried("hear signals")?;
+        own(pins).map_err(|error| kvm_ioctls::Error::new(error.raw_os_error())).tried(PLACE)?;
         let vcpus: Vec<_> = vcpus.into_iter().map(|vcpu| Arc::new(Mutex::new(vcpu))).collect();
         let exits: Vec<_> = vcpus.iter().map(|_| Arc::default()).collect();
-        let processors = Self { gate, vcpus, exits };
+        let processors = ManuallyDrop::new(Self { gate, vcpus, exits });
         for (number, (vcpu, exits)) in processors.vcpus.iter().zip(&processors.exits).enumerate() {
             let (gate, buses) = (Arc::clone(&processors.gate), Arc::clone(buses));
             let (vcpu, exits) = (Arc::clone(vcpu), Arc::clone(exits));
             let pin = pins.get(number).copied();
             let thread = Builder::new()
-                .name(format!("vcpu{number}"))
                 .stack_size(STACK)
                 .spawn(move || work(&gate, &vcpu, pin, &buses, &exits))
                 .map_err(|error| kvm_ioctls::Error::new(error.raw_os_error().unwrap_or(libc::EAGAIN)))
@@ -279,9 +297,8 @@ impl Processors {
         }
         processors.gate.close();
         match processors.gate.outcome() {
-            Some(Outcome::Failed(error)) => Err(kvm_ioctls::Error::new(error.saturating_neg()))
-                .tried("keep a processor on the host processor that was named for it"),
-            _ => Ok(processors),
+            Some(Outcome::Failed(error)) => Err(kvm_ioctls::Error::new(error.saturating_neg())).tried(PLACE),
+            _ => Ok(ManuallyDrop::into_inner(processors)),
         }
     }
 
@@ -303,7 +320,7 @@ impl Drop for Processors {
 }
 
 fn work(gate: &Gate, vcpu: &Mutex<Vcpu>, pin: Option<u16>, buses: &Buses, exits: &Exits) {
-    if let Err(error) = pin.map_or(Ok(()), stay_on) {
+    if let Err(error) = pin.map_or(Ok(()), |pin| stay_on(&[pin])) {
         tracing::error!(pin, %error, "a processor has no place of its own");
         gate.stop(Outcome::Failed(-error.raw_os_error()));
     }
@@ -321,13 +338,26 @@ fn work(gate: &Gate, vcpu: &Mutex<Vcpu>, pin: Option<u16>, buses: &Buses, exits:
     }
 }
 
-/// Binds this thread to one host processor for life.
-fn stay_on(cpu: u16) -> Result<(), Errno> {
-    let cpu = usize::from(cpu);
-    if cpu >= CpuSet::MAX_CPU {
-        return Err(Errno::INVAL);
-    }
+/// Binds this thread to the host processors of its machine, each of which must be there, so that it disturbs no other.
+fn own(pins: &[u16]) -> Result<(), Errno> {
+    pins.iter().try_for_each(|pin| stay_on(&[*pin]))?;
+    if pins.is_empty() { Ok(()) } else { stay_on(pins) }
+}
+
+/// Binds this thread to some host processors.
+fn stay_on(cpus: &[u16]) -> Result<(), Errno> {
     let mut set = CpuSet::new();
-    set.set(cpu);
+    for cpu in cpus.iter().map(|cpu| usize::from(*cpu)) {
+        if cpu >= CpuSet::MAX_CPU {
+            return Err(Errno::INVAL);
+        }
+        set.set(cpu);
+    }
     sched_setaffinity(None, &set)
+}
+
+/// Time since some moment, in steps of some milliseconds: by a clock that takes no system call on any host. Sums of
+/// differences are right on average.
+fn now() -> Duration {
+    Duration::try_from(clock_gettime(ClockId::MonotonicCoarse)).unwrap_or_default()
 }

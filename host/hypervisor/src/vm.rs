@@ -7,19 +7,20 @@ mod routes;
 
 use crate::{
     cpu::filter,
+    devices::generation::{Generation, GenerationError},
     irq::{Mapping, Msi, Platform, PlatformError, Power, Route},
-    layout::{IOAPIC_PINS, KVM_IDENTITY, KVM_TSS},
+    layout::{GENERATION, IOAPIC_PINS, KVM_IDENTITY, KVM_TSS, Region},
     memory::Memory,
     vcpu::{Gate, Outcome},
 };
 use kvm_bindings::{
-    KVM_API_VERSION, KVM_PIT_SPEAKER_DUMMY, KvmIrqRouting, kvm_ioeventfd, kvm_ioeventfd_flag_nr_datamatch,
-    kvm_ioeventfd_flag_nr_deassign, kvm_pit_config, kvm_userspace_memory_region, kvm_xsave,
+    KVM_API_VERSION, KVM_IRQFD_FLAG_DEASSIGN, KVM_PIT_SPEAKER_DUMMY, KvmIrqRouting, kvm_ioeventfd,
+    kvm_ioeventfd_flag_nr_datamatch, kvm_ioeventfd_flag_nr_deassign, kvm_irqfd, kvm_pit_config,
+    kvm_userspace_memory_region, kvm_xsave,
 };
 use kvm_ioctls::{Cap, Kvm, VcpuFd, VmFd};
 use routes::{message, pins};
 use rustix::{
-    fs::fstat,
     io::Errno,
     mm::{MapFlags, ProtFlags, mmap, munmap},
     process::Pid,
@@ -27,15 +28,16 @@ use rustix::{
 use std::{
     collections::BTreeMap,
     ffi::c_void,
-    os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd},
+    os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd},
     ptr::null_mut,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
-use vmm_sys_util::{eventfd::EventFd, ioctl::ioctl_with_ref};
+use vmm_sys_util::ioctl::ioctl_with_ref;
 
-/// A request that has no call of its own.
+/// Requests that have no call of their own, or none for descriptors that somebody else holds.
 mod request {
     #![allow(unreachable_pub, missing_docs, reason = "made by a macro")]
+    vmm_sys_util::ioctl_iow_nr!(KVM_IRQFD, kvm_bindings::KVMIO, 0x76, kvm_bindings::kvm_irqfd);
     vmm_sys_util::ioctl_iow_nr!(KVM_IOEVENTFD, kvm_bindings::KVMIO, 0x79, kvm_bindings::kvm_ioeventfd);
 }
 
@@ -61,6 +63,9 @@ pub enum VmError {
         /// Its answer.
         error: kvm_ioctls::Error,
     },
+    /// The generation id.
+    #[error(transparent)]
+    Generation(#[from] GenerationError),
     /// More processors than this KVM has for one machine.
     #[error("KVM has at most {0} processors for one machine")]
     Processors(usize),
@@ -95,12 +100,13 @@ pub struct Vm {
     routes: Mutex<BTreeMap<u32, Bound>>,
     shared: Mutex<BTreeMap<u32, Shared>>,
     gate: Arc<Gate>,
-    /// The slots point into it: dropped after `fd`.
+    /// The slots point into these: dropped after `fd`.
+    generation: Generation,
     _memory: Arc<Memory>,
 }
 
 struct Bound {
-    eventfd: EventFd,
+    eventfd: Arc<OwnedFd>,
     message: Option<Msi>,
 }
 
@@ -124,11 +130,13 @@ impl Vm {
         if kvm.check_extension(Cap::SetIdentityMapAddr) {
             fd.set_identity_map_address(KVM_IDENTITY).tried("place its identity map")?;
         }
-        for (slot, region) in (0..).zip(memory.regions()) {
-            let userspace_addr = memory.host(region).ok_or(VmError::System {
-                what: "find guest memory",
-                error: kvm_ioctls::Error::new(Errno::FAULT.raw_os_error()),
-            })?;
+        let generation = Generation::new()?;
+        let page = Region { guest: GENERATION.start, len: GENERATION.end - GENERATION.start, offset: 0 };
+        let ram = memory.regions().iter().map(|region| (region, memory.host(region)));
+        // All of it before there are interrupt chips: what comes right after them waits some milliseconds for these.
+        for (slot, (region, host)) in (0..).zip(ram.chain([(&page, generation.host())])) {
+            let userspace_addr =
+                host.ok_or(kvm_ioctls::Error::new(Errno::FAULT.raw_os_error())).tried("find guest memory")?;
             let slot = kvm_userspace_memory_region {
                 slot,
                 flags: 0,
@@ -136,14 +144,21 @@ impl Vm {
                 memory_size: region.len,
                 userspace_addr,
             };
-            // SAFETY: the region is mapped in this process as long as `memory`, which outlives `fd`; nothing but
+            // SAFETY: it is mapped in this process as long as `memory` and `generation`, which outlive `fd`; nothing but
             // raw pointers and atomics reaches its bytes.
             unsafe { fd.set_user_memory_region(slot) }.tried("take memory")?;
         }
         fd.create_irq_chip().tried("make interrupt chips")?;
         let pit = kvm_pit_config { flags: KVM_PIT_SPEAKER_DUMMY, ..Default::default() };
         fd.create_pit2(pit).tried("make a timer")?;
-        let vm = Self { fd, routes: Mutex::default(), shared: Mutex::default(), gate, _memory: memory };
+        let vm = Self {
+            fd,
+            routes: Mutex::default(),
+            shared: Mutex::default(),
+            gate,
+            generation,
+            _memory: memory,
+        };
         // The kernel's own first table has the old interrupt chips in it.
         vm.set_routes(&vm.routes()).tried("route interrupts")?;
         Ok(vm)
@@ -181,15 +196,24 @@ impl Vm {
             return Ok(());
         }
         if before.is_some() {
-            self.fd.unregister_irqfd(&bound.eventfd, gsi).map_err(system)?;
+            self.watch(&bound.eventfd, gsi, false)?;
         }
         bound.message = message;
         if message.is_some() {
             self.set_routes(routes).map_err(system)?;
             let Some(bound) = routes.get(&gsi) else { return Ok(()) };
-            self.fd.register_irqfd(&bound.eventfd, gsi).map_err(system)?;
+            self.watch(&bound.eventfd, gsi, true)?;
         }
         Ok(())
+    }
+
+    /// Lets the kernel watch an eventfd, or no longer.
+    fn watch(&self, eventfd: &OwnedFd, gsi: u32, on: bool) -> Result<(), PlatformError> {
+        let flags = if on { 0 } else { KVM_IRQFD_FLAG_DEASSIGN };
+        let fd = u32::try_from(eventfd.as_raw_fd()).unwrap_or(u32::MAX);
+        let request = kvm_irqfd { fd, gsi, flags, ..Default::default() };
+        // SAFETY: the kernel reads one `kvm_irqfd` there and keeps no pointer.
+        said(unsafe { ioctl_with_ref(&self.fd, request::KVM_IRQFD(), &request) })
     }
 
     fn shared(&self) -> MutexGuard<'_, BTreeMap<u32, Shared>> {
@@ -204,8 +228,7 @@ impl Platform for Vm {
         }
     }
 
-    fn bind_msi(&self, eventfd: BorrowedFd<'_>, message: Option<Msi>) -> Result<Route, PlatformError> {
-        let eventfd = duplicate(eventfd)?;
+    fn bind_msi(&self, eventfd: Arc<OwnedFd>, message: Option<Msi>) -> Result<Route, PlatformError> {
         let mut routes = self.routes();
         let gsi = (IOAPIC_PINS..IOAPIC_PINS + MAX_ROUTES)
             .find(|gsi| !routes.contains_key(gsi))
@@ -255,8 +278,7 @@ impl Platform for Vm {
         // Not by `register_ioevent`: that has no doorbell of a certain length and any value, and KVM does not find one
         // of any length that begins where one of a certain length ends.
         // SAFETY: the kernel reads one `kvm_ioeventfd` there and keeps no pointer.
-        let answer = unsafe { ioctl_with_ref(&self.fd, request::KVM_IOEVENTFD(), &request) };
-        if answer == 0 { Ok(()) } else { Err(system(kvm_ioctls::Error::last())) }
+        said(unsafe { ioctl_with_ref(&self.fd, request::KVM_IOEVENTFD(), &request) })
     }
 
     fn map_shared(
@@ -267,10 +289,8 @@ impl Platform for Vm {
         offset: u64,
     ) -> Result<Mapping, PlatformError> {
         let aligned = |value: u64| value.is_multiple_of(PAGE);
-        let end = offset.checked_add(len).ok_or(PlatformError::Range)?;
-        let size = fstat(file).map_err(errno)?.st_size;
-        let fits = u64::try_from(size).is_ok_and(|size| end <= size);
-        if len == 0 || !aligned(address) || !aligned(len) || !aligned(offset) || !fits {
+        let whole = aligned(address) && aligned(len) && aligned(offset);
+        if len == 0 || !whole || offset.checked_add(len).is_none() {
             return Err(PlatformError::Range);
         }
         let mut shared = self.shared();
@@ -299,6 +319,10 @@ impl Platform for Vm {
         let _ = self.set_shared(mapping.0, &mapped, 0);
         // SAFETY: exactly what `mmap` gave, and the slot that pointed to it is gone.
         let _ = unsafe { munmap(mapped.host, mapped.len) };
+    }
+
+    fn generation(&self, id: [u8; 16]) {
+        self.generation.set(id);
     }
 
     fn power(&self, power: Power) {
@@ -387,10 +411,9 @@ pub fn exit(status: i32) -> ! {
     unsafe { libc::_exit(status) }
 }
 
-fn duplicate(eventfd: BorrowedFd<'_>) -> Result<EventFd, PlatformError> {
-    let own = eventfd.as_fd().try_clone_to_owned().map_err(|_| PlatformError::Full)?;
-    // SAFETY: the descriptor is owned and given away here.
-    Ok(unsafe { EventFd::from_raw_fd(own.into_raw_fd()) })
+/// What a request was answered with.
+fn said(answer: i32) -> Result<(), PlatformError> {
+    if answer == 0 { Ok(()) } else { Err(system(kvm_ioctls::Error::last())) }
 }
 
 fn system(error: kvm_ioctls::Error) -> PlatformError {

@@ -32,6 +32,8 @@ pub struct Size {
 pub struct Rig {
     child: Child,
     control: Link<Request, Reply>,
+    /// Functions of the host's hardware may come; to be said before the machine is built.
+    pub passthrough: bool,
     console: Tenant,
     read: u64,
     lines: Lines,
@@ -66,6 +68,7 @@ impl Rig {
         Ok(Self {
             child,
             control,
+            passthrough: false,
             console: Tenant::new(InstanceId::from_random(1))?,
             read: 0,
             lines: Lines::default(),
@@ -89,6 +92,7 @@ impl Rig {
             memory_mib: size.memory_mib,
             command_line: words.to_owned(),
             console_key: Some(self.console.public_key().to_vec()),
+            passthrough: self.passthrough,
         };
         let kvm = kvm()?;
         let mut fds = vec![kvm.as_fd(), kernel.as_fd()];

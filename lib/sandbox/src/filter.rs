@@ -7,7 +7,7 @@ use crate::{
 use rustix::io::Errno;
 use seccompiler::{BpfProgram, TargetArch};
 use serde_json::{Value, json};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 const NAME: &str = "process";
 
@@ -23,7 +23,7 @@ const SIGSYS: u64 = 31;
 pub(crate) fn compile(policy: &Policy) -> Result<Vec<BpfProgram>, SandboxError> {
     let wrong = |reason: String| SandboxError::Policy(reason);
     let (mut free, mut conditional, mut failing) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
-    let (mut rules, mut programs) = (Vec::new(), Vec::new());
+    let (mut rules, mut failures) = (Vec::new(), BTreeMap::<_, Vec<_>>::new());
     for call in &policy.syscalls {
         for name in &call.names {
             let args = call.args.iter().map(condition).collect::<Result<Vec<_>, _>>()?;
@@ -39,8 +39,7 @@ pub(crate) fn compile(policy: &Policy) -> Result<Vec<BpfProgram>, SandboxError> 
                 json!({ "syscall": name, "args": args })
             };
             if let Some(failure) = call.fails {
-                let errno = json!({ "errno": number(failure) });
-                programs.push(program(&json!("allow"), &errno, std::slice::from_ref(&rule))?);
+                failures.entry(number(failure)).or_default().push(rule.clone());
             }
             rules.push(rule);
         }
@@ -49,11 +48,17 @@ pub(crate) fn compile(policy: &Policy) -> Result<Vec<BpfProgram>, SandboxError> 
     if let Some(name) = both.chain(conditional.intersection(&failing)).next() {
         return Err(wrong(format!("{name} is named in ways that exclude each other")));
     }
+    let failing = failures
+        .into_iter()
+        .map(|(errno, rules)| program(&json!("allow"), &json!({ "errno": errno }), &rules));
+    let mut programs = failing.collect::<Result<Vec<_>, _>>()?;
     let kill = json!("kill_process");
     let handler = json!({ "syscall": "rt_sigaction", "args": [
         { "index": 0, "type": "dword", "op": "eq", "val": SIGSYS }
     ] });
-    programs.push(program(&json!("allow"), &kill, &[handler])?);
+    if !policy.starts {
+        programs.push(program(&json!("allow"), &kill, &[handler])?);
+    }
     let (outbound, others): (Vec<_>, Vec<_>) =
         rules.into_iter().partition(|rule| OUTBOUND.iter().any(|name| rule["syscall"] == *name));
     let free = |names: BTreeSet<&str>| names.into_iter().map(|name| json!({ "syscall": name })).collect();
@@ -80,6 +85,7 @@ fn number(failure: Failure) -> i32 {
         Failure::Eacces => Errno::ACCESS,
         Failure::Enoent => Errno::NOENT,
         Failure::Enosys => Errno::NOSYS,
+        Failure::Zero => return 0,
     };
     errno.raw_os_error()
 }

@@ -27,7 +27,7 @@
 //! args = [{ index = 2, op = "masked-eq", mask = 0x4, value = 0 }]   # all must hold
 //! why = "memory, never executable"
 //!
-//! [[syscall]]                      # not made: it fails with EACCES, ENOENT or ENOSYS, and the process goes on
+//! [[syscall]]                      # not made: it fails with EACCES, ENOENT or ENOSYS (ZERO: it says 0), and the process goes on
 //! names = ["clone3"]
 //! fails = "ENOSYS"
 //! why = "the C library then uses clone, whose flags a filter can see"
@@ -37,9 +37,23 @@
 //! early = true
 //! why = "what it reads before it does its work"
 //!
+//! [[syscall]]                      # likewise, unless the process says when it calls `narrow` that it keeps them
+//! names = ["pwrite64"]
+//! kept_for = "passthrough"
+//! why = "functions of the host's hardware"
+//!
+//! [[syscall]]                      # only in builds with debug assertions
+//! names = ["fcntl"]
+//! debug = true
+//! why = "a check of the standard library's"
+//!
 //! [[listen]]                       # what it listens on, and holds open, when it enters: nothing here makes or takes
 //! at = "{installation}/run/chip"   # it away, but a survey of the host fails on anything that is not named
 //! why = "the controller"
+//!
+//! [[capability]]                   # all others are given up
+//! name = "KILL"
+//! why = "children are other users"
 //!
 //! [[hold]]                         # `*` stands for anything without a slash, `**` at the end for anything
 //! path = "{installation}/kms/*"
@@ -50,7 +64,7 @@
 //! `op` is one of `eq ne lt le gt ge masked-eq`; values are 64 bits wide unless `width = 32`. Abstract Unix
 //! sockets and signals to processes outside are denied wherever Landlock can (ABI 6). Landlock does not
 //! govern connecting to a Unix socket at a path, nor what sending to an address does (a datagram; a TCP connection
-//! by fast open): leave `connect` out of the calls, and let `sendto` name no address (argument 4 is 0). Filters are inherited: start children before entering, or name what they need.
+//! by fast open): leave `connect` out of the calls, and let `sendto` name no address (argument 4 is 0). Filters are inherited: start children before entering, or permit what they need ([`Policy::starting`]).
 #![forbid(unsafe_code)]
 
 mod filter;
@@ -60,8 +74,8 @@ mod privileges;
 mod violation;
 
 pub use policy::{
-    Access, Comparison, Failure, File, Landlock, Listen, Operator, Policy, Process, Socket, SocketKind,
-    Syscall, Width,
+    Access, Capability, Comparison, Failure, File, Landlock, Listen, Operator, Policy, Process, Socket,
+    SocketKind, Syscall, Width,
 };
 
 pub use violation::Violation;
@@ -130,16 +144,16 @@ impl Policy {
         violation::install()?;
         undumpable()?;
         set_no_new_privs(true).map_err(system("no new privileges"))?;
-        privileges::drop_all()?;
+        privileges::keep(privileges::kept(self)?)?;
         let landlock = paths::restrict(self, variables)?;
         tracing::debug!(process = self.process.name, ?landlock, "confined");
         apply(&programs)
     }
 
-    /// Gives up what is for early use only, in all threads. Once, after [`Policy::enter`], whose filters stay; what it
+    /// Gives up what is for early use only, and what is kept for anything else than `keep`, in all threads. Once, after [`Policy::enter`], whose filters stay; what it
     /// needs for that are `seccomp`, and `prctl` for `PR_SET_NO_NEW_PRIVS`, as early calls.
-    pub fn narrow(&self) -> Result<(), SandboxError> {
-        apply(&filter::compile(&self.narrowed())?)
+    pub fn narrow(&self, keep: &[&str]) -> Result<(), SandboxError> {
+        apply(&filter::compile(&self.narrowed(keep))?)
     }
 }
 

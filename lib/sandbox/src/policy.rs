@@ -1,7 +1,8 @@
 //! The sandbox file.
 
-use crate::{SandboxError, filter};
+use crate::{SandboxError, filter, privileges};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 
 /// A sandbox file.
 #[derive(Debug, Clone, Deserialize)]
@@ -21,9 +22,15 @@ pub struct Policy {
     /// Files that it holds open once it is confined, opened before or given to it.
     #[serde(default, rename = "hold")]
     pub holds: Vec<File>,
+    /// Capabilities that it keeps.
+    #[serde(default, rename = "capability")]
+    pub capabilities: Vec<Capability>,
     /// System calls.
     #[serde(rename = "syscall")]
     pub syscalls: Vec<Syscall>,
+    /// It starts programs, which set their own handler of SIGSYS.
+    #[serde(skip)]
+    pub(crate) starts: bool,
 }
 
 /// The head of a sandbox file.
@@ -46,6 +53,9 @@ pub enum Landlock {
     Required,
     /// Go on with the system-call filter alone.
     BestEffort,
+    /// Do not ask for it: the filter permits nothing that it governs. No file can say so.
+    #[serde(skip)]
+    Unneeded,
 }
 
 /// One permitted path.
@@ -79,6 +89,16 @@ pub struct Listen {
     /// A path, or `address:port`; `*` stands for anything without a slash, `{installation}` for its folder
     /// (in paths of held files also `**`, at the end, for anything).
     pub at: String,
+    /// The reason.
+    pub why: String,
+}
+
+/// One capability that is kept.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Capability {
+    /// Its name in `capabilities(7)`, without `CAP_`.
+    pub name: String,
     /// The reason.
     pub why: String,
 }
@@ -119,6 +139,11 @@ pub struct Syscall {
     /// Only until [`Policy::narrow`].
     #[serde(default)]
     pub early: bool,
+    /// Only until [`Policy::narrow`], unless the process keeps what has this name.
+    pub kept_for: Option<String>,
+    /// Only in builds with debug assertions: what the standard library checks there. Other builds do not know the rule.
+    #[serde(default)]
+    pub debug: bool,
     /// The reason.
     pub why: String,
 }
@@ -131,6 +156,9 @@ pub enum Failure {
     Eacces,
     Enoent,
     Enosys,
+    /// It says 0 without having done anything: how `brk` fails, which never says an error, and how what is done already
+    /// is done again.
+    Zero,
 }
 
 /// A condition on one argument of a system call.
@@ -189,16 +217,20 @@ impl TryFrom<u8> for Width {
 impl Policy {
     /// Reads a sandbox file, checks that every rule says why and that the filter compiles.
     pub fn parse(text: &str) -> Result<Self, SandboxError> {
-        let policy: Self = toml::from_str(text).map_err(|error| SandboxError::Policy(error.to_string()))?;
+        let mut policy: Self =
+            toml::from_str(text).map_err(|error| SandboxError::Policy(error.to_string()))?;
+        policy.syscalls.retain(|call| !call.debug || cfg!(debug_assertions));
         let whys = policy.files.iter().map(|file| &file.why);
         let whys = whys.chain(policy.sockets.iter().map(|socket| &socket.why));
         let whys = whys.chain(policy.listens.iter().map(|listen| &listen.why));
         let whys = whys.chain(policy.holds.iter().map(|hold| &hold.why));
+        let whys = whys.chain(policy.capabilities.iter().map(|capability| &capability.why));
         if whys.chain(policy.syscalls.iter().map(|call| &call.why)).any(|why| why.trim().is_empty()) {
             return Err(SandboxError::Policy("every rule must say why".to_owned()));
         }
+        privileges::kept(&policy)?;
         filter::compile(&policy)?;
-        filter::compile(&policy.narrowed())?;
+        filter::compile(&policy.narrowed(&[]))?;
         Ok(policy)
     }
 
@@ -207,10 +239,35 @@ impl Policy {
         Ok(filter::compile(self)?.len())
     }
 
+    /// The set of capabilities that it keeps, as the kernel writes it.
+    pub fn kept(&self) -> Result<u64, SandboxError> {
+        Ok(privileges::kept(self)?.bits())
+    }
+
+    /// Permits also what programs may do that this one starts: a filter is inherited, and theirs comes on top of it.
+    pub fn starting(mut self, other: &Self) -> Self {
+        self.starts = true;
+        self.syscalls.extend(other.syscalls.iter().cloned().map(|call| Syscall { early: false, ..call }));
+        // What may be done without a condition needs none; what may be done under one does not just fail.
+        let named = |calls: &[Syscall], which: fn(&Syscall) -> bool| -> BTreeSet<String> {
+            calls.iter().filter(|call| which(call)).flat_map(|call| call.names.clone()).collect()
+        };
+        let made = named(&self.syscalls, |call| call.fails.is_none());
+        let free = named(&self.syscalls, |call| call.fails.is_none() && call.args.is_empty());
+        for call in &mut self.syscalls {
+            let without = if call.fails.is_some() { &made } else { &free };
+            let conditional = call.fails.is_some() || !call.args.is_empty();
+            call.names.retain(|name| !(conditional && without.contains(name)));
+        }
+        self.syscalls.retain(|call| !call.names.is_empty());
+        self
+    }
+
     /// What is left of it after [`Policy::narrow`].
-    pub(crate) fn narrowed(&self) -> Self {
+    pub(crate) fn narrowed(&self, keep: &[&str]) -> Self {
         let mut narrow = self.clone();
-        narrow.syscalls.retain(|call| !call.early);
+        let kept = |call: &Syscall| call.kept_for.as_deref().is_none_or(|what| keep.contains(&what));
+        narrow.syscalls.retain(|call| !call.early && kept(call));
         narrow
     }
 
@@ -261,6 +318,9 @@ mod tests {
             // The one process that is off the hosts and pulls. Nothing on a host ever connects outward.
             let pulls = policy.process.name == "azote-audit";
             assert!(pulls || policy.sockets.is_empty(), "{}", path.display());
+            // The one process that starts others, one image of them, as other users.
+            let starts = policy.process.name == "azote-launcher";
+            assert!(starts || policy.capabilities.is_empty(), "{}", path.display());
             for call in policy.syscalls.iter().filter(|call| call.fails.is_none()) {
                 for name in &call.names {
                     let confined = match name.as_str() {
@@ -268,6 +328,20 @@ mod tests {
                         "sendto" => condition(call, 4, Operator::Eq, None, 0),
                         // Datagram sockets need no connect to send to a path.
                         "connect" => pulls,
+                        "execve" => starts,
+                        "kill" => starts && condition(call, 1, Operator::Eq, None, 9),
+                        "setuid" | "setgid" => {
+                            starts
+                                && condition(
+                                    call,
+                                    0,
+                                    Operator::MaskedEq,
+                                    Some(!0xff & 0xffff_ffff),
+                                    0x4a5a_0000,
+                                )
+                        }
+                        "setgroups" => starts && condition(call, 0, Operator::Eq, None, 0),
+                        "socketpair" if starts => condition(call, 1, Operator::MaskedEq, Some(0xf), 5),
                         "socket" | "socketpair" => {
                             let family = |number| condition(call, 0, Operator::Eq, None, number);
                             (family(1) || pulls && (family(2) || family(10)))
@@ -278,6 +352,8 @@ mod tests {
                         // To whom it goes, Landlock says; SIGRTMIN ends or stops nothing that expects it.
                         "tgkill" => condition(call, 2, Operator::Eq, None, 34),
                         "clone" => call.args.iter().any(|a| a.index == 0 && a.op == Operator::Eq),
+                        // The loader maps code, which nobody can write.
+                        "mmap" if starts && condition(call, 2, Operator::MaskedEq, Some(6), 4) => true,
                         "mmap" | "mprotect" => condition(call, 2, Operator::MaskedEq, Some(4), 0),
                         "ioctl" | "fcntl" | "prctl" | "setsockopt" => !call.args.is_empty(),
                         name => !NEVER.contains(&name),
@@ -305,6 +381,46 @@ mod tests {
     }
 
     #[test]
+    fn what_others_may_is_permitted_to_who_starts_them() {
+        let rule = |names: &str, more: &str| format!("[[syscall]]\nnames = [{names}]\nwhy = \"x\"\n{more}\n");
+        let args = |value| format!("args = [{{ index = 0, op = \"eq\", value = {value} }}]");
+        let head = "[process]\nname = \"p\"\n";
+        let own = rule("\"read\", \"execve\"", "") + &rule("\"prctl\", \"ioctl\"", &args(1));
+        let own =
+            Policy::parse(&(head.to_owned() + &own + &rule("\"clone\"", "fails = \"ENOSYS\""))).unwrap();
+        let theirs =
+            rule("\"prctl\"", &args(2)) + &rule("\"read\"", &args(3)) + &rule("\"ioctl\"", "early = true");
+        let theirs =
+            theirs + &rule("\"clone\"", &args(4)) + &rule("\"execve\", \"bpf\"", "fails = \"EACCES\"");
+        let both = own.starting(&Policy::parse(&(head.to_owned() + &theirs)).unwrap());
+        let mut found: Vec<_> = both
+            .syscalls
+            .iter()
+            .flat_map(|call| {
+                call.names
+                    .iter()
+                    .map(|name| (name.as_str(), call.args.first().map(|a| a.value), call.fails.is_some()))
+            })
+            .collect();
+        found.sort_unstable();
+        assert_eq!(
+            found,
+            [
+                ("bpf", None, true),
+                ("clone", Some(4), false),
+                ("execve", None, false),
+                ("ioctl", None, false),
+                ("prctl", Some(1), false),
+                ("prctl", Some(2), false),
+                ("read", None, false),
+            ]
+        );
+        assert!(both.syscalls.iter().all(|call| !call.early));
+        // The handler of SIGSYS is theirs to set: one filter less, and one more for what fails.
+        assert_eq!(both.filters().unwrap(), 3);
+    }
+
+    #[test]
     fn mistakes_are_refused() {
         for mistake in [
             "[[syscall]]\nnames = [\"no_such_call\"]\nwhy = \"x\"\n",
@@ -317,6 +433,8 @@ mod tests {
             "[[syscall]]\nnames = [\"read\"]\nwhy = \"x\"\nfails = \"EACCES\"\n",
             "[[syscall]]\nnames = [\"write\"]\nwhy = \"x\"\nfails = \"EIO\"\n",
             "[[file]]\npath = \"/\"\naccess = \"all\"\nwhy = \"x\"\n",
+            "[[capability]]\nname = \"CAP_KILL\"\nwhy = \"x\"\n",
+            "[[capability]]\nname = \"KILL\"\nwhy = \"\"\n",
             "[[pipe]]\nwhy = \"x\"\n",
         ] {
             assert!(Policy::parse(&format!("{HEAD}{mistake}")).is_err(), "{mistake}");

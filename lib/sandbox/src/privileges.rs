@@ -1,7 +1,7 @@
-//! Capabilities: none, in any of the five sets. Who starts without them has only a bounding set, which is of no
-//! use to a process that can gain nothing by `execve`.
+//! Capabilities: none in any of the five sets, but what the policy keeps. Who starts without them has only a bounding
+//! set, which is of no use to a process that can gain nothing by `execve`.
 
-use crate::{SandboxError, system};
+use crate::{Policy, SandboxError, system};
 use rustix::{
     io::Errno,
     thread::{
@@ -10,8 +10,17 @@ use rustix::{
     },
 };
 
-/// Gives all of them up, for good.
-pub(crate) fn drop_all() -> Result<(), SandboxError> {
+/// What a policy keeps.
+pub(crate) fn kept(policy: &Policy) -> Result<CapabilitySet, SandboxError> {
+    let named = policy.capabilities.iter().map(|capability| {
+        let unknown = || SandboxError::Policy(format!("{} is no capability", capability.name));
+        CapabilitySet::from_name(&capability.name).ok_or_else(unknown)
+    });
+    named.collect()
+}
+
+/// Gives all others up, for good. Nothing that is started gets any.
+pub(crate) fn keep(kept: CapabilitySet) -> Result<(), SandboxError> {
     let held = capabilities(None).map_err(system("capabilities"))?;
     if held.effective.contains(CapabilitySet::SETPCAP) {
         for capability in CapabilitySet::all().iter() {
@@ -23,7 +32,6 @@ pub(crate) fn drop_all() -> Result<(), SandboxError> {
         }
     }
     clear_ambient_capability_set().map_err(system("the ambient set"))?;
-    let none = CapabilitySet::empty();
-    let none = CapabilitySets { effective: none, permitted: none, inheritable: none };
-    set_capabilities(None, none).map_err(system("no capabilities"))
+    let sets = CapabilitySets { effective: kept, permitted: kept, inheritable: CapabilitySet::empty() };
+    set_capabilities(None, sets).map_err(system("no other capabilities"))
 }

@@ -29,10 +29,15 @@ pub enum Violation {
 impl Violation {
     /// What ended a process, if it was its sandbox.
     pub fn of(status: ExitStatus) -> Option<Self> {
-        if status.code() == Some(OUTBOUND) {
+        Self::from_end(status.code(), status.signal())
+    }
+
+    /// The same, from the exit status or else the signal.
+    pub fn from_end(code: Option<i32>, signal: Option<i32>) -> Option<Self> {
+        if code == Some(OUTBOUND) {
             Some(Self::Outbound)
         } else {
-            (status.signal() == Some(Signal::SYS.as_raw())).then_some(Self::Other)
+            (signal == Some(Signal::SYS.as_raw())).then_some(Self::Other)
         }
     }
 

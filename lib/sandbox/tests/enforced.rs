@@ -118,16 +118,16 @@ fn attempt(what: &str, folder: &Path) -> bool {
         }
         "early" => fs::create_dir(folder.join("write/new")).is_ok(),
         "early-after-narrowing" => {
-            Policy::parse(POLICY).unwrap().narrow().unwrap();
+            Policy::parse(POLICY).unwrap().narrow(&[]).unwrap();
             fs::create_dir(folder.join("write/new")).is_ok()
         }
         "narrow-again" => {
             let policy = Policy::parse(POLICY).unwrap();
-            policy.narrow().unwrap();
-            policy.narrow().is_ok()
+            policy.narrow(&[]).unwrap();
+            policy.narrow(&[]).is_ok()
         }
         "read-after-narrowing" => {
-            Policy::parse(POLICY).unwrap().narrow().unwrap();
+            Policy::parse(POLICY).unwrap().narrow(&[]).unwrap();
             !attempt("link", folder) && attempt("read", folder)
         }
         "rename" => fs::rename(folder.join("write/old"), folder.join("write/new")).is_ok(),

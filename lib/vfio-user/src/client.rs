@@ -8,16 +8,14 @@ use crate::{
         IRQ_MASKABLE, IRQ_NO_RESIZE, Indexed, MAP_READ, MAP_WRITE, MAX_MESSAGE, REGION_CAPS, REGION_MMAP,
         REGION_READABLE, REGION_WRITABLE, RegionAccess, SetIrqs, UNMAP_ALL,
     },
-    socket::{receive, send},
+    socket::{Socket, receive, send},
     version::Capabilities,
 };
 use guest_memory::DmaMap;
 use rustix::{
+    event::PollFlags,
     io::Errno,
-    net::{
-        AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with,
-        sockopt::{Timeout, set_socket_timeout},
-    },
+    net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with},
 };
 use serde::{Deserialize, Serialize};
 use std::{
@@ -58,7 +56,8 @@ pub struct ClientState {
 
 /// A connection to a device. One request at a time; each waits for its reply, except [`post`](Self::post).
 pub struct Client {
-    socket: OwnedFd,
+    socket: Arc<Socket>,
+    patience: Option<Duration>,
     next: u16,
     server: Capabilities,
     posts: bool,
@@ -78,10 +77,16 @@ impl Client {
         Self::new(socket)
     }
 
-    /// Takes a connected, blocking Unix stream socket and negotiates.
+    /// Takes a connected Unix stream socket and negotiates.
     pub fn new(socket: OwnedFd) -> Result<Self, ClientError> {
+        Self::patient(socket, None)
+    }
+
+    /// The same; nothing takes longer than `patience`, as after [`Client::set_timeout`].
+    pub fn patient(socket: OwnedFd, patience: Option<Duration>) -> Result<Self, ClientError> {
         let state = ClientState { next: 0, server: Capabilities::default(), posts: true };
         let mut client = Self::resume(socket, state);
+        client.patience = patience;
         let version = message::Version { major: 0, minor: 0 };
         let data = Capabilities::ours().to_data();
         client.request(message::VERSION, &[version.as_bytes(), &data], &[])?;
@@ -103,14 +108,18 @@ impl Client {
     /// Goes on with the connection of another process. Nothing is sent: the device does not notice.
     pub fn resume(socket: OwnedFd, state: ClientState) -> Self {
         let ClientState { next, server, posts } = state;
-        let reply = vec![0; MAX_MESSAGE].into_boxed_slice();
-        Self { socket, next, server, posts, out: Vec::new(), reply, len: 0 }
+        let (socket, reply) = (Arc::new(Socket::new(socket)), vec![0; MAX_MESSAGE].into_boxed_slice());
+        Self { socket, patience: None, next, server, posts, out: Vec::new(), reply, len: 0 }
     }
 
-    /// How long a reply may take; `None` waits for ever.
-    pub fn set_timeout(&mut self, timeout: Option<Duration>) -> Result<(), ClientError> {
-        set_socket_timeout(&self.socket, Timeout::Recv, timeout)?;
-        Ok(set_socket_timeout(&self.socket, Timeout::Send, timeout)?)
+    /// How long a request may wait to be taken, and then its reply; `None` waits for ever.
+    pub fn set_timeout(&mut self, timeout: Option<Duration>) {
+        self.patience = timeout;
+    }
+
+    /// The socket, for whoever looks after the connection or may have to end its waiting.
+    pub fn socket(&self) -> &Arc<Socket> {
+        &self.socket
     }
 
     /// Numbers of regions and interrupt indexes.
@@ -334,7 +343,10 @@ impl Client {
         let mut sent = 0;
         while let Some(rest) = self.out.get(sent..).filter(|rest| !rest.is_empty()) {
             let fds = if sent == 0 { fds } else { &[] };
-            sent += send(self.socket.as_fd(), rest, fds, true).map_err(closed)?;
+            match send(self.socket.as_fd(), rest, fds) {
+                Err(Errno::AGAIN) => self.wait(PollFlags::OUT)?,
+                done => sent += done.map_err(closed)?,
+            }
         }
         Ok(id)
     }
@@ -344,8 +356,12 @@ impl Client {
         let mut fds = Vec::new();
         self.len = 0;
         loop {
+            self.wait(PollFlags::IN)?;
             let space = self.reply.get_mut(self.len..).unwrap_or_default();
-            let received = receive(self.socket.as_fd(), space, true).map_err(closed)?;
+            let received = match receive(self.socket.as_fd(), space) {
+                Err(Errno::AGAIN) => continue,
+                received => received.map_err(closed)?,
+            };
             if received.len == 0 {
                 return Err(ClientError::Closed);
             }
@@ -363,6 +379,10 @@ impl Client {
                 return Ok(fds);
             }
         }
+    }
+
+    fn wait(&self, events: PollFlags) -> Result<(), ClientError> {
+        self.socket.wait(events, self.patience).map_err(closed)
     }
 
     /// The fixed part of the reply's payload, and what follows it.

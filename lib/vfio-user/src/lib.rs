@@ -38,6 +38,7 @@ pub use irq::Irqs;
 pub use message::parses;
 pub use message::{MAX_FDS, MAX_MESSAGE, MAX_TRANSFER};
 pub use session::{Session, SessionError};
+pub use socket::Socket;
 
 #[cfg(test)]
 extern crate self as vfio_user;

@@ -68,7 +68,7 @@ impl Session {
             }
             let space = self.engine.space();
             let room = space.len();
-            match receive(self.socket.as_fd(), space, false) {
+            match receive(self.socket.as_fd(), space) {
                 Ok(Received { len: 0, .. }) if self.engine.is_idle() => return Err(SessionError::Closed),
                 Ok(Received { len: 0, .. }) => return Err(SessionError::Truncated),
                 Ok(Received { len, fds }) => {
@@ -92,7 +92,7 @@ impl Session {
                 return Ok(true);
             }
             let fds: Vec<BorrowedFd<'_>> = fds.iter().map(AsFd::as_fd).collect();
-            match send(self.socket.as_fd(), bytes, &fds, false) {
+            match send(self.socket.as_fd(), bytes, &fds) {
                 Ok(len) => self.engine.sent(len),
                 Err(Errno::AGAIN) => return Ok(false),
                 Err(Errno::PIPE | Errno::CONNRESET) => return Err(SessionError::Closed),

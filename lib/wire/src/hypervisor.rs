@@ -26,6 +26,14 @@ pub enum Request {
         /// 1 to 31.
         slot: u8,
     },
+    /// Put a function of the host's hardware into a slot of a machine made with [`Create::passthrough`]. Descriptors:
+    /// the VFIO container (type 1, the function's IOMMU group in it, nothing mapped), and the function's own. They
+    /// must be this process's alone. Its locked memory must be allowed to hold the guest's once more for each such
+    /// function. Running guests see a hot-plug.
+    Passthrough {
+        /// 1 to 31.
+        slot: u8,
+    },
     /// Ask the guest to give a slot's function back, or with `force` take it away at once.
     Detach {
         /// 1 to 31.
@@ -83,6 +91,9 @@ pub struct Create {
     /// The tenant's HPKE public key (X25519, 32 bytes), to which console output is sealed; none: no console is
     /// kept.
     pub console_key: Option<Vec<u8>>,
+    /// Functions of the host's hardware may come ([`Request::Passthrough`]). A machine without gives up the system
+    /// calls for them.
+    pub passthrough: bool,
 }
 
 /// What the hypervisor answers.
@@ -191,7 +202,8 @@ pub struct CpuStatistics {
     pub interrupted: u64,
     /// Anything else.
     pub other: u64,
-    /// Time that it waited for a device's answer, in nanoseconds.
+    /// Time that it waited for a device's answer, in nanoseconds; counted in steps of the kernel's coarse clock, which is
+    /// right on average.
     pub wait_ns: u64,
     /// Processor time of the thread, in nanoseconds, where the system says it.
     pub cpu_ns: Option<u64>,

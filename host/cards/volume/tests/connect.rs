@@ -39,7 +39,7 @@ fn connect(card: &Card, disk: &Disk, socket: &impl AsFd) -> String {
 fn start(socket: OwnedFd, options: &Options) -> Guest {
     let ram = rig::ram();
     let mut client = Client::new(socket).unwrap();
-    client.set_timeout(Some(Duration::from_secs(20))).unwrap();
+    client.set_timeout(Some(Duration::from_secs(20)));
     drive(Function::share(client, &ram).unwrap(), ram, options)
 }
 

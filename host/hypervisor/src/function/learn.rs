@@ -1,25 +1,21 @@
 //! What a card says of its function, and whether that can be true.
 
-use super::{Function, FunctionError, PATIENCE, Site, place::Window};
+use super::{Backend, Function, FunctionError, Site, place::Window};
 use crate::pci::{
     Unfit,
     bar::{self, Bars},
     config::{self, Header},
     msix::{self, Msix},
 };
-use rustix::net::sockopt::{Timeout, set_socket_timeout};
-use std::{
-    os::fd::OwnedFd,
-    sync::{Arc, Mutex, Weak},
-};
-use vfio_user::{
-    Client, ClientError,
-    pci::{BAR0, CONFIG, MSIX, REGIONS},
-};
+use std::sync::{Arc, Mutex, Weak};
+use vfio_user::pci::{BAR0, CONFIG, MSIX, REGIONS};
 
 impl Function {
     /// Asks the card what its function is.
-    pub(super) fn learn(mut card: Client, site: &Arc<Site>) -> Result<Arc<Mutex<Self>>, FunctionError> {
+    pub(super) fn learn(
+        mut card: Box<dyn Backend>,
+        site: &Arc<Site>,
+    ) -> Result<Arc<Mutex<Self>>, FunctionError> {
         let info = card.info()?;
         if info.regions < REGIONS - 1 || info.irqs <= MSIX {
             return Err(Unfit::Header.into());
@@ -27,8 +23,8 @@ impl Function {
         let mut space = [0; config::HEADER];
         card.read(CONFIG, 0, &mut space)?;
         let header = Header::parse(&space)?;
-        let (bars, windows) = regions(&mut card, &space)?;
-        let msix = header.msix.map(|capability| msix(&mut card, capability, &bars)).transpose()?;
+        let (bars, windows) = regions(&mut *card, &space)?;
+        let msix = header.msix.map(|capability| msix(&mut *card, capability, &bars)).transpose()?;
         let (resettable, site) = (info.resettable, Arc::clone(site));
         Ok(Arc::new_cyclic(|me| {
             let (card, me) = (Some(card), Weak::clone(me));
@@ -37,20 +33,15 @@ impl Function {
     }
 }
 
-/// Bounds every wait for the card.
-pub(super) fn be_patient(socket: &OwnedFd) -> Result<(), FunctionError> {
-    for direction in [Timeout::Recv, Timeout::Send] {
-        set_socket_timeout(socket, direction, Some(PATIENCE))?;
-    }
-    Ok(())
-}
-
 pub(super) fn region(bar: usize) -> u32 {
     BAR0.saturating_add(u32::try_from(bar).unwrap_or(u32::MAX))
 }
 
 /// The BARs, as registers and as what is behind them.
-fn regions(card: &mut Client, space: &[u8; config::HEADER]) -> Result<(Bars, Vec<Window>), FunctionError> {
+fn regions(
+    card: &mut dyn Backend,
+    space: &[u8; config::HEADER],
+) -> Result<(Bars, Vec<Window>), FunctionError> {
     let (mut registers, mut sizes) = ([0; bar::COUNT], [0; bar::COUNT]);
     let mut windows = Vec::new();
     for (index, (register, size)) in registers.iter_mut().zip(&mut sizes).enumerate() {
@@ -58,18 +49,13 @@ fn regions(card: &mut Client, space: &[u8; config::HEADER]) -> Result<(Bars, Vec
         *register = bytes.rev().fold(0, |value, byte| value << 8 | u32::from(*byte));
         let description = card.region(region(index))?;
         *size = description.size;
-        // Cards without eventfds refuse the question.
-        let events = match card.io_events(region(index)) {
-            Err(ClientError::Refused(_)) => Vec::new(),
-            events => events?,
-        };
-        windows.push(Window::new(description, events));
+        windows.push(Window::new(description, card.io_events(region(index))?));
     }
     Ok((Bars::new(registers, sizes)?, windows))
 }
 
 fn msix(
-    card: &mut Client,
+    card: &mut dyn Backend,
     mut capability: config::MsixCapability,
     bars: &Bars,
 ) -> Result<Msix, FunctionError> {

@@ -37,7 +37,8 @@ struct Placed {
 
 impl Window {
     pub(super) fn new(region: Region, events: Vec<IoEvent>) -> Self {
-        let mapping = region.mapping.filter(|_| region.readable && region.writable).map(|mut mapping| {
+        let (readable, writable) = (region.readable, region.writable);
+        let mapping = region.mapping.filter(|_| readable && writable).map(|mut mapping| {
             if mapping.areas.is_empty() {
                 mapping.areas.push(Area { offset: 0, len: region.size });
             }
@@ -55,7 +56,8 @@ impl Window {
     fn place(&mut self, address: u64, kept: &[Range<u64>], platform: &dyn Platform) {
         let mut placed = Placed { address, shared: Vec::new(), rung: Vec::new() };
         if let Some(mapping) = &self.mapping {
-            for area in mapping.areas.iter().filter(|area| shareable(area, address, mapping.offset, kept)) {
+            let areas = mapping.areas.iter().flat_map(|area| apart(*area, kept));
+            for area in areas.filter(|area| shareable(area, address, mapping.offset)) {
                 let (at, offset) = (address + area.offset, mapping.offset + area.offset);
                 placed.shared.extend(platform.map_shared(at, area.len, mapping.file.as_fd(), offset));
             }
@@ -85,12 +87,22 @@ fn ring(event: &IoEvent, address: u64, on: bool, platform: &dyn Platform) -> boo
     platform.doorbell(address + event.offset, len, event.value, event.eventfd.as_fd(), on).is_ok()
 }
 
-/// Whole pages, and none of those that are kept here.
-fn shareable(area: &Area, address: u64, file: u64, kept: &[Range<u64>]) -> bool {
+/// What is left of an area without the pages that are kept here.
+fn apart(area: Area, kept: &[Range<u64>]) -> Vec<Area> {
+    kept.iter().fold(vec![area], |areas, kept| {
+        let around = |area: Area| {
+            let end = area.offset.saturating_add(area.len);
+            let piece = |start: u64, end: u64| Some(Area { offset: start, len: end.checked_sub(start)? });
+            [piece(area.offset, end.min(kept.start)), piece(area.offset.max(kept.end), end)]
+        };
+        areas.into_iter().flat_map(around).flatten().filter(|area| area.len > 0).collect()
+    })
+}
+
+/// Whole pages.
+fn shareable(area: &Area, address: u64, file: u64) -> bool {
     let pages = [area.offset, area.len, address, file].iter().all(|value| value.is_multiple_of(PAGE));
-    let end = area.offset.saturating_add(area.len);
-    let free = kept.iter().all(|kept| end <= kept.start || kept.end <= area.offset);
-    pages && free && area.len > 0 && file.checked_add(end).is_some()
+    pages && area.len > 0 && file.checked_add(area.offset.saturating_add(area.len)).is_some()
 }
 
 /// The pages of a BAR that hold MSI-X structures.
@@ -148,5 +160,23 @@ impl Device for Bar {
         if let Some(function) = self.function.upgrade() {
             function.lock().unwrap_or_else(PoisonError::into_inner).write_bar(self.index, offset, data);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_area_is_shared_around_what_is_kept() {
+        let apart = |offset, len, kept: &[Range<u64>]| {
+            let left = apart(Area { offset, len }, kept);
+            left.iter().map(|area| (area.offset, area.len)).collect::<Vec<_>>()
+        };
+        let (table, pending) = (0x2000..0x3000, 0x3000..0x4000);
+        assert_eq!(apart(0, 0x8000, &[]), [(0, 0x8000)]);
+        assert_eq!(apart(0, 0x8000, &[table.clone(), pending.clone()]), [(0, 0x2000), (0x4000, 0x4000)]);
+        assert_eq!(apart(0x2000, 0x2000, &[pending.clone(), table.clone()]), []);
+        assert_eq!(apart(0x1000, 0x1000, &[table, pending]), [(0x1000, 0x1000)]);
     }
 }

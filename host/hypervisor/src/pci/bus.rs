@@ -2,17 +2,11 @@
 
 use crate::{
     bus::Device,
-    function::{Function, FunctionState},
+    function::{Function, FunctionState, Lifeline},
     layout,
 };
-use rustix::{
-    event::{PollFd, PollFlags, Timespec, poll},
-    net::{Shutdown, shutdown},
-};
-use std::{
-    os::fd::OwnedFd,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use vfio_user::Socket;
 use wire::hypervisor::{SlotState, SlotStatistics};
 
 /// Slots of the bus, with the host bridge's.
@@ -61,8 +55,8 @@ pub struct FrozenSlot {
 
 struct Slot {
     function: Arc<Mutex<Function>>,
-    /// The same socket, to end all waiting for the card without waiting for the function.
-    socket: OwnedFd,
+    /// Ends all waiting for the card without waiting for the function.
+    lifeline: Lifeline,
     state: SlotState,
 }
 
@@ -80,11 +74,16 @@ impl PciBus {
         }
     }
 
-    /// Puts a function into a slot. `socket` is another descriptor of its card's.
-    pub fn insert(&self, slot: u8, function: Arc<Mutex<Function>>, socket: OwnedFd) -> Result<(), SlotError> {
+    /// Puts a function into a slot.
+    pub fn insert(
+        &self,
+        slot: u8,
+        function: Arc<Mutex<Function>>,
+        lifeline: Lifeline,
+    ) -> Result<(), SlotError> {
         self.check_free(slot)?;
         if let Some(place @ None) = self.slots().get_mut(usize::from(slot)) {
-            *place = Some(Slot { function, socket, state: SlotState::Present });
+            *place = Some(Slot { function, lifeline, state: SlotState::Present });
             return Ok(());
         }
         Err(SlotError::Taken(slot))
@@ -107,8 +106,7 @@ impl PciBus {
     pub fn pull(&self, slot: u8) -> Result<(), SlotError> {
         let taken = self.slots().get_mut(usize::from(slot)).and_then(Option::take);
         let taken = taken.ok_or(SlotError::Empty(slot))?;
-        // An error means that the card has closed it already.
-        let _ = shutdown(&taken.socket, Shutdown::Both);
+        taken.lifeline.cut();
         lock(&taken.function).unplug(false);
         self.settle();
         Ok(())
@@ -129,9 +127,7 @@ impl PciBus {
         let mut lost = Vec::new();
         for (number, place) in (0u8..).zip(self.slots().iter_mut()) {
             let Some(slot) = place.as_mut().filter(|slot| slot.state != SlotState::Lost) else { continue };
-            let mut fds = [PollFd::new(&slot.socket, PollFlags::RDHUP)];
-            let closed = poll(&mut fds, Some(&Timespec::default())).is_ok_and(|ready| ready > 0);
-            if closed {
+            if slot.lifeline.is_cut() {
                 slot.state = SlotState::Lost;
                 lost.push((number, Arc::clone(&slot.function)));
             }
@@ -152,8 +148,13 @@ impl PciBus {
         (0u8..).zip(self.slots().iter()).filter_map(state).collect()
     }
 
+    /// Every function can go on in another process.
+    pub fn can_move(&self) -> bool {
+        self.functions().iter().all(|function| lock(function).can_move())
+    }
+
     /// Every function that is there, for another process to go on with, and their sockets in the same order.
-    pub fn freeze(&self) -> (Vec<FrozenSlot>, Vec<OwnedFd>) {
+    pub fn freeze(&self) -> (Vec<FrozenSlot>, Vec<Arc<Socket>>) {
         let slot = |(number, slot): (u8, &Option<Slot>)| {
             slot.as_ref().map(|slot| (number, slot.state, Arc::clone(&slot.function)))
         };
@@ -166,12 +167,9 @@ impl PciBus {
     }
 
     /// Goes on here after [`PciBus::freeze`].
-    pub fn thaw(&self, frozen: &[FrozenSlot]) {
-        for slot in frozen {
-            if let Some(function) = self.function(slot.number.into()) {
-                lock(&function).thaw(&slot.function);
-            }
-        }
+    pub fn thaw(&self) {
+        let functions = self.functions();
+        functions.iter().for_each(|function| lock(function).thaw());
     }
 
     /// Puts a function of another process into its slot.
@@ -179,9 +177,9 @@ impl PciBus {
         &self,
         frozen: &FrozenSlot,
         function: Arc<Mutex<Function>>,
-        socket: OwnedFd,
+        lifeline: Lifeline,
     ) -> Result<(), SlotError> {
-        self.insert(frozen.number, function, socket)?;
+        self.insert(frozen.number, function, lifeline)?;
         if let Some(Some(slot)) = self.slots().get_mut(usize::from(frozen.number)) {
             slot.state = frozen.state;
         }
@@ -195,9 +193,12 @@ impl PciBus {
 
     /// A BAR has left its place: another may have waited for it.
     fn settle(&self) {
-        let functions: Vec<_> =
-            self.slots().iter().flatten().map(|slot| Arc::clone(&slot.function)).collect();
+        let functions = self.functions();
         functions.iter().for_each(|function| lock(function).settle());
+    }
+
+    fn functions(&self) -> Vec<Arc<Mutex<Function>>> {
+        self.slots().iter().flatten().map(|slot| Arc::clone(&slot.function)).collect()
     }
 
     fn slots(&self) -> MutexGuard<'_, [Option<Slot>; SLOTS]> {

@@ -12,6 +12,8 @@ pub const MEMORY_SPACE: u8 = 0x02;
 pub const BARS: u16 = 0x10;
 /// Expansion ROM; never offered.
 pub const ROM: u16 = 0x30;
+/// Interrupt line: a note of the driver's.
+pub const INTERRUPT_LINE: u16 = 0x3C;
 /// Most MSI-X vectors of one function: 31 functions with as many as this fit into KVM's routing table.
 pub const MAX_VECTORS: u16 = 128;
 

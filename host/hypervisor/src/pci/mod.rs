@@ -17,4 +17,7 @@ pub enum Unfit {
     /// The MSI-X table or the pending bits lie outside their BAR, or on each other.
     #[error("its MSI-X structures lie outside its BARs or on each other")]
     Msix,
+    /// What one machine leaves in it could reach the next.
+    #[error("nothing resets it")]
+    Reset,
 }

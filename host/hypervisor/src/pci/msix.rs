@@ -8,9 +8,12 @@ use super::config::{MsixCapability, Place};
 use crate::irq::{Msi, Platform, Route};
 use rustix::{
     event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll},
-    io::{Errno, read, write},
+    io::{Errno, write},
 };
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::{
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    sync::Arc,
+};
 
 /// Bytes of one entry of the table.
 pub const ENTRY: u64 = 16;
@@ -25,7 +28,7 @@ struct Vector {
     address: u64,
     data: u32,
     control: u32,
-    eventfd: OwnedFd,
+    eventfd: Arc<OwnedFd>,
     route: Option<Route>,
     bound: Option<Msi>,
 }
@@ -74,34 +77,29 @@ impl Msix {
     /// As after a reset: off, and every vector masked.
     pub fn new(capability: MsixCapability) -> Result<Self, Errno> {
         let vector = |_| {
-            let eventfd = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
-            Ok(Vector { address: 0, data: 0, control: MASKED, eventfd, route: None, bound: None })
+            Ok(Vector { address: 0, data: 0, control: MASKED, eventfd: fresh()?, route: None, bound: None })
         };
         let vectors = (0..capability.vectors).map(vector).collect::<Result<_, Errno>>()?;
         Ok(Self { capability, control: 0, vectors, refused: false })
     }
 
     /// What is kept for another process. The card must hold the interrupts back. Every vector is masked, after which
-    /// no signal is on its way any more: it is with the guest's processor, or still in its eventfd and taken from it.
+    /// no signal is on its way any more: it is with the guest's processor, or still in its eventfd.
     pub fn freeze(&mut self, platform: &dyn Platform) -> MsixState {
         let control = std::mem::take(&mut self.control);
         self.settle(platform);
         self.control = control;
-        let vectors = self.vectors.iter().map(|vector| VectorState {
+        let vectors = self.vectors.iter().zip(self.signalled()).map(|(vector, pending)| VectorState {
             address: vector.address,
             data: vector.data,
             control: vector.control,
-            pending: read(&vector.eventfd, &mut [0; 8]).is_ok(),
+            pending,
         });
         MsixState { control, vectors: vectors.collect() }
     }
 
     /// Goes on here after [`Msix::freeze`].
-    pub fn thaw(&mut self, state: &MsixState, platform: &dyn Platform) {
-        for (vector, _) in self.vectors.iter().zip(&state.vectors).filter(|(_, state)| state.pending) {
-            // The only error is a full counter, and then the signal is there.
-            let _ = write(&vector.eventfd, &1u64.to_ne_bytes());
-        }
+    pub fn thaw(&mut self, platform: &dyn Platform) {
         self.settle(platform);
     }
 
@@ -113,9 +111,12 @@ impl Msix {
             (vector.address, vector.data, vector.control) =
                 (state.address & !3, state.data, state.control & MASKED);
         }
-        if self.enabled() {
-            self.thaw(state, platform);
+        let pending = |(_, state): &(&Vector, &VectorState)| self.enabled() && state.pending;
+        for (vector, _) in self.vectors.iter().zip(&state.vectors).filter(pending) {
+            // The only error is a full counter, and then the signal is there.
+            let _ = write(&vector.eventfd, &1u64.to_ne_bytes());
         }
+        self.settle(platform);
         Some(())
     }
 
@@ -221,13 +222,18 @@ impl Msix {
 
     /// Vectors with a signal that the guest does not get now.
     fn pending(&self) -> Vec<bool> {
-        let mut fds: Vec<_> =
-            self.vectors.iter().map(|vector| PollFd::new(&vector.eventfd, PollFlags::IN)).collect();
-        if !self.enabled() || poll(&mut fds, Some(&Timespec::default())).is_err() {
-            return vec![false; fds.len()];
-        }
-        let readable = fds.iter().map(|fd| fd.revents().contains(PollFlags::IN));
-        readable.zip(&self.vectors).map(|(readable, vector)| readable && vector.bound.is_none()).collect()
+        let waits =
+            |(signalled, vector): (bool, &Vector)| self.enabled() && signalled && vector.bound.is_none();
+        self.signalled().into_iter().zip(&self.vectors).map(waits).collect()
+    }
+
+    /// Vectors whose eventfd has a signal; one that is bound may have had it.
+    fn signalled(&self) -> Vec<bool> {
+        let fds =
+            self.vectors.iter().map(|vector| PollFd::from_borrowed_fd(vector.eventfd.as_fd(), PollFlags::IN));
+        let mut fds: Vec<_> = fds.collect();
+        let known = poll(&mut fds, Some(&Timespec::default())).is_ok();
+        fds.iter().map(|fd| known && fd.revents().contains(PollFlags::IN)).collect()
     }
 
     /// Binds what is unmasked and unbinds what is not.
@@ -242,9 +248,9 @@ impl Msix {
             }
             let done = match &vector.route {
                 Some(route) => platform.update_msi(route, wanted),
-                None => {
-                    platform.bind_msi(vector.eventfd.as_fd(), wanted).map(|route| vector.route = Some(route))
-                }
+                None => platform
+                    .bind_msi(Arc::clone(&vector.eventfd), wanted)
+                    .map(|route| vector.route = Some(route)),
             };
             match done {
                 Ok(()) => vector.bound = wanted,
@@ -264,8 +270,14 @@ impl Msix {
             if let Some(route) = vector.route.take() {
                 platform.unbind_msi(route);
             }
-            // An error means that nothing was there.
-            let _ = read(&vector.eventfd, &mut [0; 8]);
+        }
+        let signalled = self.signalled();
+        for (vector, _) in self.vectors.iter_mut().zip(signalled).filter(|(_, signalled)| *signalled) {
+            // The card gives back what it has and gets all of them anew. If there is no other eventfd now, the guest
+            // sees an interrupt for nothing.
+            if let Ok(fresh) = fresh() {
+                vector.eventfd = fresh;
+            }
         }
     }
 
@@ -284,6 +296,10 @@ impl Msix {
         let vector = self.vectors.get(usize::try_from(offset / ENTRY).ok()?)?;
         aligned.then_some((vector, usize::try_from(offset % ENTRY).ok()?))
     }
+}
+
+fn fresh() -> Result<Arc<OwnedFd>, Errno> {
+    eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map(Arc::new)
 }
 
 /// What lies at an address of a BAR.

@@ -9,7 +9,7 @@ use seal::console::Tenant;
 use sha2::{Digest, Sha256};
 use std::{
     cell::RefCell,
-    os::fd::{AsFd, OwnedFd},
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
     process::{Child, Command, Stdio},
     rc::Rc,
 };
@@ -51,6 +51,7 @@ impl Hypervisor {
             memory_mib: 64,
             command_line: "quiet".to_owned(),
             console_key: Some(self.tenant.borrow().public_key().to_vec()),
+            passthrough: false,
         }
     }
 
@@ -160,6 +161,30 @@ fn a_guest_that_resets_itself_is_not_started_again() {
     wait("the reset", || hypervisor.statistics().state == State::Reset);
     assert_eq!(hypervisor.ask(&Request::Resume), Err("instance.ended".to_owned()));
     hypervisor.stop();
+}
+
+/// No hardware is here: what comes instead of it is refused, by the kernel where the machine may have some.
+#[test]
+fn hardware_comes_only_where_it_was_announced() {
+    let Some(kvm) = device() else { return };
+    for (passthrough, wanted) in [(false, "instance.no-passthrough"), (true, "function.refused")] {
+        let hypervisor = Hypervisor::start();
+        let create = Create { passthrough, ..hypervisor.parameters() };
+        hypervisor.create(&kvm, create, &elf(&SPIN)).unwrap();
+        let file = sealed(b"no function");
+        let give = |slot, fds: &[BorrowedFd<'_>]| match hypervisor
+            .link
+            .call(&Request::Passthrough { slot }, fds)
+            .unwrap()
+        {
+            Reply::Fault(fault) => fault.code,
+            other => format!("{other:?}"),
+        };
+        assert_eq!(give(1, &[file.as_fd()]), "request.descriptors");
+        assert_eq!(give(1, &[file.as_fd(), file.as_fd()]), wanted);
+        assert_eq!(hypervisor.statistics().slots, []);
+        hypervisor.stop();
+    }
 }
 
 #[test]

@@ -10,10 +10,11 @@ use hypervisor::{
 };
 use std::{
     io,
-    os::fd::OwnedFd,
+    os::fd::{AsFd, OwnedFd},
     sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
+use vfio_user::Socket;
 
 pub const MEMORY: u64 = 64 << 20;
 pub const BAR: u64 = layout::MMIO32.start;
@@ -49,12 +50,13 @@ impl Guest {
     }
 
     /// As another process would go on, over the same memory. This one is no more.
-    pub fn become_another(self, state: &MachineState, sockets: Vec<OwnedFd>) -> Self {
+    pub fn become_another(self, state: &MachineState, sockets: Vec<Arc<Socket>>) -> Self {
         self.try_another(state, sockets).unwrap()
     }
 
     /// The same, if the state is good; this one must not be used then.
-    pub fn try_another(&self, state: &MachineState, sockets: Vec<OwnedFd>) -> Option<Self> {
+    pub fn try_another(&self, state: &MachineState, sockets: Vec<Arc<Socket>>) -> Option<Self> {
+        let sockets = sockets.iter().map(|socket| socket.as_fd().try_clone_to_owned().unwrap()).collect();
         let (recorder, console) = (Arc::new(Recorder::default()), self.console.clone());
         let memory = Arc::new(Memory::adopt(self.memory.file().try_clone_to_owned().unwrap()).unwrap());
         let output = Box::new(console.clone());

@@ -165,7 +165,7 @@ impl Host {
     fn move_elsewhere(&mut self, input: &mut Input<'_>) {
         let (state, sockets) = self.guest.machine.freeze();
         if input.byte() & 1 == 0 {
-            return self.guest.machine.thaw(&state);
+            return self.guest.machine.thaw();
         }
         if let Some(other) = self.guest.try_another(&state, sockets) {
             self.guest = other;

@@ -4,7 +4,7 @@ use hypervisor::irq::{Mapping, Msi, Platform, PlatformError, Power, Route};
 use std::{
     collections::BTreeMap,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 /// Most routes and mappings at a time, so that the limits are met in tests.
@@ -14,11 +14,12 @@ const MOST: usize = 4096;
 pub struct State {
     next: u32,
     pub lines: BTreeMap<u32, bool>,
-    pub routes: BTreeMap<u32, (OwnedFd, Option<Msi>)>,
+    pub routes: BTreeMap<u32, (Arc<OwnedFd>, Option<Msi>)>,
     /// Address, length, value.
     pub doorbells: Vec<(u64, u8, Option<u64>)>,
     /// Address, length, offset in the file.
     pub shared: BTreeMap<u32, (u64, u64, u64)>,
+    pub generation: [u8; 16],
     pub power: Vec<Power>,
 }
 
@@ -38,10 +39,10 @@ impl Recorder {
         signalled.collect()
     }
 
-    /// Everything that a function can have of the platform, but for the page of the generation id.
+    /// Nothing that a function can have of the platform is there.
     pub fn is_clean(&self) -> bool {
         let state = self.state();
-        state.routes.is_empty() && state.doorbells.is_empty() && state.shared.len() == 1
+        state.routes.is_empty() && state.doorbells.is_empty() && state.shared.is_empty()
     }
 }
 
@@ -54,8 +55,7 @@ impl Platform for Recorder {
         self.state().lines.insert(gsi, level);
     }
 
-    fn bind_msi(&self, eventfd: BorrowedFd<'_>, message: Option<Msi>) -> Result<Route, PlatformError> {
-        let eventfd = eventfd.try_clone_to_owned().map_err(|_| PlatformError::Full)?;
+    fn bind_msi(&self, eventfd: Arc<OwnedFd>, message: Option<Msi>) -> Result<Route, PlatformError> {
         let mut state = self.state();
         if state.routes.len() >= MOST {
             return Err(PlatformError::Full);
@@ -120,6 +120,10 @@ impl Platform for Recorder {
 
     fn unmap_shared(&self, mapping: Mapping) {
         self.state().shared.remove(&mapping.0).expect("a mapping that is there");
+    }
+
+    fn generation(&self, id: [u8; 16]) {
+        self.state().generation = id;
     }
 
     fn power(&self, power: Power) {

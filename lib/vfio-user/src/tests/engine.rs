@@ -206,7 +206,7 @@ fn descriptors_belong_to_the_last_message_begun() {
     let fd = || memfd(4096).unwrap();
     let send = |bytes: &[u8], fds: &[&OwnedFd]| {
         let fds: Vec<_> = fds.iter().map(|fd| fd.as_fd()).collect();
-        assert_eq!(socket::send(ours.as_fd(), bytes, &fds, true), Ok(bytes.len()));
+        assert_eq!(socket::send(ours.as_fd(), bytes, &fds), Ok(bytes.len()));
     };
     let mut all_three = |device: &mut TestDevice| {
         (session.step(device), [0, 1, 2].map(|page| device.memory.read(page * 4096, &mut [0]).is_ok()))
@@ -226,7 +226,7 @@ fn descriptors_belong_to_the_last_message_begun() {
     send(&[info(6), map(7, 2)].concat(), &[&fd()]);
     assert_eq!(all_three(&mut device), (Ok(Wait::Input), [true, false, true]));
     let mut bytes = vec![0; 4096];
-    let got = socket::receive(ours.as_fd(), &mut bytes, false).unwrap();
+    let got = socket::receive(ours.as_fd(), &mut bytes).unwrap();
     let told: Vec<_> = replies(&bytes[..got.len]).into_iter().map(|(id, errno, _)| (id, errno)).collect();
     let invalid = errno(Errno::INVAL);
     assert_eq!(told, [(0, 0), (1, 0), (2, 0), (3, 0), (4, 0), (5, invalid), (6, 0), (7, 0)]);
@@ -249,7 +249,7 @@ fn a_client_that_does_not_read_is_not_served_on() {
     let mut asked = 0u16;
     // Ask until the server stops reading because its replies are stuck.
     while asked < 200 || session.step(&mut device).unwrap() != Wait::Output {
-        if socket::send(ours.as_fd(), &read(asked, count), &[], false).is_ok() {
+        if socket::send(ours.as_fd(), &read(asked, count), &[]).is_ok() {
             asked += 1;
         }
         assert_ne!(session.step(&mut device), Ok(Wait::Device));
@@ -258,7 +258,7 @@ fn a_client_that_does_not_read_is_not_served_on() {
     let expected =
         HEADER + 4 + Capabilities::ours().to_data().len() + usize::from(asked) * (HEADER + 16 + BAR_SIZE);
     while got.len() < expected {
-        if let Ok(part) = socket::receive(ours.as_fd(), &mut bytes, false) {
+        if let Ok(part) = socket::receive(ours.as_fd(), &mut bytes) {
             got.extend_from_slice(&bytes[..part.len]);
         }
         session.step(&mut device).unwrap();

@@ -189,7 +189,7 @@ pub fn ram() -> Shared {
 /// Connects as a hypervisor, gives all of guest memory, lets the function use it.
 pub fn connect(disk: &Disk, ram: &Shared) -> Result<Function, ClientError> {
     let mut client = Client::connect(&disk.socket())?;
-    client.set_timeout(Some(Duration::from_secs(20)))?;
+    client.set_timeout(Some(Duration::from_secs(20)));
     Function::share(client, ram)
 }
 
