@@ -13,7 +13,10 @@ use crate::{
     up,
     verbs::told,
 };
-use clap::{Args, Subcommand, builder::PossibleValuesParser};
+use clap::{
+    Args, Subcommand,
+    builder::{PossibleValuesParser, TypedValueParser},
+};
 use host_api::{ConsoleKey, CreditMode, DeviceName, InstanceStatus, InstanceType, StartInstance};
 use ids::{InstanceId, VolumeId};
 use serde_json::json;
@@ -25,10 +28,11 @@ pub(crate) enum Instance {
     /// Start an instance from a root volume; prints its id.
     #[command(after_help = "\
 Examples:
-  azote volume attach vol-…; azote instance start vol-…     on the main board, which it has for itself
-  azote instance start --type t3.micro --root vol-…         beside others, in a hypervisor of its own
+  azote instance start vol-…                          on the main board, alone
+  azote instance start --type t3.micro --root vol-…   beside others
 
-For `metal` the root volume must be attached before; for other types it is attached here, to the new instance.")]
+The root volume of `metal` must be attached before. That of another type is attached here, to the
+new instance, which runs in a hypervisor of its own.")]
     Start(Start),
     /// Stop an instance: power button first, then its processors are taken away after a grace period.
     Stop {
@@ -67,11 +71,11 @@ pub(crate) struct Start {
     root: Option<VolumeId>,
     /// The instance type; `azote instance types` lists them.
     #[arg(long = "type", value_name = "TYPE", default_value = "metal", hide_possible_values = true,
-        value_parser = PossibleValuesParser::new(instance_types::all().map(|kind| kind.name)))]
+        value_parser = words(instance_types::all().map(|kind| kind.name)))]
     kind: String,
     /// What a burstable instance does when no CPU credits are left: run at its baseline, or go on and pay. T2 types
     /// are standard and T3 types unlimited without it.
-    #[arg(long, value_parser = credits)]
+    #[arg(long, value_name = "MODE", value_parser = modes())]
     credits: Option<CreditMode>,
     /// The device name that the guest is told of its root volume; not for `metal`.
     #[arg(long, default_value = "/dev/xvda")]
@@ -97,9 +101,15 @@ pub(crate) struct Console {
     pub(crate) trust: bool,
 }
 
-fn credits(text: &str) -> Result<CreditMode, String> {
-    let known = CreditMode::ALL.iter().copied().find(|mode| mode.as_str() == text);
-    known.ok_or_else(|| "want standard or unlimited".to_owned())
+/// One of a few words, which shells complete.
+fn words(words: impl Iterator<Item = &'static str>) -> PossibleValuesParser {
+    PossibleValuesParser::new(words)
+}
+
+fn modes() -> impl TypedValueParser<Value = CreditMode> {
+    let known = |text: String| CreditMode::ALL.iter().copied().find(|mode| mode.as_str() == text);
+    words(CreditMode::ALL.iter().map(|mode| mode.as_str()))
+        .try_map(move |text| known(text).ok_or("want standard or unlimited"))
 }
 
 /// Carries out a verb on a running installation; the types are there without one.

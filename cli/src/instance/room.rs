@@ -108,7 +108,7 @@ fn value(kind: &InstanceType, status: Option<&HostStatus>) -> Value {
         "vcpus": (kind.vcpus > 0).then_some(kind.vcpus),
         "memory_mib": (kind.memory_mib > 0).then_some(kind.memory_mib),
         "thousandths_of_credits_per_hour": hourly(kind),
-        "credits": default,
+        "default_credits": default,
         "here": words.map(|(here, _)| here),
         "why": words.map(|(_, why)| why).filter(|why| !why.is_empty()),
     })
@@ -184,7 +184,7 @@ mod tests {
         );
         let value = value(instance_types::find("t3.nano").unwrap(), Some(&here));
         assert_eq!(
-            (&value["here"], &value["credits"], &value["vcpus"]),
+            (&value["here"], &value["default_credits"], &value["vcpus"]),
             (&json!("yes"), &json!("unlimited"), &json!(2))
         );
     }
