@@ -4,7 +4,7 @@ export PATH := $(PATH):$(CURDIR)/target/rustup/bin
 
 TASKS := demo test fuzz check prove redteam schemathesis guest ci parts
 
-.PHONY: help bench bench-door bench-hypervisor guest-linux $(TASKS)
+.PHONY: help bench bench-door bench-hypervisor guest-linux guest-passthrough $(TASKS)
 help:
 	@tools/bootstrap && cargo xtask --help
 
@@ -16,6 +16,9 @@ bench:
 
 guest-linux:
 	@tools/bootstrap && cargo xtask guest linux
+
+guest-passthrough:
+	@tools/bootstrap && cargo xtask guest passthrough
 
 bench-hypervisor:
 	@tools/bootstrap && cargo xtask bench hypervisor

@@ -10,6 +10,9 @@ pub(crate) enum Guest {
     /// Debian's cloud kernel, unmodified, its root on a volume card: directly on VMX or SVM, elsewhere in an emulated
     /// machine with SVM.
     Linux,
+    /// The self-checking guest with a function of the host's hardware (VFIO), in an emulated machine with an IOMMU and
+    /// SR-IOV.
+    Passthrough,
 }
 
 /// What runs under the hypervisor, and it: packages.
@@ -19,11 +22,14 @@ const PACKAGES: [&str; 7] = ["-p", "hypervisor", "-p", "volume-card", "-p", "gue
 pub(crate) fn run(what: Option<&Guest>, json: bool) -> Outcome {
     quietly(cargo().args(["build", "--quiet"]).args(PACKAGES))?;
     let mut run = Command::new(root().join("target/debug/azote-guest"));
-    if matches!(what, Some(Guest::Linux)) {
+    if what.is_some() {
         parts()?;
     }
-    let name = if what.is_some() { "linux" } else { "check" };
-    run.arg(name);
+    run.arg(match what {
+        None => "check",
+        Some(Guest::Linux) => "linux",
+        Some(Guest::Passthrough) => "passthrough",
+    });
     if json { quietly(run.arg("--json")) } else { step("guest", &mut run) }
 }
 

@@ -3,13 +3,16 @@
 //! the tenant at once, so it belongs to the lab and never runs on a host.
 //!
 //! What guests write on their consoles is parsed as hostile: bounded, and never more than text.
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
+mod admin;
 pub mod bench;
 pub mod card;
 pub mod cpio;
 pub mod facts;
 pub mod linux;
+pub mod nested;
+pub mod passthrough;
 pub mod peer;
 pub mod report;
 pub mod rig;
@@ -50,6 +53,9 @@ pub enum Error {
     /// The lab's parts.
     #[error(transparent)]
     Parts(#[from] parts::Error),
+    /// The host's hardware.
+    #[error(transparent)]
+    Claim(#[from] vfio::ClaimError),
     /// The root image.
     #[error(transparent)]
     Image(#[from] image::Error),

@@ -5,17 +5,15 @@
 use crate::{
     Error,
     card::Card,
-    cpio::Archive,
-    report::{Check, Line, Lines},
+    nested::Machine,
+    report::Check,
     rig::{Rig, Size, sealed},
     scenario::{self, Programs, row},
 };
-use parts::{Parts, Tool};
+use parts::Parts;
 use std::{
     fs,
-    io::Read,
     path::{Path, PathBuf},
-    process::{Command, Stdio},
     thread::sleep,
     time::{Duration, Instant},
 };
@@ -32,19 +30,8 @@ const COMMAND_LINE: &str = "root=/dev/nvme0n1p2 rw rootwait console=ttyS0 quiet 
 const KERNEL: &str = "vmlinuz";
 const ROOT: &str = "root.img";
 /// Modules that make an emulated machine a host, in this order.
-const MODULES: [&str; 3] =
+pub(crate) const MODULES: [&str; 3] =
     ["kernel/virt/lib/irqbypass.ko", "kernel/arch/x86/kvm/kvm.ko", "kernel/arch/x86/kvm/kvm-amd.ko"];
-/// The first process of the emulated machine. Device files come from the kernel; the rest needs no writing.
-const INIT: &str = "#!/bin/busybox sh
-/bin/busybox mount -t devtmpfs dev /dev
-/bin/busybox mount -t proc proc /proc
-/bin/busybox mount -t tmpfs tmp /tmp
-for module in irqbypass kvm kvm-amd; do /bin/busybox insmod /$module.ko; done
-echo
-/bin/azote-guest --programs /bin linux --here /
-/bin/busybox poweroff -f
-";
-
 /// Boots the kernel with its root image here, presses the power button, and waits for the end.
 pub fn here(programs: &Programs, kernel: &Path, root: &Path, limit: Duration) -> Result<Vec<Check>, Error> {
     let (kernel, root) = (sealed("kernel", &fs::read(kernel)?)?, fs::read(root)?);
@@ -147,104 +134,23 @@ pub fn anywhere(programs: &Programs, limit: Duration) -> Result<Vec<Check>, Erro
 pub fn nested(programs: &Programs, limit: Duration) -> Result<Vec<Check>, Error> {
     let parts = Parts::locate(&parts::default_dir())?;
     let root = image::build(&parts, &parts::default_dir(), &mut |_| {})?;
-    let folder = tempfile::Builder::new().prefix("azote-guest-").tempdir()?;
-    let initial = folder.path().join("initrd");
-    let binaries = [std::env::current_exe()?, programs.hypervisor(), programs.card()];
-    fs::write(&initial, archive(&parts, &root, INIT, &binaries)?)?;
-    let mut qemu = parts.command(Tool::Qemu);
-    qemu.args(["-nodefaults", "-no-user-config", "-nographic", "-serial", "stdio", "-no-reboot"]);
-    qemu.args([
-        "-accel",
-        "tcg,thread=multi",
-        "-cpu",
-        "max,la57=off",
-        "-smp",
-        "2",
-        "-m",
-        "1536",
-        "-machine",
-        "q35",
-    ]);
-    qemu.arg("-kernel").arg(parts.kernel()).arg("-initrd").arg(&initial);
-    qemu.args(["-append", "console=ttyS0 quiet panic=-1 rdinit=/init"]);
-    let mut child = qemu.stdin(Stdio::null()).stdout(Stdio::piped()).spawn()?;
-    let mut output = child.stdout.take().ok_or_else(|| Error::Unexpected("no output".to_owned()))?;
-    let reader = std::thread::spawn(move || {
-        let (mut lines, mut all, mut piece) = (Lines::default(), Vec::new(), [0; 4096]);
-        while let Ok(count @ 1..) = output.read(&mut piece) {
-            all.extend(lines.take(&piece[..count]));
-        }
-        all
-    });
-    let begun = Instant::now();
-    while child.try_wait()?.is_none() && begun.elapsed() < limit {
-        sleep(Duration::from_millis(100));
-    }
-    let over = child.try_wait()?.is_none();
-    if over {
-        child.kill()?;
-    }
-    child.wait()?;
-    let lines = reader.join().unwrap_or_default();
-    let mut rows: Vec<Check> = lines
-        .iter()
-        .filter_map(|line| match Line::parse(line) {
-            Line::Check(check) => Some(check),
-            _ => None,
-        })
-        .collect();
-    let good = !over && rows.iter().any(|check| check.name == "linux-power-button");
-    let told: String = if good { String::new() } else { format!(": {}", lines.join(" | ")) };
-    let told: String = told.chars().take(2000).collect();
-    rows.push(row("linux-nested", good, format!("{:.0} s in all{told}", begun.elapsed().as_secs_f64())));
-    Ok(rows)
+    let machine = Machine {
+        memory_mib: 1536,
+        modules: &MODULES,
+        words: "",
+        devices: &[],
+        files: &[(KERNEL, parts.kernel()), (ROOT, &root)],
+        programs: &[std::env::current_exe()?, programs.hypervisor(), programs.card()],
+        command: "/bin/azote-guest --programs /bin linux --here /",
+    };
+    let mut said = machine.run(&parts, limit)?;
+    let good = said.ended && said.checks.iter().any(|check| check.name == "linux-power-button");
+    let text = said.text(good);
+    said.checks.push(row("linux-nested", good, text));
+    Ok(said.checks)
 }
 
-/// The initial file system of the emulated machine, with programs and their libraries.
-pub fn archive(parts: &Parts, root: &Path, init: &str, binaries: &[PathBuf]) -> Result<Vec<u8>, Error> {
-    let mut archive = Archive::default();
-    for folder in ["bin", "dev", "proc", "tmp"] {
-        archive.folder(folder)?;
-    }
-    archive.file("init", init.as_bytes())?;
-    archive.copy("bin/busybox", &parts.busybox())?;
-    archive.copy(KERNEL, parts.kernel())?;
-    archive.copy(ROOT, root)?;
-    for module in MODULES {
-        let name = module.rsplit('/').next().unwrap_or(module);
-        archive.copy(name, &parts.kernel_modules().join(module))?;
-    }
-    for binary in binaries {
-        let name = binary.file_name().unwrap_or_default().to_string_lossy();
-        archive.copy(&format!("bin/{name}"), binary)?;
-    }
-    let mut folders = Vec::new();
-    for library in libraries(binaries)? {
-        let name = library.to_string_lossy().trim_start_matches('/').to_owned();
-        for (at, _) in name.match_indices('/') {
-            let folder = name[..at].to_owned();
-            if !folders.contains(&folder) {
-                archive.folder(&folder)?;
-                folders.push(folder);
-            }
-        }
-        archive.copy(&name, &library)?;
-    }
-    Ok(archive.finish()?)
-}
-
-/// The shared libraries of programs, with the loader, as the loader itself finds them.
-fn libraries(programs: &[PathBuf]) -> Result<Vec<PathBuf>, Error> {
-    let output = Command::new("ldd").args(programs).output()?;
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    let paths = text.split_whitespace().filter(|word| word.starts_with('/') && !word.ends_with(':'));
-    let mut found: Vec<PathBuf> = paths.map(PathBuf::from).collect();
-    found.sort();
-    found.dedup();
-    Ok(found)
-}
-
-/// The kernel and the root image in a folder, as `archive` puts them.
+/// The kernel and the root image in a folder, as [`nested`] puts them.
 pub fn files(folder: &Path) -> (PathBuf, PathBuf) {
     (folder.join(KERNEL), folder.join(ROOT))
 }

@@ -6,7 +6,7 @@ use clap::{Parser, Subcommand};
 use guest::{
     Error,
     bench::{self, Row},
-    facts, linux,
+    facts, linux, passthrough,
     peer::Peer,
     report::{Check, Verdict},
     scenario::{self, Programs},
@@ -49,6 +49,15 @@ enum What {
         /// Here, with the kernel and the root image of this folder.
         #[arg(long)]
         here: Option<PathBuf>,
+        /// Seconds until it is given up.
+        #[arg(long, default_value_t = 400)]
+        limit: u64,
+    },
+    /// The self-checking guest with a function of the host's hardware, in an emulated machine that has one.
+    Passthrough {
+        /// Here: in the emulated machine.
+        #[arg(long)]
+        here: bool,
         /// Seconds until it is given up.
         #[arg(long, default_value_t = 400)]
         limit: u64,
@@ -140,6 +149,12 @@ fn run(arguments: &Arguments) -> Result<Vec<Check>, Error> {
                 return Ok(rows);
             }
             let rows = linux::anywhere(&programs, limit)?;
+            rows.iter().for_each(print);
+            Ok(rows)
+        }
+        What::Passthrough { here: true, .. } => passthrough::here(&programs, &mut plain),
+        What::Passthrough { limit, .. } => {
+            let rows = passthrough::nested(&programs, Duration::from_secs(*limit))?;
             rows.iter().for_each(print);
             Ok(rows)
         }

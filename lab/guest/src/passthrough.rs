@@ -1,0 +1,310 @@
+//! A function of the host's hardware in the self-checking guest: in an emulated machine with an IOMMU and an NVMe
+//! function that has virtual functions, by Debian's kernel and its VFIO.
+
+use crate::{
+    Error, IMAGE,
+    admin::Controller,
+    linux::MODULES,
+    nested::Machine,
+    report::{Check, Line, Verdict},
+    rig::{Rig, Size, sealed},
+    scenario::{Programs, row},
+};
+use parts::Parts;
+use rustix::{
+    fs::{Mode, OFlags, open},
+    io::read,
+    process::{Resource, Rlimit, setrlimit},
+};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    thread::sleep,
+    time::{Duration, Instant},
+};
+use vfio::{Claim, Descriptors, PciAddress};
+use wire::hypervisor::{Request, State};
+
+/// What makes a host of the emulated machine, after what [`MODULES`] does.
+const VFIO: [&str; 5] = [
+    "kernel/drivers/vfio/vfio.ko",
+    "kernel/drivers/vfio/vfio_virqfd.ko",
+    "kernel/drivers/vfio/vfio_iommu_type1.ko",
+    "kernel/drivers/vfio/pci/vfio-pci-core.ko",
+    "kernel/drivers/vfio/pci/vfio-pci.ko",
+];
+/// Where the function is in the emulated machine, its virtual function, and one that shares its group with others.
+const PHYSICAL: &str = "0000:01:00.0";
+const VIRTUAL: &str = "0000:01:00.1";
+const NOT_ALONE: &str = "0000:00:1f.2";
+/// Bytes of the function's storage.
+const STORAGE: u64 = 64 << 20;
+/// Queue pairs and interrupts of the virtual function: one for administration, two for the guest's work.
+const QUEUES: u32 = 3;
+/// What the guest does with it.
+const WORK: [&str; 7] =
+    ["pci", "pci-bars", "nvme", "nvme-data", "nvme-queues", "nvme-interrupts", "nvme-restart"];
+/// The guest's first check: its other waits are by the timer that it measures.
+const TIMER: &str = "timer";
+/// The slot of a function that is there from the start, and of one that comes later.
+const BOOT_SLOT: u8 = 3;
+const LATER_SLOT: u8 = 7;
+/// A guest may take as long as this: each of its exits is one of the emulated machine's, several times over.
+const LIMIT: Duration = Duration::from_secs(40);
+
+/// All of it, in an emulated machine.
+pub fn nested(programs: &Programs, limit: Duration) -> Result<Vec<Check>, Error> {
+    let parts = Parts::locate(&parts::default_dir())?;
+    let storage = tempfile::NamedTempFile::new()?;
+    storage.as_file().set_len(STORAGE)?;
+    let drive = format!("file={},if=none,format=raw,id=storage", storage.path().display());
+    let devices = [
+        ["-device", "intel-iommu,intremap=on,snoop-control=on"],
+        ["-device", "pcie-root-port,id=root,chassis=1,slot=1"],
+        ["-device", "nvme-subsys,id=subsystem"],
+        // One virtual function, and queues and interrupts for both.
+        [
+            "-device",
+            "nvme,id=nvme,bus=root,serial=azote,subsys=subsystem,max_ioqpairs=6,msix_qsize=6,\
+             sriov_max_vfs=1,sriov_vq_flexible=3,sriov_vi_flexible=3",
+        ],
+        ["-drive", &drive],
+        ["-device", "nvme-ns,drive=storage,bus=nvme,nsid=1"],
+    ];
+    let machine = Machine {
+        memory_mib: 768,
+        modules: &[MODULES.as_slice(), &VFIO].concat(),
+        words: "intel_iommu=on",
+        devices: &devices.concat().iter().map(|word| (*word).to_owned()).collect::<Vec<_>>(),
+        files: &[],
+        programs: &[std::env::current_exe()?, programs.hypervisor()],
+        command: "/bin/azote-guest --programs /bin passthrough --here",
+    };
+    let said = machine.run(&parts, limit)?;
+    let mut rows = vec![row("passthrough-way", true, "in an emulated machine with VT-d, SVM and SR-IOV")];
+    let good = said.ended && said.checks.iter().any(|check| check.name == "passthrough-virtual");
+    let text = said.text(good);
+    rows.extend(said.checks);
+    rows.push(row("passthrough-nested", good, text));
+    Ok(rows)
+}
+
+/// All of it, on this machine, which must be the emulated one; `said` hears of each check.
+pub fn here(programs: &Programs, said: &mut dyn FnMut(&Check)) -> Result<Vec<Check>, Error> {
+    let mut rows = Vec::new();
+    let mut add = |checks: Vec<Check>| {
+        checks.iter().for_each(&mut *said);
+        rows.extend(checks);
+    };
+    // The hypervisor has no privilege by which it could lock memory without a limit.
+    setrlimit(Resource::Memlock, Rlimit { current: None, maximum: None })?;
+    let mut refused = vec![code(PHYSICAL), code(NOT_ALONE)];
+    bind(PHYSICAL, "vfio-pci")?;
+    let claim = Claim::new(address(PHYSICAL)?)?;
+    let mut first = Guest::start(programs, &WORK, Some(&claim))?;
+    refused.push(claim.connect().map_or_else(|error| error.code(), |_| "none").to_owned());
+    let wanted = ["passthrough.driver", "passthrough.shared", "passthrough.busy"];
+    add(vec![row("passthrough-refused", refused == wanted, refused.join(", "))]);
+    add(first.finish(&mut |_, request| unexpected(request))?);
+    add(vec![first.direct()?]);
+    drop(first);
+    add(outside(programs, &claim)?);
+    add(killed(programs, &claim)?);
+    add(come_and_go(programs, claim)?);
+    add(virtual_function(programs)?);
+    Ok(rows)
+}
+
+fn unexpected(request: &str) -> Result<(), Error> {
+    Err(Error::Unexpected(format!("the guest asks for {request:?}")))
+}
+
+fn address(text: &str) -> Result<PciAddress, Error> {
+    text.parse().map_err(|_| Error::Unexpected(text.to_owned()))
+}
+
+/// Why a function is not taken.
+fn code(function: &str) -> String {
+    let claim = address(function).map(Claim::new);
+    claim.map_or_else(
+        |error| error.to_string(),
+        |claim| claim.map_or_else(|e| e.code(), |_| "none").to_owned(),
+    )
+}
+
+/// Gives a function to a driver of the emulated machine.
+fn bind(function: &str, driver: &str) -> Result<(), Error> {
+    let folder = Path::new("/sys/bus/pci/devices").join(function);
+    fs::write(folder.join("driver_override"), driver)?;
+    if folder.join("driver").exists() {
+        fs::write(folder.join("driver/unbind"), function)?;
+    }
+    Ok(fs::write("/sys/bus/pci/drivers_probe", function)?)
+}
+
+/// A running guest.
+struct Guest {
+    rig: Rig,
+    begun: Instant,
+}
+
+impl Guest {
+    fn start(programs: &Programs, only: &[&str], claim: Option<&Claim>) -> Result<Self, Error> {
+        let mut rig = Rig::start(&programs.hypervisor())?;
+        rig.passthrough = true;
+        let words: String =
+            only.iter().fold(format!("only={TIMER}"), |words, check| words + " only=" + check);
+        rig.create(&Size { cpus: 1, memory_mib: 64 }, &words, &sealed("guest", IMAGE)?, None)?;
+        if let Some(claim) = claim {
+            give(&rig, BOOT_SLOT, claim)?;
+        }
+        rig.ask(&Request::Resume, &[])?;
+        Ok(Self { rig, begun: Instant::now() })
+    }
+
+    /// Its checks, and what it asks for done by `serve`, until it turns itself off.
+    fn finish(
+        &mut self,
+        serve: &mut dyn FnMut(&Rig, &str) -> Result<(), Error>,
+    ) -> Result<Vec<Check>, Error> {
+        let (mut checks, mut ended) = (Vec::new(), false);
+        loop {
+            let state = self.rig.statistics()?.state;
+            for line in self.rig.lines()? {
+                match Line::parse(&line) {
+                    Line::Check(check) if check.name == TIMER && check.verdict == Verdict::Ok => {}
+                    Line::Check(check) => checks.push(check),
+                    Line::Request(request) => serve(&self.rig, &request)?,
+                    Line::End(_) => ended = true,
+                    Line::Other(_) => {}
+                }
+            }
+            if state != State::Running || self.begun.elapsed() > LIMIT {
+                if !ended || state != State::Off {
+                    checks.push(row("passthrough-guest", false, format!("{state:?}, not at its end")));
+                }
+                return Ok(checks);
+            }
+            sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+impl Guest {
+    /// The function's registers are in the guest's own memory space: thousands of commands, and few of the guest's
+    /// accesses were exits.
+    fn direct(&self) -> Result<Check, Error> {
+        let exits: u64 = self.rig.statistics()?.cpus.iter().map(|cpu| cpu.mmio_read + cpu.mmio_write).sum();
+        Ok(row("passthrough-direct", exits < 1000, format!("{exits} exits by registers in all")))
+    }
+}
+
+/// Puts the function into a slot.
+fn give(rig: &Rig, slot: u8, claim: &Claim) -> Result<(), Error> {
+    let Descriptors { container, device } = claim.connect()?;
+    rig.ask(&Request::Passthrough { slot }, &[&container, &device])
+}
+
+/// The function is told to write where the guest has no memory: the IOMMU says that it has stopped it.
+fn outside(programs: &Programs, claim: &Claim) -> Result<Vec<Check>, Error> {
+    let before = faults()?.len();
+    let mut guest = Guest::start(programs, &["nvme-hostile"], Some(claim))?;
+    guest.finish(&mut |_, request| unexpected(request))?;
+    let faults = faults()?;
+    let text = faults.get(before).cloned().unwrap_or_else(|| "nothing was stopped".to_owned());
+    Ok(vec![row("passthrough-outside", faults.len() > before, text)])
+}
+
+/// What the kernel has logged of DMA that its IOMMU stopped.
+fn faults() -> Result<Vec<String>, Error> {
+    let log = open("/dev/kmsg", OFlags::RDONLY | OFlags::NONBLOCK, Mode::empty())?;
+    let (mut found, mut record) = (Vec::new(), [0; 8192]);
+    while let Ok(count @ 1..) = read(&log, &mut record) {
+        let text = String::from_utf8_lossy(&record[..count]).into_owned();
+        let text = text.split_once(';').map_or("", |(_, text)| text.trim());
+        if text.contains("DMAR") && text.contains("fault addr") {
+            found.push(text.lines().next().unwrap_or_default().to_owned());
+        }
+    }
+    Ok(found)
+}
+
+/// The process is killed in the middle of its work: the next one finds the function as if nothing had been.
+fn killed(programs: &Programs, claim: &Claim) -> Result<Vec<Check>, Error> {
+    let guest = Guest::start(programs, &["nvme-queues"], Some(claim))?;
+    sleep(Duration::from_secs(1));
+    drop(guest);
+    let checks =
+        Guest::start(programs, &["nvme"], Some(claim))?.finish(&mut |_, request| unexpected(request))?;
+    let good = checks.iter().any(|check| check.name == "nvme" && check.verdict == Verdict::Ok);
+    Ok(vec![row("passthrough-killed", good, format!("the next machine finds {}", told(&checks)))])
+}
+
+fn told(checks: &[Check]) -> String {
+    checks.iter().map(|check| check.text.as_str()).collect::<Vec<_>>().join("; ")
+}
+
+/// The function comes and goes: asked back, pulled out, and taken by the host.
+fn come_and_go(programs: &Programs, claim: Claim) -> Result<Vec<Check>, Error> {
+    let mut unbinding = None;
+    let mut guest = Guest::start(programs, &["hotplug", "hotplug-surprise"], None)?;
+    let checks = guest.finish(&mut |rig, request| match request {
+        "attach" => give(rig, LATER_SLOT, &claim),
+        "detach" => rig.ask(&Request::Detach { slot: LATER_SLOT, force: false }, &[]),
+        "pull" => rig.ask(&Request::Detach { slot: LATER_SLOT, force: true }, &[]),
+        "lose" => {
+            // It returns when the function is free.
+            unbinding = Some(std::thread::spawn(|| bind(PHYSICAL, "nvme")));
+            Ok(())
+        }
+        other => unexpected(other),
+    })?;
+    drop(guest);
+    drop(claim);
+    if let Some(Ok(bound)) = unbinding.map(std::thread::JoinHandle::join) {
+        bound?;
+    }
+    Ok(checks)
+}
+
+/// A virtual function: its command register is the kernel's invention, its identity its parent's.
+fn virtual_function(programs: &Programs) -> Result<Vec<Check>, Error> {
+    bind(PHYSICAL, "nvme")?;
+    let physical = Path::new("/sys/bus/pci/devices").join(PHYSICAL);
+    let parent = live(&physical)?;
+    parent.release()?;
+    fs::write(controller(&physical)?.join("reset_controller"), "1")?;
+    let parent = live(&physical)?;
+    fs::write(physical.join("sriov_drivers_autoprobe"), "0")?;
+    fs::write(physical.join("sriov_numvfs"), "1")?;
+    parent.start_secondary(QUEUES)?;
+    bind(VIRTUAL, "vfio-pci")?;
+    let claim = Claim::new(address(VIRTUAL)?)?;
+    let mut guest = Guest::start(programs, &WORK, Some(&claim))?;
+    let checks = guest.finish(&mut |_, request| unexpected(request))?;
+    let good = checks.len() == WORK.len() && checks.iter().all(|check| check.verdict == Verdict::Ok);
+    Ok(vec![row("passthrough-virtual", good, told(&checks))])
+}
+
+/// The folder of the controller that the kernel's driver has made of a function.
+fn controller(function: &Path) -> Result<PathBuf, Error> {
+    let found = fs::read_dir(function.join("nvme")).ok().and_then(|mut all| all.next());
+    Ok(found.ok_or_else(|| Error::Unexpected("no controller".to_owned()))??.path())
+}
+
+/// The same controller, when it works.
+fn live(function: &Path) -> Result<Controller, Error> {
+    let begun = Instant::now();
+    loop {
+        if let Ok(folder) = controller(function)
+            && fs::read_to_string(folder.join("state")).is_ok_and(|state| state.trim() == "live")
+        {
+            let name = folder.file_name().unwrap_or_default();
+            return Ok(Controller::open(&Path::new("/dev").join(name))?);
+        }
+        if begun.elapsed() > LIMIT {
+            return Err(Error::Unexpected("the controller does not come to life".to_owned()));
+        }
+        sleep(Duration::from_millis(20));
+    }
+}
