@@ -1,15 +1,16 @@
 //! What each process may expose: from the sandbox files, and for what stands in for hardware from a file of the lab.
 
-use sandbox::{Access, File, Listen, Policy, SandboxError, SocketKind};
+use sandbox::{Access, File, Landlock, Listen, Policy, SandboxError, SocketKind};
 use serde::Deserialize;
 use std::path::Path;
 
 /// The sandbox files that this was built with.
-pub const SANDBOXES: [&str; 7] = [
+pub const SANDBOXES: [&str; 8] = [
     include_str!("../../../sandbox/audit.toml"),
     include_str!("../../../sandbox/controller.toml"),
     include_str!("../../../sandbox/hypervisor.toml"),
     include_str!("../../../sandbox/kms.toml"),
+    include_str!("../../../sandbox/launcher.toml"),
     include_str!("../../../sandbox/security-chip.toml"),
     include_str!("../../../sandbox/tokens.toml"),
     include_str!("../../../sandbox/volume-card.toml"),
@@ -45,6 +46,8 @@ pub struct Expectation {
     pub filters: usize,
     /// Its filter lets it start programs.
     pub executes: bool,
+    /// The capabilities that it keeps.
+    pub capabilities: u64,
     /// It makes code as it runs: an emulator.
     pub generates_code: bool,
 }
@@ -69,6 +72,14 @@ struct StandIn {
     generates_code: bool,
 }
 
+/// Whether it may start programs that are files: Landlock may leave it no file but the loader of an image that is none.
+fn executes(policy: &Policy) -> bool {
+    let loader = |path: &str| path.rsplit('/').next().is_some_and(|name| name.starts_with("ld-linux"));
+    let other = |file: &File| file.access == Access::Execute && !loader(&file.path);
+    let calls = policy.allows("execve") || policy.allows("execveat");
+    calls && (policy.process.landlock != Landlock::Required || policy.files.iter().any(other))
+}
+
 /// What all programs may expose.
 #[derive(Debug, Clone, Default)]
 pub struct Expectations(Vec<Expectation>);
@@ -84,7 +95,8 @@ impl Expectations {
             let policy = Policy::parse(text)?;
             all.push(Expectation {
                 filters: policy.filters()?,
-                executes: policy.allows("execve") || policy.allows("execveat"),
+                executes: executes(&policy),
+                capabilities: policy.kept()?,
                 connects: policy.sockets.iter().any(|socket| socket.kind == SocketKind::TcpConnect),
                 name: policy.process.name,
                 stands_in: None,
@@ -102,6 +114,7 @@ impl Expectations {
                 connects: false,
                 filters: it.filters,
                 executes: true,
+                capabilities: 0,
                 generates_code: it.generates_code,
             }));
         }
@@ -173,6 +186,7 @@ mod tests {
         for name in all.names().filter(|name| all.of(name).unwrap().stands_in.is_none()) {
             let it = all.of(name).unwrap();
             assert!(!it.executes && it.filters > 0, "{name}");
+            assert_eq!(it.capabilities != 0, name == "azote-launcher", "{name}");
             // Off the host, and pulls: everything on a host is passive.
             assert_eq!(it.connects, name == "azote-audit", "{name}");
         }

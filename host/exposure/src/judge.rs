@@ -155,8 +155,8 @@ impl Judge<'_> {
         let sets = thread.capabilities;
         for (name, set) in [
             ("inheritable", sets.inheritable),
-            ("permitted", sets.permitted),
-            ("effective", sets.effective),
+            ("permitted", sets.permitted & !expectation.capabilities),
+            ("effective", sets.effective & !expectation.capabilities),
             ("ambient", sets.ambient),
             // What can never be given to a process that can gain nothing is no exposure.
             ("bounding", if thread.no_new_privs { 0 } else { sets.bounding }),
