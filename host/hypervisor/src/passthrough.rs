@@ -64,6 +64,9 @@ impl Hardware {
 /// The function does no DMA any more when the memory is taken back, however it has come to this.
 impl Drop for Hardware {
     fn drop(&mut self) {
+        if self.container.is_empty() {
+            return;
+        }
         let ended = self.reset().and_then(|()| self.take_memory());
         if let Err(error) = ended {
             tracing::warn!(%error, "a function of the host is left to the kernel's own reset");
@@ -105,15 +108,13 @@ impl Backend for Hardware {
     }
 
     fn write(&mut self, region: u32, offset: u64, data: &[u8]) -> Result<(), ClientError> {
-        let (at, value) = match (region, offset, data) {
-            (CONFIG, at, [low, ..]) if at == u64::from(COMMAND) => {
-                (at, &[low & (MEMORY_SPACE | BUS_MASTER), 0][..data.len().min(2)])
-            }
-            (CONFIG, at, [line, ..]) if at == u64::from(INTERRUPT_LINE) => (at, std::slice::from_ref(line)),
-            (CONFIG, ..) => return Ok(()),
-            _ => (offset, data),
-        };
-        self.device.write(region, at, value).map_err(ClientError::Refused)
+        if region != CONFIG {
+            return self.device.write(region, offset, data).map_err(ClientError::Refused);
+        }
+        let let_through = configure(offset, data);
+        let_through
+            .map_or(Ok(()), |byte| self.device.write(region, offset, &[byte]))
+            .map_err(ClientError::Refused)
     }
 
     fn post(&mut self, region: u32, offset: u64, data: &[u8]) -> Result<(), ClientError> {
@@ -144,5 +145,30 @@ impl Backend for Hardware {
 
     fn keep(&self) -> Option<(ClientState, Arc<Socket>)> {
         None
+    }
+}
+
+/// The byte that is let through of a guest's write to configuration space, at the same place; the rest is as if it could
+/// not be written. Interrupts by pin, parity and the like are off after a reset.
+fn configure(offset: u64, data: &[u8]) -> Option<u8> {
+    match u16::try_from(offset).ok()? {
+        COMMAND => data.first().map(|low| low & (MEMORY_SPACE | BUS_MASTER)),
+        INTERRUPT_LINE => data.first().copied(),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_guest_changes_little_of_the_hosts_hardware() {
+        assert_eq!(configure(0x04, &[0xFF, 0xFF, 0xFF, 0xFF]), Some(0x06));
+        assert_eq!(configure(0x04, &[0x02]), Some(0x02));
+        assert_eq!(configure(0x3C, &[0x0B, 0x01]), Some(0x0B));
+        for offset in (0..0x1000).filter(|offset| ![0x04, 0x3C].contains(offset)) {
+            assert_eq!(configure(offset, &[0xFF, 0xFF, 0xFF, 0xFF]), None, "{offset:#x}");
+        }
     }
 }

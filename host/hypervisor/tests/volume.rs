@@ -174,7 +174,7 @@ fn a_machine_goes_on_in_another_process() {
     let text = serde_json::to_string(&state).unwrap();
     let (window, ram) = driver.into_parts();
     drop((window, state));
-    let other = guest.become_another(&serde_json::from_str(&text).unwrap(), sockets);
+    let other = guest.become_another(&serde_json::from_str(&text).unwrap(), &sockets);
     assert_eq!((other.inl(0xCF8), other.inb(EVENTS)), (0x8000_2004, 1));
     assert_eq!(volume.state(), FunctionState::Enabled, "the card has not noticed");
     eventually("the pending bit", || other.read32(BAR + 0x3000) & 2 != 0);

@@ -6,20 +6,21 @@ use crate::{
 };
 use rustix::io::Errno;
 use seccompiler::{BpfProgram, TargetArch};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use std::collections::{BTreeMap, BTreeSet};
-
-const NAME: &str = "process";
 
 /// Calls by which something leaves the process for another address. One that the policy does not permit traps
 /// instead of killing: the handler of [`crate::Violation`] then tells the parent what it was.
 const OUTBOUND: &[&str] = &["bind", "connect", "sendmmsg", "sendmsg", "sendto", "socket"];
+/// How many filters at the end become stricter when a policy is narrowed.
+pub(crate) const NARROWED: usize = 2;
 /// SIGSYS, whose handler must stay.
 const SIGSYS: u64 = 31;
 
 /// Compiles the policy's calls. The kernel takes the strictest of all filters' answers, and killing is
 /// stricter than trapping: the last filter kills at every call that is not permitted, [`OUTBOUND`] ones aside;
-/// the one before traps at those. seccompiler's JSON front end knows the numbers of the names.
+/// the one before traps at those. What is before these two ([`NARROWED`]) does not become stricter when a policy is
+/// narrowed. seccompiler's JSON front end knows the numbers of the names.
 pub(crate) fn compile(policy: &Policy) -> Result<Vec<BpfProgram>, SandboxError> {
     let wrong = |reason: String| SandboxError::Policy(reason);
     let (mut free, mut conditional, mut failing) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
@@ -48,16 +49,15 @@ pub(crate) fn compile(policy: &Policy) -> Result<Vec<BpfProgram>, SandboxError> 
     if let Some(name) = both.chain(conditional.intersection(&failing)).next() {
         return Err(wrong(format!("{name} is named in ways that exclude each other")));
     }
-    let failing = failures
-        .into_iter()
-        .map(|(errno, rules)| program(&json!("allow"), &json!({ "errno": errno }), &rules));
-    let mut programs = failing.collect::<Result<Vec<_>, _>>()?;
-    let kill = json!("kill_process");
+    let (allow, kill) = (json!("allow"), json!("kill_process"));
+    let failing =
+        failures.into_iter().map(|(errno, rules)| filter(&allow, &json!({ "errno": errno }), &rules));
+    let mut filters: Vec<_> = failing.collect();
     let handler = json!({ "syscall": "rt_sigaction", "args": [
         { "index": 0, "type": "dword", "op": "eq", "val": SIGSYS }
     ] });
     if !policy.starts {
-        programs.push(program(&json!("allow"), &kill, &[handler])?);
+        filters.push(filter(&allow, &kill, &[handler]));
     }
     let (outbound, others): (Vec<_>, Vec<_>) =
         rules.into_iter().partition(|rule| OUTBOUND.iter().any(|name| rule["syscall"] == *name));
@@ -66,18 +66,26 @@ pub(crate) fn compile(policy: &Policy) -> Result<Vec<BpfProgram>, SandboxError> 
     let named = others.iter().filter_map(|rule| rule["syscall"].as_str()).chain(["prctl", "seccomp"]);
     let trapping: Vec<_> = [outbound, free(named.collect())].concat();
     let killing: Vec<_> = [others, free(OUTBOUND.iter().copied().collect())].concat();
-    programs.push(program(&json!("trap"), &json!("allow"), &trapping)?);
-    programs.push(program(&kill, &json!("allow"), &killing)?);
-    Ok(programs)
+    filters.push(filter(&json!("trap"), &allow, &trapping));
+    filters.push(filter(&kill, &allow, &killing));
+    programs(filters)
 }
 
-fn program(mismatch: &Value, matching: &Value, rules: &[Value]) -> Result<BpfProgram, SandboxError> {
+fn filter(mismatch: &Value, matching: &Value, rules: &[Value]) -> Value {
+    json!({ "mismatch_action": mismatch, "match_action": matching, "filter": rules })
+}
+
+/// All at once: each time the front end makes its table of names anew.
+fn programs(filters: Vec<Value>) -> Result<Vec<BpfProgram>, SandboxError> {
     let wrong = |reason: String| SandboxError::Policy(reason);
     let arch = TargetArch::try_from(std::env::consts::ARCH).map_err(|error| wrong(error.to_string()))?;
-    let filter = json!({ NAME: { "mismatch_action": mismatch, "match_action": matching, "filter": rules } });
-    let mut programs = seccompiler::compile_from_json(filter.to_string().as_bytes(), arch)
+    let names: Vec<_> = (0..filters.len()).map(|number| number.to_string()).collect();
+    let named: Map<_, _> = names.iter().cloned().zip(filters).collect();
+    let mut programs = seccompiler::compile_from_json(Value::from(named).to_string().as_bytes(), arch)
         .map_err(|error| wrong(error.to_string()))?;
-    programs.remove(NAME).ok_or_else(|| wrong("no filter".to_owned()))
+    let programs =
+        names.iter().map(|name| programs.remove(name).ok_or_else(|| wrong("no filter".to_owned())));
+    programs.collect()
 }
 
 fn number(failure: Failure) -> i32 {

@@ -150,10 +150,12 @@ impl Policy {
         apply(&programs)
     }
 
-    /// Gives up what is for early use only, and what is kept for anything else than `keep`, in all threads. Once, after [`Policy::enter`], whose filters stay; what it
-    /// needs for that are `seccomp`, and `prctl` for `PR_SET_NO_NEW_PRIVS`, as early calls.
+    /// Gives up what is for early use only, and what is kept for anything else than `keep`, in all threads. Once, after
+    /// [`Policy::enter`], whose filters stay; what it needs for that are `seccomp`, and `prctl` for
+    /// `PR_SET_NO_NEW_PRIVS`, as early calls.
     pub fn narrow(&self, keep: &[&str]) -> Result<(), SandboxError> {
-        apply(&filter::compile(&self.narrowed(keep))?)
+        let programs = filter::compile(&self.narrowed(keep))?;
+        apply(programs.rchunks(filter::NARROWED).next().unwrap_or_default())
     }
 }
 

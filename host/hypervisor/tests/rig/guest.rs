@@ -50,12 +50,12 @@ impl Guest {
     }
 
     /// As another process would go on, over the same memory. This one is no more.
-    pub fn become_another(self, state: &MachineState, sockets: Vec<Arc<Socket>>) -> Self {
+    pub fn become_another(self, state: &MachineState, sockets: &[Arc<Socket>]) -> Self {
         self.try_another(state, sockets).unwrap()
     }
 
     /// The same, if the state is good; this one must not be used then.
-    pub fn try_another(&self, state: &MachineState, sockets: Vec<Arc<Socket>>) -> Option<Self> {
+    pub fn try_another(&self, state: &MachineState, sockets: &[Arc<Socket>]) -> Option<Self> {
         let sockets = sockets.iter().map(|socket| socket.as_fd().try_clone_to_owned().unwrap()).collect();
         let (recorder, console) = (Arc::new(Recorder::default()), self.console.clone());
         let memory = Arc::new(Memory::adopt(self.memory.file().try_clone_to_owned().unwrap()).unwrap());

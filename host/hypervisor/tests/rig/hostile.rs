@@ -167,7 +167,7 @@ impl Host {
         if input.byte() & 1 == 0 {
             return self.guest.machine.thaw();
         }
-        if let Some(other) = self.guest.try_another(&state, sockets) {
+        if let Some(other) = self.guest.try_another(&state, &sockets) {
             self.guest = other;
         }
     }
