@@ -9,9 +9,10 @@ use clap::Parser;
 use controller::log::{Entry, Log, Writer};
 use host_api::{Api, RecordKind, Resource};
 use host_log::LogKey;
+use rustix::fs::{FallocateFlags, fallocate};
 use service::Key;
 use std::{
-    fs::{self, File, OpenOptions},
+    fs::{self, File},
     io::Write,
     path::{Path, PathBuf},
     thread,
@@ -19,6 +20,8 @@ use std::{
 };
 
 const CAPACITY: u64 = 1 << 30;
+/// More than all records of a measurement take, in bytes.
+const ROOM: u64 = 1 << 26;
 
 #[derive(Parser)]
 struct Arguments {
@@ -95,7 +98,10 @@ fn measure(arguments: &Arguments, writers: usize) -> Case {
     let key = LogKey::new(&[7; LogKey::LENGTH]).unwrap();
     let log = Log::open(&path, CAPACITY, key.clone(), Key::generate().unwrap()).unwrap();
     let log = Writer::new(log);
-    let mut plain = OpenOptions::new().append(true).create(true).open(dir.path().join("plain")).unwrap();
+    // With room, as the log's segments have.
+    let mut plain = File::create(dir.path().join("plain")).unwrap();
+    fallocate(&plain, FallocateFlags::empty(), 0, ROOM).unwrap();
+    plain.sync_all().unwrap();
     let mut case =
         Case { writers, log: Times::default(), plain: Times::default(), records: 0, elapsed: Duration::ZERO };
     let mut done = 0;

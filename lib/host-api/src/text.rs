@@ -194,7 +194,8 @@ impl Signature {
 impl Sha256 {
     /// From the digest.
     pub fn from_digest(digest: &[u8; 32]) -> Self {
-        Self(digest.iter().map(|byte| format!("{byte:02x}")).collect())
+        let (halves, _) = digest.as_chunks::<16>();
+        Self(halves.iter().map(|half| format!("{:032x}", u128::from_be_bytes(*half))).collect())
     }
 
     /// The digest.

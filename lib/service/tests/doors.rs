@@ -86,6 +86,13 @@ impl House {
                     Json(true)
                 }),
             )
+            .route(
+                "/v1/block",
+                post(|| async {
+                    std::thread::sleep(Duration::from_millis(1500));
+                    Json(true)
+                }),
+            )
             .route("/v1/stuck", post(|| async { std::future::pending::<Json<bool>>().await }));
         let me = credentials(&ca, "azote:service/kms", true);
         let incidents = Arc::new(Mutex::new(Vec::new()));
@@ -157,6 +164,20 @@ async fn raw_answer(mut stream: TlsStream<TcpStream>, request: &[u8]) -> String 
 #[track_caller]
 fn code<T: std::fmt::Debug>(answer: Result<T, CallError>) -> String {
     answer.unwrap_err().code().to_owned()
+}
+
+#[tokio::test]
+async fn a_handler_that_blocks_its_lane_keeps_the_others_going() {
+    let mut house = House::open(Limits { lanes: 2, ..limits() }).await;
+    let (busy, other) = (house.acme(), house.acme());
+    let busy = tokio::spawn(async move { busy.post::<_, bool>("/v1/block", &json!({})).await });
+    sleep(Duration::from_millis(300)).await;
+    let answer: Value = other.post("/v1/who", &json!(1)).await.unwrap();
+    assert_eq!(answer, json!(["azote:tenant/acme", 1]));
+    assert!(!busy.is_finished());
+    house.stop.take().unwrap().send(()).unwrap();
+    assert!(busy.await.unwrap().unwrap(), "a stop leaves time to what was begun");
+    house.serving.await.unwrap();
 }
 
 #[tokio::test]

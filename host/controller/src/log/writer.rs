@@ -1,6 +1,6 @@
-//! Group commit without a thread of its own: who comes first writes, for all who have come by then; who comes
-//! meanwhile waits, and the first of them writes next. A lone caller waits for nobody but the disk, and records that
-//! come at the same time share a `fdatasync`.
+//! Group commit without a thread of its own: who comes while nobody writes does so, for all who wait, first come
+//! first served. A lone caller waits for nobody but the disk, and records that come at the same time share a
+//! `fdatasync`.
 
 use super::{BATCH, Entry, Log, LogError};
 use host_api::LogStatus;
@@ -22,10 +22,12 @@ struct Shared {
     log: Mutex<Log>,
 }
 
-/// Entries that wait, first come first served. While somebody leads, the others are told when it is their turn.
+/// Entries that wait, in order.
 #[derive(Debug, Default)]
 struct Queue {
     jobs: VecDeque<Job>,
+    /// Whether somebody writes. When it ends, the first who still waits is told: unless another who runs already is
+    /// quicker, the next write is theirs.
     led: bool,
 }
 
@@ -37,7 +39,7 @@ struct Job {
 
 #[derive(Debug)]
 enum Turn {
-    /// Write what waits.
+    /// Nobody writes.
     Lead,
     /// It was written.
     Done(Result<u64, LogError>),
@@ -51,44 +53,45 @@ impl Writer {
 
     /// Appends one record and waits until it is durable; gives its sequence number.
     pub fn append(&self, entry: Entry) -> Result<u64, LogError> {
-        let (tell, told) = mpsc::sync_channel(1);
-        let mut queue = lock(&self.0.queue);
-        queue.jobs.push_back(Job { entry, tell });
-        let leads = !std::mem::replace(&mut queue.led, true);
-        drop(queue);
-        if leads {
-            self.lead();
-        }
+        // Nobody is told more than both turns.
+        let (tell, told) = mpsc::sync_channel(2);
+        lock(&self.0.queue).jobs.push_back(Job { entry, tell });
         loop {
+            self.lead();
             match told.recv().map_err(|_| LogError::Poisoned)? {
-                Turn::Lead => self.lead(),
+                Turn::Lead => {}
                 Turn::Done(result) => return result,
             }
         }
     }
 
-    /// Writes what waits, at least the first, and hands over to the next.
+    /// Writes what waits, unless somebody does.
     fn lead(&self) {
-        let writing = lock(&self.0.writing);
         let mut queue = lock(&self.0.queue);
         let count = queue.jobs.len().min(BATCH);
+        if count == 0 || std::mem::replace(&mut queue.led, true) {
+            return;
+        }
         let (entries, askers): (Vec<_>, Vec<_>) =
             queue.jobs.drain(..count).map(|job| (job.entry, job.tell)).unzip();
         drop(queue);
-        let flight = self.log().take_off(&entries);
-        let landed = flight.land();
-        let results = self.log().landed(flight, landed);
-        drop(writing);
+        let results = self.write(&entries);
         let mut queue = lock(&self.0.queue);
-        // Whoever asked waits for the answer, and a thread that is gone has taken the process with it.
-        match queue.jobs.front() {
-            Some(next) => drop(next.tell.send(Turn::Lead)),
-            None => queue.led = false,
-        }
+        queue.led = false;
+        let next = queue.jobs.front().map(|next| next.tell.clone());
         drop(queue);
+        // Whoever asked waits for the answer: a thread that panics takes the process with it.
+        let _ = next.map(|next| next.send(Turn::Lead));
         for (asker, result) in askers.into_iter().zip(results) {
             let _ = asker.send(Turn::Done(result));
         }
+    }
+
+    fn write(&self, entries: &[Entry]) -> Vec<Result<u64, LogError>> {
+        let _writing = lock(&self.0.writing);
+        let flight = self.log().take_off(entries);
+        let landed = flight.land();
+        self.log().landed(flight, landed)
     }
 
     /// The next records after number `after`, see [`Plan::read`](super::Plan::read). Who reads keeps no writer waiting.

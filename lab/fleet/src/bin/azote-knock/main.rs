@@ -77,6 +77,8 @@ struct Measured {
     /// CPU time of one call.
     client_cpu: f64,
     server_cpu: f64,
+    /// What this machine's CPUs take for one call of every caller: callers who always call wait so long at least.
+    cpu_floor: f64,
 }
 
 #[derive(Deserialize)]
@@ -113,8 +115,8 @@ fn run(args: &Args) -> Outcome<()> {
     let mut all = Vec::new();
     if !args.json {
         println!(
-            "         calls             two syncs          ratio        crowd of syncs     ratio        CPU µs/call\n\
-             callers  p50 µs   p99     p50      p99       p50    p99   p50      p99       p50    p99   client door   calls/s"
+            "         calls              two syncs                       crowd of syncs                  CPU µs/call\n\
+             callers  p50 µs   p99 µs   p50      p99      ratios        p50      p99      ratios        client door   floor    calls/s"
         );
     }
     for callers in &args.callers {
@@ -134,22 +136,16 @@ fn run(args: &Args) -> Outcome<()> {
 
 impl Measured {
     fn print(&self) {
+        let Self { callers, p50, p99, client_cpu, server_cpu, cpu_floor, calls_per_second, .. } = self;
+        let ratios = |p50: f64, p99: f64| format!("{p50:.2} {p99:.2}");
         println!(
-            "{:<8} {:<8.0} {:<7.0} {:<8.0} {:<9.0} {:<6.2} {:<5.2} {:<8.0} {:<9.0} {:<6.2} {:<5.2} {:<6.0} {:<6.0} {:.0}",
-            self.callers,
-            self.p50,
-            self.p99,
+            "{callers:<8} {p50:<8.0} {p99:<8.0} {:<8.0} {:<8.0} {:<13} {:<8.0} {:<8.0} {:<13} {client_cpu:<6.0} {server_cpu:<6.0} {cpu_floor:<8.0} {calls_per_second:.0}",
             self.sync_p50,
             self.sync_p99,
-            self.ratio_p50,
-            self.ratio_p99,
+            ratios(self.ratio_p50, self.ratio_p99),
             self.crowd_p50,
             self.crowd_p99,
-            self.crowd_ratio_p50,
-            self.crowd_ratio_p99,
-            self.client_cpu,
-            self.server_cpu,
-            self.calls_per_second
+            ratios(self.crowd_ratio_p50, self.crowd_ratio_p99),
         );
     }
 }
@@ -231,7 +227,7 @@ impl Place {
         let (wall, spent) = (began.elapsed(), [own_cpu(), self.server_cpu()?]);
         syncs.extend(disk::alone(&self.state)?);
         crowd.extend(disk::crowd(&self.state, callers)?);
-        let calls = callers * each;
+        let (calls, cpus) = (callers * each, thread::available_parallelism()?.get());
         let [client_cpu, server_cpu] =
             [0, 1].map(|who: usize| (spent[who] - cpu[who]).as_secs_f64() * 1e6 / f64::from(calls));
         let [[p50, p99], [sync_p50, sync_p99], [crowd_p50, crowd_p99]] =
@@ -252,6 +248,7 @@ impl Place {
             crowd_ratio_p99: p99 / crowd_p99,
             client_cpu,
             server_cpu,
+            cpu_floor: f64::from(callers) * (client_cpu + server_cpu) / cpus as f64,
         })
     }
 
