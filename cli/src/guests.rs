@@ -37,6 +37,9 @@ pub(crate) struct Guests {
     /// Memory in MiB to set aside for them in large pages.
     #[arg(long, value_name = "MIB")]
     guest_memory: Option<u64>,
+    /// Start none of them where anything is missing that keeps tenants apart.
+    #[arg(long)]
+    production: bool,
 }
 
 impl Guests {
@@ -64,6 +67,9 @@ impl Guests {
         }
         if let Some(memory) = self.guest_memory {
             controller.args(["--guest-memory", &memory.to_string()]);
+        }
+        if self.production {
+            controller.args(["--environment", "production"]);
         }
         Ok(())
     }
