@@ -26,9 +26,10 @@ use std::{
 
 /// Life of a token that a session uses; its end brings another one.
 const TOKEN_LIFE: Duration = Duration::from_secs(900);
-/// How soon output is asked for again: soon after there was some, later when there was none.
-const SOON: Duration = Duration::from_millis(50);
-const LATE: Duration = Duration::from_secs(1);
+/// How soon output is asked for again: soon after there was some, later when there was none. Each read is in the
+/// host's log, and more than one in a second is more than the monitor takes for usual at first.
+const SOON: Duration = Duration::from_millis(100);
+const LATE: Duration = Duration::from_secs(2);
 /// Bytes of input in a message: a guest takes a few thousand ahead.
 const CHUNK: usize = 1024;
 /// How often input is sent anew that the guest had no room for, and how long in between.
