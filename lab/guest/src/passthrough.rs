@@ -43,7 +43,7 @@ const STORAGE: u64 = 64 << 20;
 const QUEUES: u32 = 3;
 /// What the guest does with it.
 const WORK: [&str; 7] =
-    ["pci", "pci-bars", "nvme", "nvme-data", "nvme-queues", "nvme-interrupts", "nvme-restart"];
+    ["pci", "pci-bars", "nvme", "nvme-data", "nvme-queues", "nvme-interrupts", "nvme-reset"];
 /// The guest's first check: its other waits are by the timer that it measures.
 const TIMER: &str = "timer";
 /// The slot of a function that is there from the start, and of one that comes later.
@@ -146,6 +146,8 @@ fn bind(function: &str, driver: &str) -> Result<(), Error> {
 struct Guest {
     rig: Rig,
     begun: Instant,
+    /// How many checks it is to make.
+    wanted: usize,
 }
 
 impl Guest {
@@ -159,7 +161,7 @@ impl Guest {
             give(&rig, BOOT_SLOT, claim)?;
         }
         rig.ask(&Request::Resume, &[])?;
-        Ok(Self { rig, begun: Instant::now() })
+        Ok(Self { rig, begun: Instant::now(), wanted: only.len() })
     }
 
     /// Its checks, and what it asks for done by `serve`, until it turns itself off.
@@ -180,8 +182,9 @@ impl Guest {
                 }
             }
             if state != State::Running || self.begun.elapsed() > LIMIT {
-                if !ended || state != State::Off {
-                    checks.push(row("passthrough-guest", false, format!("{state:?}, not at its end")));
+                if !ended || state != State::Off || checks.len() != self.wanted {
+                    let text = format!("{state:?} after {} of {} checks", checks.len(), self.wanted);
+                    checks.push(row("passthrough-guest", false, text));
                 }
                 return Ok(checks);
             }
@@ -236,7 +239,7 @@ fn killed(programs: &Programs, claim: &Claim) -> Result<Vec<Check>, Error> {
     drop(guest);
     let checks =
         Guest::start(programs, &["nvme"], Some(claim))?.finish(&mut |_, request| unexpected(request))?;
-    let good = checks.iter().any(|check| check.name == "nvme" && check.verdict == Verdict::Ok);
+    let good = checks.iter().all(|check| check.verdict == Verdict::Ok);
     Ok(vec![row("passthrough-killed", good, format!("the next machine finds {}", told(&checks)))])
 }
 
@@ -282,7 +285,7 @@ fn virtual_function(programs: &Programs) -> Result<Vec<Check>, Error> {
     let claim = Claim::new(address(VIRTUAL)?)?;
     let mut guest = Guest::start(programs, &WORK, Some(&claim))?;
     let checks = guest.finish(&mut |_, request| unexpected(request))?;
-    let good = checks.len() == WORK.len() && checks.iter().all(|check| check.verdict == Verdict::Ok);
+    let good = checks.iter().all(|check| check.verdict == Verdict::Ok);
     Ok(vec![row("passthrough-virtual", good, told(&checks))])
 }
 

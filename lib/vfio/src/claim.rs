@@ -30,6 +30,11 @@ pub enum ClaimError {
     /// A driver of the host has it.
     #[error("{0} is not bound to vfio-pci: its driver is {1}")]
     Driver(PciAddress, String),
+    /// The kernel was told to let interrupts through that the function makes up.
+    #[error(
+        "{0} could raise interrupts that are not its own: unload vfio_iommu_type1 and load it without allow_unsafe_interrupts"
+    )]
+    Interrupts(PciAddress),
     /// Someone has it.
     #[error("{0} is in use")]
     Busy(PciAddress),
@@ -56,6 +61,7 @@ impl ClaimError {
             Self::NoIommu(_) => "passthrough.no-iommu",
             Self::Shared(..) => "passthrough.shared",
             Self::Driver(..) => "passthrough.driver",
+            Self::Interrupts(_) => "passthrough.interrupts",
             Self::Busy(_) => "passthrough.busy",
             Self::Incoherent(_) => "passthrough.incoherent",
             Self::System { .. } => "passthrough.system",
@@ -148,6 +154,11 @@ fn group(sysfs: &Path, address: PciAddress) -> Result<PathBuf, ClaimError> {
     if let Some(other) = members.into_iter().find(|member| *member != address.to_string()) {
         return Err(ClaimError::Shared(address, other));
     }
+    // Without it the kernel itself refuses where interrupts are not remapped.
+    let unsafe_ones = sysfs.join("module/vfio_iommu_type1/parameters/allow_unsafe_interrupts");
+    if fs::read_to_string(unsafe_ones).is_ok_and(|allowed| allowed.trim() != "N") {
+        return Err(ClaimError::Interrupts(address));
+    }
     match link("driver") {
         Some(driver) if driver.as_os_str() == DRIVER => Ok(group),
         Some(driver) => Err(ClaimError::Driver(address, driver.display().to_string())),
@@ -207,6 +218,12 @@ mod tests {
         assert_eq!(code("0000:06:00.0"), "passthrough.driver");
         assert_eq!(code("0000:07:00.0"), "passthrough.absent");
         assert_eq!(code("0000:09:00.0"), "passthrough.no-iommu");
+        let parameters = machine.path().join("module/vfio_iommu_type1/parameters");
+        fs::create_dir_all(&parameters).unwrap();
+        for (allowed, wanted) in [("N\n", "0"), ("Y\n", "passthrough.interrupts")] {
+            fs::write(parameters.join("allow_unsafe_interrupts"), allowed).unwrap();
+            assert_eq!(code("0000:03:00.1"), wanted);
+        }
     }
 
     #[test]

@@ -32,6 +32,11 @@ impl Container {
         Ok(())
     }
 
+    /// Nothing is mapped.
+    pub fn is_empty(&self) -> bool {
+        self.maps.is_empty()
+    }
+
     /// Takes all of it back. The functions must do no DMA any more: the IOMMU stops what comes late.
     pub fn unmap_all(&mut self) -> Result<(), Errno> {
         while let Some((iova, size)) = self.maps.pop() {

@@ -63,6 +63,7 @@ const CHECKS: &[Check] = &[
     ("nvme-interrupts", storage::interrupts),
     ("nvme-hostile", storage::hostile),
     ("nvme-restart", storage::restart),
+    ("nvme-reset", storage::reset),
     ("moved", moving::check),
     ("hotplug", hotplug::orderly),
     ("hotplug-surprise", hotplug::surprise),

@@ -4,7 +4,7 @@ use crate::apic;
 use crate::arch::{count, peek, poke};
 use crate::machine::Machine;
 use crate::nvme::{DEPTH, MOST, Nvme, command};
-use crate::report::{Outcome, Time, fail, require, text};
+use crate::report::{Outcome, Time, fail, require, skip, text};
 
 /// The controller under test, started by the first check of it.
 fn nvme(machine: &mut Machine) -> Outcome<Nvme> {
@@ -189,5 +189,25 @@ pub(crate) fn restart(machine: &mut Machine) -> Outcome {
     with(machine, |machine, nvme| {
         nvme.queues[1].run(machine, command(0, 1))?;
         Ok(text!("off, on, queues made again"))
+    })
+}
+
+/// A function level reset leaves nothing of what was set, and the function works again.
+pub(crate) fn reset(machine: &mut Machine) -> Outcome {
+    let function = nvme(machine)?.function;
+    let express = function.capability(0x10).filter(|at| function.read(at + 4) >> 28 & 1 == 1);
+    let Some(express) = express else { skip!("slot {} does not say that it can be reset", function.0) };
+    function.write(express + 8, function.read(express + 8) & 0xffff | 1 << 15);
+    machine.clock.spin(100_000_000);
+    let messages = function.capability(0x11).map_or(0, |at| function.read(at));
+    let (state, bar) = (function.read(4), function.read(0x10));
+    require!(
+        state & 6 == 0 && bar & !0xf == 0 && messages >> 31 == 0,
+        "after it: command {state:#x}, BAR 0 {bar:#x}, MSI-X {messages:#x}"
+    );
+    machine.nvme = Some(Nvme::start(machine, function)?);
+    with(machine, |machine, nvme| {
+        nvme.queues[0].run(machine, command(0, 1))?;
+        Ok(text!("decoding, BARs and interrupts were off; started anew"))
     })
 }
