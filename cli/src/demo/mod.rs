@@ -6,6 +6,7 @@ pub(crate) mod recorded;
 mod refused;
 mod report;
 mod secret;
+mod shared;
 
 use crate::{
     args,
@@ -90,5 +91,6 @@ fn play(out: Out, place: &Place, args: &args::Demo) -> Result<bool, Failure> {
     let attack = refused::firmware(&mut stage, &mut scene)?;
     refused::stop(&mut stage, &scene)?;
     let log = recorded::log(&mut stage, &scene, &attack)?;
+    shared::linux(&mut stage)?;
     Ok(stage.report.finish(&log))
 }
