@@ -3,6 +3,7 @@
 
 mod rig;
 
+use exposure::{Allowances, Expectations, SANDBOXES, Scope, judge, survey};
 use launcher::FIRST_USER;
 use rig::{Launcher, Parts, hypervisor_image, image, instance, status};
 use rustix::{
@@ -13,8 +14,9 @@ use sandbox::Violation;
 use std::{
     fs,
     io::Read,
-    os::fd::AsFd,
+    os::{fd::AsFd, unix::process::CommandExt},
     path::Path,
+    process::{Command, Stdio},
     time::{Duration, Instant},
 };
 use wire::{
@@ -118,7 +120,9 @@ fn others_than_root_have_one_user_for_all_in_a_user_namespace() {
         println!("skipped: another user than this one: only root can become one");
         return;
     }
-    let mut launcher = Launcher::start_as(NOBODY, hypervisor_image());
+    let mut launcher = Launcher::start_with(hypervisor_image(), |command| {
+        command.uid(NOBODY).gid(NOBODY).stderr(Stdio::piped());
+    });
     let started = [1, 2].map(|number| launcher.hypervisor(number));
     let [Ok(first), Ok(second)] = started else {
         let mut said = String::new();
@@ -136,6 +140,34 @@ fn others_than_root_have_one_user_for_all_in_a_user_namespace() {
     }
     let killed = Ended { instance: instance(2), code: None, signal: Some(Signal::KILL.as_raw()) };
     assert_eq!(launcher.end(2).unwrap(), killed);
+}
+
+/// As the survey of a host sees them.
+#[test]
+fn they_expose_nothing_that_no_sandbox_file_names() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = folder.path().canonicalize().unwrap().join("run");
+    fs::create_dir(&run).unwrap();
+    let log = fs::File::create(run.join("controller.log")).unwrap();
+    let launcher = Launcher::start_with(hypervisor_image(), |command| {
+        command.stderr(log);
+    });
+    let hypervisors = [1, 2].map(|number| launcher.hypervisor(number).unwrap());
+    hypervisors.iter().for_each(|hypervisor| drop(hypervisor.isolation().unwrap()));
+    if let Some(parts) = Parts::find("what a machine exposes") {
+        hypervisors[0].create(1, &parts);
+    }
+    let pid = launcher.child.id();
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let started = stat.rsplit(')').next().unwrap().split_whitespace().nth(19).unwrap().to_owned();
+    fs::write(run.join("launcher.pid"), format!("{pid} boot {started}")).unwrap();
+    let survey = survey(run.parent().unwrap(), Scope::Installation).unwrap();
+    let mut names: Vec<_> = survey.processes.iter().map(|process| process.name.as_str()).collect();
+    names.sort_unstable();
+    assert_eq!(names, ["azote-hypervisor", "azote-hypervisor", "azote-launcher", "azote-launcher"]);
+    let expected = Expectations::parse(SANDBOXES, "").unwrap();
+    let findings = judge(&survey, &expected, Allowances { unread: !geteuid().is_root() });
+    assert!(findings.iter().all(|finding| !finding.fails), "{findings:#?}");
 }
 
 #[test]
@@ -251,8 +283,7 @@ fn there_are_as_many_as_there_are_users() {
 #[test]
 fn started_by_hand_it_says_what_is_wrong() {
     let run = |arguments: &[&str]| {
-        let mut command = std::process::Command::new(rig::PROGRAM);
-        command.args(arguments).stdin(std::process::Stdio::null()).output().unwrap()
+        Command::new(rig::PROGRAM).args(arguments).stdin(Stdio::null()).output().unwrap()
     };
     for arguments in [&[][..], &["--inside"], &["--help"]] {
         let output = run(arguments);

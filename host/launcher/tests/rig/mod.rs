@@ -15,12 +15,9 @@ use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
 use std::{
     fs::{self, File},
     io::{self, Write},
-    os::{
-        fd::{AsFd, BorrowedFd, OwnedFd},
-        unix::process::CommandExt,
-    },
+    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
     path::Path,
-    process::{Child, Command, Stdio},
+    process::{Child, Command},
     sync::Once,
     time::{Duration, Instant},
 };
@@ -69,12 +66,13 @@ impl Launcher {
         Self { child, link: Link::new(control) }
     }
 
-    /// As another user does.
-    pub fn start_as(user: u32, image: OwnedFd) -> Self {
+    /// The same, otherwise than the controller does it.
+    pub fn start_with(image: OwnedFd, otherwise: impl FnOnce(&mut Command)) -> Self {
         let (ours, theirs) = Link::<Request, Reply>::pair().unwrap();
-        let mut command = Command::new(PROGRAM);
-        command.uid(user).gid(user).current_dir("/");
-        command.stdin(OwnedFd::from(theirs)).stdout(image).stderr(Stdio::piped());
+        let program = self::image("azote-launcher", Path::new(PROGRAM));
+        let mut command = Command::new(format!("/proc/self/fd/{}", program.as_raw_fd()));
+        command.current_dir("/").stdin(OwnedFd::from(theirs)).stdout(image);
+        otherwise(&mut command);
         Self { child: command.spawn().unwrap(), link: ours }
     }
 
