@@ -6,6 +6,7 @@ use crate::{
     Error,
     card::Card,
     nested::Machine,
+    passthrough::give,
     report::Check,
     rig::{Rig, Size, sealed},
     scenario::{self, Programs, row},
@@ -17,6 +18,7 @@ use std::{
     thread::sleep,
     time::{Duration, Instant},
 };
+use vfio::Claim;
 use wire::hypervisor::{Request, State};
 
 /// The slot of the root volume.
@@ -27,17 +29,31 @@ const LATER_SIZE: u64 = 8 << 20;
 /// No byte before the console's driver: each is an exit, and nested exits are dear.
 const COMMAND_LINE: &str = "root=/dev/nvme0n1p2 rw rootwait console=ttyS0 quiet panic=-1 reboot=t";
 /// Names of the files in the emulated machine.
-const KERNEL: &str = "vmlinuz";
-const ROOT: &str = "root.img";
+pub(crate) const KERNEL: &str = "vmlinuz";
+pub(crate) const ROOT: &str = "root.img";
 /// Modules that make an emulated machine a host, in this order.
 pub(crate) const MODULES: [&str; 3] =
     ["kernel/virt/lib/irqbypass.ko", "kernel/arch/x86/kvm/kvm.ko", "kernel/arch/x86/kvm/kvm-amd.ko"];
-/// Boots the kernel with its root image here, presses the power button, and waits for the end.
-pub fn here(programs: &Programs, kernel: &Path, root: &Path, limit: Duration) -> Result<Vec<Check>, Error> {
+/// What is typed when a function of the host's hardware has come: a random megabyte is written to it and read back from
+/// it, not from what the guest remembers.
+const TYPED: &str = "until n=$(grep -l QEMU /sys/class/nvme/*/model) && d=/dev/$(basename ${n%/model})n1 && [ -b $d ]; \
+    do sleep 0.1; done; dd if=/dev/urandom of=/tmp/a bs=64k count=16 && dd if=/tmp/a of=$d bs=64k conv=fsync && \
+    echo 3 >/proc/sys/vm/drop_caches && cmp -n 1048576 /tmp/a $d && echo azote-guest: hardware $(xargs <$n)";
+
+/// Boots the kernel with its root image here, gives it a volume and takes it back, likewise a function of the host's
+/// hardware if there is one, presses the power button, and waits for the end.
+pub fn here(
+    programs: &Programs,
+    kernel: &Path,
+    root: &Path,
+    hardware: Option<&Claim>,
+    limit: Duration,
+) -> Result<Vec<Check>, Error> {
     let (kernel, root) = (sealed("kernel", &fs::read(kernel)?)?, fs::read(root)?);
     let mut card = Card::start(&programs.card())?;
     let function = card.volume(root.len() as u64, &root)?;
     let mut rig = Rig::start(&programs.hypervisor())?;
+    rig.passthrough = hardware.is_some();
     rig.create(&Size { cpus: 2, memory_mib: 256 }, COMMAND_LINE, &kernel, None)?;
     rig.ask(&Request::Attach { slot: ROOT_SLOT }, &[&function])?;
     let begun = Instant::now();
@@ -50,6 +66,9 @@ pub fn here(programs: &Programs, kernel: &Path, root: &Path, limit: Duration) ->
             rows.extend(read(&line, begun));
             if line.trim() == image::READY && pressed.is_none() {
                 rows.push(hot_plug(&rig, &mut card)?);
+                if let Some(claim) = hardware {
+                    rows.push(use_hardware(&mut rig, claim)?);
+                }
                 rig.ask(&Request::PowerButton, &[])?;
                 pressed = Some(Instant::now());
             }
@@ -84,6 +103,25 @@ fn hot_plug(rig: &Rig, card: &mut Card) -> Result<Check, Error> {
         (begun.elapsed() - used_after).as_secs_f64()
     );
     Ok(row("linux-hotplug", used && gone, text))
+}
+
+/// Puts a function of the host's hardware into the running machine, lets the guest use it, and asks for it back.
+fn use_hardware(rig: &mut Rig, claim: &Claim) -> Result<Check, Error> {
+    give(rig, LATER_SLOT, claim)?;
+    rig.type_line(TYPED)?;
+    let mut found = None;
+    let used = until(|| {
+        let said = rig
+            .lines()?
+            .into_iter()
+            .find_map(|line| Some(line.trim().strip_prefix("azote-guest: hardware ")?.to_owned()));
+        found = said;
+        Ok(found.is_some())
+    })?;
+    rig.ask(&Request::Detach { slot: LATER_SLOT, force: false }, &[])?;
+    let gone = until(|| Ok(rig.statistics()?.slots.iter().all(|used| used.slot != LATER_SLOT)))?;
+    let text = format!("{} {}, written, read back, given back", claim.address(), found.unwrap_or_default());
+    Ok(row("linux-hardware", used && gone, text))
 }
 
 /// Waits for something, a minute at most; says whether it came.
@@ -121,7 +159,7 @@ pub fn anywhere(programs: &Programs, limit: Duration) -> Result<Vec<Check>, Erro
         let parts = Parts::locate(&parts::default_dir())?;
         let root = image::build(&parts, &parts::default_dir(), &mut |_| {})?;
         let mut rows = vec![row("linux-way", true, format!("directly: the processor has {name}"))];
-        rows.extend(here(programs, parts.kernel(), &root, limit)?);
+        rows.extend(here(programs, parts.kernel(), &root, None, limit)?);
         return Ok(rows);
     }
     let why = if kernels { "no /dev/kvm" } else { name };
