@@ -80,6 +80,7 @@ pub struct Hypervisors {
     source: Source,
     weaknesses: Vec<Fault>,
     threads: u64,
+    reserved: bool,
     books: Mutex<Books>,
     changed: Condvar,
     begun: Instant,
@@ -108,7 +109,8 @@ impl Hypervisors {
         launcher: Launcher,
         mut weaknesses: Vec<Fault>,
     ) -> Result<Self, Refusal> {
-        if !share.reserved {
+        let reserved = share.reserved;
+        if !reserved {
             weaknesses.push(Fault::new(
                 "memory.not-reserved",
                 "guest memory is not set aside in large pages: give the controller --guest-memory",
@@ -119,7 +121,15 @@ impl Hypervisors {
         let placement = Placement::new(share.instances).map_err(refusal)?;
         let (entries, stopped, consoles) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
         let books = Mutex::new(Books { placement, entries, launcher, stopped, consoles });
-        Ok(Self { source, weaknesses, threads, books, changed: Condvar::new(), begun: Instant::now() })
+        Ok(Self {
+            source,
+            weaknesses,
+            threads,
+            reserved,
+            books,
+            changed: Condvar::new(),
+            begun: Instant::now(),
+        })
     }
 
     /// What is missing to keep tenants apart.
@@ -175,6 +185,7 @@ impl Hypervisors {
             command_line: self.source.command_line.clone(),
             console_key,
             passthrough: false,
+            reserved: self.reserved,
         };
         books.consoles.remove(&instance);
         books.entries.insert(instance, Entry::new(kind, create.clone(), now));

@@ -113,7 +113,8 @@ impl Instance {
         check(&create)?;
         let bytes = create.memory_mib.saturating_mul(1 << 20);
         let console = Console::new(create.instance.clone(), create.console_key.clone())?;
-        let parts = Parts::new(device, &create, Memory::new(bytes)?)?;
+        let memory = if create.reserved { Memory::reserved(bytes) } else { Memory::new(bytes) };
+        let parts = Parts::new(device, &create, memory?)?;
         let (config, memory) = (config(&create, &parts)?, &parts.memory);
         let platform: Arc<dyn Platform> = Arc::<Vm>::clone(&parts.vm);
         let machine = Machine::new(platform, Arc::clone(memory), &config, Box::new(console.clone()))?;

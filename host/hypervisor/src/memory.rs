@@ -53,6 +53,12 @@ impl Memory {
         Self::adopt(huge(bytes).or_else(|_| memfd(bytes))?)
     }
 
+    /// The same, of large pages that the host set aside: all of it now, or none.
+    pub fn reserved(bytes: u64) -> Result<Self, MemoryError> {
+        check(bytes)?;
+        Self::adopt(huge(bytes)?)
+    }
+
     /// The memory of a machine that ran in another process.
     pub fn adopt(file: OwnedFd) -> Result<Self, MemoryError> {
         let bytes = u64::try_from(fstat(&file)?.st_size).unwrap_or_default();
@@ -205,7 +211,7 @@ mod tests {
         let pool = std::fs::read_to_string("/proc/sys/vm/nr_hugepages").unwrap();
         let pages: u64 = pool.trim().parse().unwrap();
         let too_much = (pages + 1) * LEAST;
-        assert!(huge(too_much).is_err(), "all of it or none");
+        assert!(Memory::reserved(too_much).is_err(), "all of it or none");
         let small = Memory::new(too_much).unwrap();
         small.write(too_much - 1, &[1]).unwrap();
         match huge(LEAST) {

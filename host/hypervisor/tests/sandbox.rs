@@ -146,6 +146,7 @@ fn short(programs: &Programs) -> Result<(), String> {
             command_line: "only=memory".to_owned(),
             console_key: None,
             passthrough: false,
+            reserved: false,
         }))
     };
     first.refused(&create(9999), &fds(kvm.as_fd()))?;

@@ -93,6 +93,7 @@ impl Rig {
             command_line: words.to_owned(),
             console_key: Some(self.console.public_key().to_vec()),
             passthrough: self.passthrough,
+            reserved: false,
         };
         let kvm = kvm()?;
         let mut fds = vec![kvm.as_fd(), kernel.as_fd()];

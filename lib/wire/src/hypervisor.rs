@@ -94,6 +94,9 @@ pub struct Create {
     /// Functions of the host's hardware may come ([`Request::Passthrough`]). A machine without gives up the system
     /// calls for them.
     pub passthrough: bool,
+    /// Memory comes from the large pages that the host set aside, or the machine is not built. Otherwise small pages do
+    /// where there are no large ones.
+    pub reserved: bool,
 }
 
 /// What the hypervisor answers.

@@ -178,6 +178,7 @@ impl Hypervisor {
             command_line: "only=memory".to_owned(),
             console_key: None,
             passthrough: false,
+            reserved: false,
         };
         let create = hypervisor::Request::Create(Box::new(create));
         let reply = self.0.call(&create, &[parts.kvm.as_fd(), parts.kernel.as_fd()]).unwrap();
