@@ -40,7 +40,7 @@ const PROOFS: usize = 65_536;
 const TOKENS: usize = 65_536;
 
 /// Threads that serve connections: so many records can become durable together.
-const LANES: usize = 32;
+const LANES: usize = 64;
 
 /// The door.
 pub struct Door {
