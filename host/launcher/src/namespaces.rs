@@ -84,7 +84,8 @@ pub(crate) fn fill() -> Result<(), NamespaceError> {
     let own = Path::new(ROOT).join("proc");
     fs::create_dir(&own).map_err(step("proc"))?;
     mount("proc", &own, "proc", quiet | MountFlags::NOEXEC, c"hidepid=2").map_err(step("proc"))?;
-    // No memory that is filled here can be executed: nobody starts another program. Kernels before 6.3 lack it.
+    // No memory that is filled here can be executed: nobody starts another program. Only root can say so, and not to
+    // kernels before 6.3.
     let _ = fs::write(own.join("sys/vm/memfd_noexec"), "2");
     let read_only = MountFlags::BIND | MountFlags::RDONLY | MountFlags::NOEXEC | quiet;
     mount_remount(ROOT, read_only, c"").map_err(step("a root that nobody writes"))?;

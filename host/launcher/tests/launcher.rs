@@ -171,7 +171,9 @@ fn they_expose_nothing_that_no_sandbox_file_names() {
     assert_eq!(names, ["azote-hypervisor", "azote-hypervisor", "azote-launcher", "azote-launcher"]);
     let expected = Expectations::parse(SANDBOXES, "").unwrap();
     let findings = judge(&survey, &expected, Allowances { unread: !geteuid().is_root() });
-    assert!(findings.iter().all(|finding| !finding.fails), "{findings:#?}");
+    // Who makes a user namespace has power over all in it.
+    let known = |code| code == "exposure.dumpable" && !geteuid().is_root();
+    assert!(findings.iter().all(|finding| !finding.fails || known(finding.code)), "{findings:#?}");
 }
 
 #[test]

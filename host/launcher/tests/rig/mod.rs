@@ -15,7 +15,10 @@ use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
 use std::{
     fs::{self, File},
     io::{self, Write},
-    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
+    os::{
+        fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
+        unix::process::CommandExt,
+    },
     path::Path,
     process::{Child, Command},
     sync::Once,
@@ -71,7 +74,7 @@ impl Launcher {
         let (ours, theirs) = Link::<Request, Reply>::pair().unwrap();
         let program = self::image("azote-launcher", Path::new(PROGRAM));
         let mut command = Command::new(format!("/proc/self/fd/{}", program.as_raw_fd()));
-        command.current_dir("/").stdin(OwnedFd::from(theirs)).stdout(image);
+        command.arg0("azote-launcher").current_dir("/").stdin(OwnedFd::from(theirs)).stdout(image);
         otherwise(&mut command);
         Self { child: command.spawn().unwrap(), link: ours }
     }
