@@ -27,8 +27,6 @@ use wire::{Fault, Link, LinkError, launcher::Reply};
 
 /// Open files of a hypervisor: eventfds of some dozens of functions, and its processors.
 const FILES: u64 = 4096;
-/// Bytes that a hypervisor may lock: the key of the console.
-const LOCKED: u64 = 1 << 20;
 
 /// Why the launcher could not start or go on.
 #[derive(Debug, thiserror::Error)]
@@ -109,9 +107,10 @@ pub fn inside(policy: &Policy) -> Result<(), StageError> {
     let nowhere = open("/dev/null", OFlags::WRONLY | OFlags::CLOEXEC, rustix::fs::Mode::empty());
     nowhere.and_then(dup2_stdout).map_err(system("an empty standard output"))?;
     namespaces::fill()?;
-    for (resource, most) in [(Resource::Core, 0), (Resource::Nofile, FILES), (Resource::Memlock, LOCKED)] {
+    for (resource, most) in [(Resource::Core, 0), (Resource::Nofile, FILES)] {
         limit(resource, most).map_err(system("limits"))?;
     }
+    lift_locked().map_err(system("limits"))?;
     let separate = match user::own() {
         Ok(()) => true,
         // Not one of this namespace.
@@ -145,6 +144,15 @@ pub fn policy(own: &str) -> Result<Policy, SandboxError> {
 fn limit(resource: Resource, most: u64) -> Result<(), Errno> {
     let most = getrlimit(resource).maximum.map_or(most, |maximum| maximum.min(most));
     setrlimit(resource, Rlimit { current: Some(most), maximum: Some(most) })
+}
+
+/// A hypervisor that may have functions of the host's hardware locks guest memory for them; any other gives up all calls
+/// that lock memory before its guest runs. Without privilege the limit stays as it is.
+fn lift_locked() -> Result<(), Errno> {
+    match setrlimit(Resource::Memlock, Rlimit { current: None, maximum: None }) {
+        Err(Errno::PERM) => Ok(()),
+        lifted => lifted,
+    }
 }
 
 fn serve(

@@ -97,7 +97,7 @@ pub fn here(programs: &Programs, said: &mut dyn FnMut(&Check)) -> Result<Vec<Che
         checks.iter().for_each(&mut *said);
         rows.extend(checks);
     };
-    // The hypervisor has no privilege by which it could lock memory without a limit.
+    // As the launcher starts hypervisors, which have no privilege by which they could lock memory without a limit.
     setrlimit(Resource::Memlock, Rlimit { current: None, maximum: None })?;
     let mut refused = vec![code(PHYSICAL), code(NOT_ALONE)];
     bind(PHYSICAL, "vfio-pci")?;
