@@ -100,14 +100,12 @@ fn status_text(status: &HostStatus) -> String {
 fn guests_text(status: &HostStatus, text: &mut String) {
     if let Some(hypervisor) = &status.hypervisor {
         let (by, image) = (hypervisor.virtualisation, hypervisor.image.as_str());
-        let (cores, threads) = (hypervisor.free_cores, hypervisor.threads_per_core);
+        let cores = counted(hypervisor.free_cores, "core");
+        let threads = counted(hypervisor.threads_per_core, "thread");
         let memory = hypervisor.free_memory_mib;
-        let _ = writeln!(
-            text,
-            "sharing    virtualisation {by}; free: {cores} cores of {threads} threads, {memory} MiB"
-        );
+        let _ = writeln!(text, "sharing    virtualisation {by}; free: {cores} of {threads}, {memory} MiB");
         let _ = writeln!(text, "hypervisor sha256 {image}");
-        weaknesses_text(&hypervisor.weaknesses, text);
+        weaknesses_text(hypervisor.weaknesses.iter(), text);
     }
     for volume in &status.volumes {
         let (slot, device) = (volume.slot, volume.device_name.as_str());
@@ -126,11 +124,19 @@ fn guests_text(status: &HostStatus, text: &mut String) {
         if let Some(started) = &instance.measurement {
             let _ = writeln!(text, "           kernel sha256 {}", started.kernel.as_str());
         }
-        weaknesses_text(&instance.weaknesses, text);
+        // Those of the host are every instance's.
+        let of_host = status.hypervisor.iter().flat_map(|hypervisor| &hypervisor.weaknesses);
+        let own = instance.weaknesses.iter().filter(|own| !of_host.clone().any(|host| host == *own));
+        weaknesses_text(own, text);
     }
 }
 
-fn weaknesses_text(weaknesses: &[Weakness], text: &mut String) {
+/// `1 core`, `2 cores`.
+fn counted(number: u64, what: &str) -> String {
+    format!("{number} {what}{}", if number == 1 { "" } else { "s" })
+}
+
+fn weaknesses_text<'a>(weaknesses: impl Iterator<Item = &'a Weakness>, text: &mut String) {
     for weakness in weaknesses {
         let _ = writeln!(text, "WEAKNESS   {} ({})", weakness.message.as_str(), weakness.code.as_str());
     }
@@ -250,7 +256,7 @@ mod tests {
             ("0".repeat(64), json!([{"code": "isolation.smt", "message": "two threads share"}]));
         let instance = |id: u8, kind: &str, credits: Option<u64>| {
             json!({"instance": format!("i-{id:017x}"), "root": "vol-0123456789abcdef0", "instance_type": kind,
-                "state": "running", "credits": credits, "weaknesses": [],
+                "state": "running", "credits": credits, "weaknesses": weakness,
                 "measurement": {"kernel": sha, "initrd": null, "command_line": sha}})
         };
         let volume = json!({"volume": "vol-0123456789abcdef0", "instance": "i-00000000000000002", "slot": 1,
@@ -273,6 +279,7 @@ mod tests {
         ] {
             assert!(text.contains(part), "{part} in {text}");
         }
+        assert_eq!(text.matches("WEAKNESS").count(), 1, "{text}");
     }
 
     #[test]
