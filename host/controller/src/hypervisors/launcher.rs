@@ -6,10 +6,7 @@ use crate::{
 };
 use ids::InstanceId;
 use sandbox::Violation;
-use std::{
-    os::{fd::BorrowedFd, unix::process::ExitStatusExt},
-    process::{Child, ExitStatus},
-};
+use std::{os::fd::BorrowedFd, process::Child};
 use wire::{
     Link,
     launcher::{Ended, Reply, Request},
@@ -46,17 +43,8 @@ impl Launcher {
     /// it made one that its sandbox forbids.
     pub fn end(&mut self, instance: &InstanceId) -> Result<Option<Violation>, Refusal> {
         match self.peer.call(&Request::End { instance: instance.clone() }, &[])? {
-            Reply::Ended(ended) => Ok(violation(&ended)),
+            Reply::Ended(Ended { code, signal, .. }) => Ok(Violation::from_end(code, signal)),
             _ => Err(unexpected::<LauncherSide>()),
         }
     }
-}
-
-fn violation(ended: &Ended) -> Option<Violation> {
-    let raw = match (ended.code, ended.signal) {
-        (Some(code), _) => (code & 0xFF) << 8,
-        (None, Some(signal)) => signal & 0x7F,
-        (None, None) => return None,
-    };
-    Violation::of(ExitStatus::from_raw(raw))
 }
