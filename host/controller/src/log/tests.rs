@@ -457,3 +457,32 @@ fn many_writers_get_each_a_number_and_one_chain() {
     drop(writer);
     audit(&open(&path, ROOM).unwrap());
 }
+
+#[test]
+fn records_that_wait_for_the_disk_share_the_next_write_and_no_reader_waits() {
+    let (_dir, path) = place();
+    let writer = Writer::new(open(&path, ROOM).unwrap());
+    let append = || {
+        let writer = writer.clone();
+        thread::spawn(move || writer.append(intent()).unwrap())
+    };
+    let until = |state| {
+        while writer.waiting() != state {
+            thread::yield_now();
+        }
+    };
+    let disk = writer.hold();
+    let first = append();
+    until((true, 0));
+    let others: Vec<_> = (0..7).map(|_| append()).collect();
+    until((true, 7));
+    let page: host_api::LogPage = serde_json::from_slice(&writer.page(0).unwrap()).unwrap();
+    assert!(page.records.is_empty(), "a reader was told of what is not durable");
+    drop(disk);
+    assert_eq!(first.join().unwrap(), 1);
+    let mut others: Vec<_> = others.into_iter().map(|other| other.join().unwrap()).collect();
+    others.sort_unstable();
+    assert_eq!(others, (2..=8).collect::<Vec<_>>());
+    let frames = host_log::read(&log_key(), &fs::read(&files(&path)[0]).unwrap()).unwrap().unwrap().frames;
+    assert_eq!(frames.len(), 2);
+}

@@ -111,6 +111,19 @@ impl Writer {
         self.log().status()
     }
 
+    /// Keeps records from going to the disk.
+    #[cfg(test)]
+    pub(super) fn hold(&self) -> MutexGuard<'_, ()> {
+        lock(&self.0.writing)
+    }
+
+    /// Whether somebody writes, and how many others wait.
+    #[cfg(test)]
+    pub(super) fn waiting(&self) -> (bool, usize) {
+        let queue = lock(&self.0.queue);
+        (queue.led, queue.jobs.len())
+    }
+
     fn log(&self) -> MutexGuard<'_, Log> {
         lock(&self.0.log)
     }

@@ -8,6 +8,7 @@ mod caller;
 mod disk;
 
 use audit::caller::prepare;
+use aws_lc_rs::signature::{ED25519, Ed25519KeyPair, KeyPair, ParsedPublicKey};
 use caller::Line;
 use clap::Parser;
 use host_api::{Api, ReadLog, Resource};
@@ -21,6 +22,7 @@ use service::{Client, Credentials, client_config};
 use std::{
     error::Error,
     fs,
+    hint::black_box,
     net::SocketAddr,
     path::{Path, PathBuf},
     process::ExitCode,
@@ -77,8 +79,11 @@ struct Measured {
     /// CPU time of one call.
     client_cpu: f64,
     server_cpu: f64,
-    /// What this machine's CPUs take for one call of every caller: callers who always call wait so long at least.
-    cpu_floor: f64,
+    /// The signatures of one call: a proof to check, and two records to sign.
+    signatures: f64,
+    /// No median is below: two `fdatasync`s and the signatures of a call, one after the other; or, if that is longer,
+    /// what this machine's CPUs take for one call of every caller.
+    floor: f64,
 }
 
 #[derive(Deserialize)]
@@ -116,7 +121,7 @@ fn run(args: &Args) -> Outcome<()> {
     if !args.json {
         println!(
             "         calls              two syncs                       crowd of syncs                  CPU µs/call\n\
-             callers  p50 µs   p99 µs   p50      p99      ratios        p50      p99      ratios        client door   floor    calls/s"
+             callers  p50 µs   p99 µs   p50      p99      ratios        p50      p99      ratios        client door   signatures  floor    calls/s"
         );
     }
     for callers in &args.callers {
@@ -136,10 +141,11 @@ fn run(args: &Args) -> Outcome<()> {
 
 impl Measured {
     fn print(&self) {
-        let Self { callers, p50, p99, client_cpu, server_cpu, cpu_floor, calls_per_second, .. } = self;
+        let Self { callers, p50, p99, client_cpu, server_cpu, signatures, floor, calls_per_second, .. } =
+            self;
         let ratios = |p50: f64, p99: f64| format!("{p50:.2} {p99:.2}");
         println!(
-            "{callers:<8} {p50:<8.0} {p99:<8.0} {:<8.0} {:<8.0} {:<13} {:<8.0} {:<8.0} {:<13} {client_cpu:<6.0} {server_cpu:<6.0} {cpu_floor:<8.0} {calls_per_second:.0}",
+            "{callers:<8} {p50:<8.0} {p99:<8.0} {:<8.0} {:<8.0} {:<13} {:<8.0} {:<8.0} {:<13} {client_cpu:<6.0} {server_cpu:<6.0} {signatures:<11.0} {floor:<8.0} {calls_per_second:.0}",
             self.sync_p50,
             self.sync_p99,
             ratios(self.ratio_p50, self.ratio_p99),
@@ -228,6 +234,7 @@ impl Place {
         syncs.extend(disk::alone(&self.state)?);
         crowd.extend(disk::crowd(&self.state, callers)?);
         let (calls, cpus) = (callers * each, thread::available_parallelism()?.get());
+        let [signatures, _] = percentiles(signatures(self.me.key().pair())?);
         let [client_cpu, server_cpu] =
             [0, 1].map(|who: usize| (spent[who] - cpu[who]).as_secs_f64() * 1e6 / f64::from(calls));
         let [[p50, p99], [sync_p50, sync_p99], [crowd_p50, crowd_p99]] =
@@ -248,7 +255,8 @@ impl Place {
             crowd_ratio_p99: p99 / crowd_p99,
             client_cpu,
             server_cpu,
-            cpu_floor: f64::from(callers) * (client_cpu + server_cpu) / cpus as f64,
+            signatures,
+            floor: (sync_p50 + signatures).max(f64::from(callers) * (client_cpu + server_cpu) / cpus as f64),
         })
     }
 
@@ -259,6 +267,19 @@ impl Place {
         let ticks = fields.split(' ').skip(11).take(2).map(str::parse::<u64>).sum::<Result<u64, _>>()?;
         Ok(Duration::from_secs(ticks) / u32::try_from(clock_ticks_per_second())?)
     }
+}
+
+/// Times of what no call does without: one signature checked and two made.
+fn signatures(key: &Ed25519KeyPair) -> Outcome<Vec<Duration>> {
+    let (message, public) = ([0x5a; 256], ParsedPublicKey::new(&ED25519, key.public_key())?);
+    let once = |_| {
+        let start = Instant::now();
+        let signature = key.sign(&message);
+        black_box(key.sign(&message));
+        public.verify_sig(&message, signature.as_ref())?;
+        Ok(start.elapsed())
+    };
+    (0..200).map(once).collect()
 }
 
 /// How long this process was on a CPU.
