@@ -26,8 +26,8 @@ mod volume;
 
 pub use card::{Card, CardError};
 
-/// The most volumes that one card shows at once: as many as a main board has slots.
-pub const MAX_VOLUMES: usize = ids::SLOTS as usize;
+/// The most volumes that one card shows at once, to the main board or to several machines.
+pub const MAX_VOLUMES: usize = 64;
 /// The most commands of one volume that are with the storage at once.
 pub const MAX_IN_FLIGHT: u16 = 256;
 /// The sandbox that the process enters before it reads input.

@@ -20,7 +20,7 @@ use std::{
 
 const ENTRIES: u32 = 256;
 /// More than all volumes can have in flight, so that it never overflows.
-pub(crate) const COMPLETIONS: usize = 8192;
+pub(crate) const COMPLETIONS: usize = 32_768;
 const _: () = assert!(COMPLETIONS > MAX_VOLUMES * (crate::MAX_IN_FLIGHT as usize + 8));
 /// `IORING_REGISTER_FILES_UPDATE`.
 const FILES_UPDATE: u8 = 6;
