@@ -43,7 +43,7 @@ fuzz_target!(|input: &[u8]| {
             break;
         }
         let at = usize::from(u16::from_be_bytes([high, low])) % bytes.len();
-        match what % 5 {
+        match what % 6 {
             0 => bytes[at] ^= value,
             1 => bytes.truncate(at),
             2 => drop(bytes.drain(at..(at + usize::from(value)).min(bytes.len()))),
@@ -51,6 +51,7 @@ fuzz_target!(|input: &[u8]| {
                 let copied = bytes[at..(at + usize::from(value)).min(bytes.len())].to_vec();
                 bytes.extend(copied);
             }
+            4 => bytes.resize(bytes.len() + usize::from(value) * 8, 0),
             _ => bytes[at..].iter_mut().take(usize::from(value) * 8).for_each(|byte| *byte = 0),
         }
     }
