@@ -3,7 +3,7 @@
 use crate::{PciAddress, sys};
 use rustix::{
     fs::{Mode, OFlags, open},
-    io::Errno,
+    io::{Errno, fcntl_dupfd_cloexec},
 };
 use std::{
     ffi::CString,
@@ -90,11 +90,12 @@ impl Claim {
     /// Takes a function that stands alone in its IOMMU group and is bound to `vfio-pci`.
     pub fn new(address: PciAddress) -> Result<Self, ClaimError> {
         let group = group(Path::new("/sys"), address)?;
-        let open = |path: &Path, what| {
+        let open = |name: &Path, what| {
+            let path = Path::new("/dev/vfio").join(name);
             open(path, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()).map_err(failed(address, what))
         };
-        let container = open(Path::new("/dev/vfio/vfio"), "open a container for")?;
-        let group = open(&Path::new("/dev/vfio").join(group), "open the group of")?;
+        let container = open(Path::new("vfio"), "open a container for")?;
+        let group = open(&group, "open the group of")?;
         let mut status = sys::GroupStatus::default();
         sys::ask(&group, sys::GROUP_GET_STATUS, &mut status).map_err(failed(address, "look at"))?;
         if status.flags & sys::GROUP_VIABLE == 0 {
@@ -108,16 +109,22 @@ impl Claim {
         self.address
     }
 
+    /// Takes the function back from a virtual machine whose process is gone, and lets go of the memory that was mapped
+    /// for it. [`ClaimError::Busy`] until the kernel has closed the last copy of the device's descriptor.
+    pub fn release(&self) -> Result<(), ClaimError> {
+        match sys::leave_container(&self.group) {
+            Ok(()) | Err(Errno::INVAL) => Ok(()),
+            Err(error) => Err(failed(self.address, "take back")(error)),
+        }
+    }
+
     /// Descriptors for one virtual machine, with nothing mapped. To be handed over and not kept: when the last copy of
     /// the device's is closed the kernel resets the function, and it can be connected again. Until then it is
-    /// [`ClaimError::Busy`]. Makes no call but `ioctl` and `fcntl` (`F_DUPFD_CLOEXEC`).
+    /// [`ClaimError::Busy`]. The process that had them before must be gone: with the container it could reach into the next
+    /// one's. Makes no call but `ioctl` and `fcntl` (`F_DUPFD_CLOEXEC`).
     pub fn connect(&self) -> Result<Descriptors, ClaimError> {
         let address = self.address;
-        // A container that its last group has left keeps no map.
-        match sys::leave_container(&self.group) {
-            Ok(()) | Err(Errno::INVAL) => {}
-            Err(error) => return Err(failed(address, "take back")(error)),
-        }
+        self.release()?;
         let step = |what| failed(address, what);
         sys::enter_container(&self.group, &self.container).map_err(step("open a container for"))?;
         sys::set_iommu(&self.container, sys::TYPE1_V2).map_err(step("give an IOMMU to"))?;
@@ -126,7 +133,7 @@ impl Claim {
         }
         let name = CString::new(address.to_string()).map_err(|_| ClaimError::Absent(address))?;
         let device = sys::device(&self.group, &name).map_err(step("open"))?;
-        let container = rustix::io::fcntl_dupfd_cloexec(&self.container, 0).map_err(step("hand over"))?;
+        let container = fcntl_dupfd_cloexec(&self.container, 0).map_err(step("hand over"))?;
         Ok(Descriptors { container, device })
     }
 }
