@@ -11,6 +11,7 @@ use crate::{
     memory::Memory,
     pci::{
         Unfit,
+        bar::MOST_HARDWARE,
         config::{COMMAND, HEADER, INTERRUPT_LINE, MEMORY_SPACE},
     },
 };
@@ -92,6 +93,10 @@ impl Backend for Hardware {
 
     fn io_events(&mut self, _: u32) -> Result<Vec<IoEvent>, ClientError> {
         Ok(Vec::new())
+    }
+
+    fn largest_bar(&self) -> u64 {
+        MOST_HARDWARE
     }
 
     fn irq(&mut self, index: u32) -> Result<Irq, ClientError> {

@@ -1,5 +1,6 @@
 //! What a function is behind: a card's process, or the host's hardware. Both speak as VFIO does.
 
+use crate::pci::bar;
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     io::pread,
@@ -19,6 +20,8 @@ pub trait Backend: Send {
     fn region(&mut self, index: u32) -> Result<Region, ClientError>;
     /// The parts of a region that can be written by eventfd.
     fn io_events(&mut self, region: u32) -> Result<Vec<IoEvent>, ClientError>;
+    /// The largest BAR that it may have, in bytes.
+    fn largest_bar(&self) -> u64;
     /// One interrupt index.
     fn irq(&mut self, index: u32) -> Result<Irq, ClientError>;
     /// Reads a region.
@@ -64,6 +67,10 @@ impl Backend for Client {
             Err(ClientError::Refused(_)) => Ok(Vec::new()),
             events => events,
         }
+    }
+
+    fn largest_bar(&self) -> u64 {
+        bar::MOST
     }
 
     fn irq(&mut self, index: u32) -> Result<Irq, ClientError> {

@@ -51,7 +51,7 @@ fn regions(
         *size = description.size;
         windows.push(Window::new(description, card.io_events(region(index))?));
     }
-    Ok((Bars::new(registers, sizes)?, windows))
+    Ok((Bars::new(registers, sizes, card.largest_bar())?, windows))
 }
 
 fn msix(

@@ -11,8 +11,10 @@ const WIDTH_64: u32 = 0b100;
 const FLAGS: u32 = 0xF;
 /// The least that a memory BAR decodes, in bytes.
 const LEAST: u64 = 16;
-/// The largest that fits twice into the window for 64-bit BARs of any processor.
-const MOST: u64 = 1 << 34;
+/// The largest of a card: it fits twice into the window for 64-bit BARs of any processor.
+pub const MOST: u64 = 1 << 34;
+/// The largest of the host's hardware: it fits twice into the window of a processor with 40 address bits.
+pub const MOST_HARDWARE: u64 = 1 << 38;
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 enum Kind {
@@ -37,8 +39,9 @@ struct Bar {
 pub struct Bars([Bar; COUNT]);
 
 impl Bars {
-    /// `registers` as the card has them after its reset, `sizes` of its regions in bytes, 0 where there is none.
-    pub fn new(registers: [u32; COUNT], sizes: [u64; COUNT]) -> Result<Self, Unfit> {
+    /// `registers` as the card has them after its reset, `sizes` of its regions in bytes, 0 where there is none; none above
+    /// `most`.
+    pub fn new(registers: [u32; COUNT], sizes: [u64; COUNT], most: u64) -> Result<Self, Unfit> {
         let mut bars = [Bar::default(); COUNT];
         let mut upper = false;
         for ((bar, register), size) in bars.iter_mut().zip(registers).zip(sizes) {
@@ -47,7 +50,7 @@ impl Bars {
             } else if size > 0 && register & IO == 0 {
                 upper = register & WIDTH == WIDTH_64;
                 let kind = if upper { Kind::Wide } else { Kind::Low };
-                let most = if upper { MOST } else { 1 << 28 };
+                let most = if upper { most } else { 1 << 28 };
                 if size > most {
                     return Err(Unfit::Bar);
                 }
@@ -117,7 +120,7 @@ mod tests {
 
     #[test]
     fn sizes_are_learned_by_writing_ones() {
-        let mut bars = Bars::new([0xC, 0, 0x8, 1, 0, 0], [0x4000, 0, 0x1800, 0x100, 0, 0]).unwrap();
+        let mut bars = Bars::new([0xC, 0, 0x8, 1, 0, 0], [0x4000, 0, 0x1800, 0x100, 0, 0], MOST).unwrap();
         for register in 0..COUNT {
             bars.write(register, u32::MAX);
         }
@@ -133,9 +136,20 @@ mod tests {
 
     #[test]
     fn a_wide_bar_needs_two_registers() {
-        assert_eq!(Bars::new([0, 0, 0, 0, 0, 4], [0, 0, 0, 0, 0, 4096]), Err(Unfit::Bar));
-        assert_eq!(Bars::new([0; 6], [0x2000_0000, 0, 0, 0, 0, 0]), Err(Unfit::Bar));
-        assert_eq!(Bars::new([4, 0, 0, 0, 0, 0], [u64::MAX, 0, 0, 0, 0, 0]), Err(Unfit::Bar));
+        assert_eq!(Bars::new([0, 0, 0, 0, 0, 4], [0, 0, 0, 0, 0, 4096], MOST), Err(Unfit::Bar));
+        assert_eq!(Bars::new([0; 6], [0x2000_0000, 0, 0, 0, 0, 0], MOST), Err(Unfit::Bar));
+        assert_eq!(Bars::new([4, 0, 0, 0, 0, 0], [u64::MAX, 0, 0, 0, 0, 0], MOST), Err(Unfit::Bar));
+    }
+
+    #[test]
+    fn hardware_may_have_larger_ones() {
+        let bars = |most| Bars::new([0xC, 0, 0, 0, 0, 0], [128 << 30, 0, 0, 0, 0, 0], most);
+        assert_eq!(bars(MOST), Err(Unfit::Bar));
+        let mut bars = bars(MOST_HARDWARE).unwrap();
+        bars.write(0, u32::MAX);
+        bars.write(1, u32::MAX);
+        assert_eq!((bars.read(0), bars.read(1)), (0xC, 0xFFFF_FFE0));
+        assert_eq!(Bars::new([4, 0, 0, 0, 0, 0], [u64::MAX, 0, 0, 0, 0, 0], MOST_HARDWARE), Err(Unfit::Bar));
     }
 
     proptest! {
@@ -145,7 +159,7 @@ mod tests {
             sizes: [u64; COUNT],
             writes in proptest::collection::vec((0..8usize, any::<u32>()), 0..20),
         ) {
-            let Ok(mut bars) = Bars::new(registers, sizes.map(|size| size >> 34)) else { return Ok(()) };
+            let Ok(mut bars) = Bars::new(registers, sizes.map(|size| size >> 34), MOST) else { return Ok(()) };
             for (register, value) in writes {
                 bars.write(register, value);
                 for index in 0..COUNT {
