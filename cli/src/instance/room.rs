@@ -47,6 +47,8 @@ pub(super) fn room(kind: &InstanceType, status: &HostStatus) -> Room {
         Room::No("an instance has the main board")
     } else if kind.memory_mib > hypervisor.free_memory_mib {
         Room::No("too little memory")
+    } else if u64::from(kind.accelerators) > free_accelerators(kind, status) {
+        Room::No("too few accelerators")
     } else if !burstable && !kind.vcpus.is_multiple_of(threads) {
         Room::No("not a whole number of cores here")
     } else if u64::from(kind.cores(threads)) <= hypervisor.free_cores {
@@ -58,14 +60,22 @@ pub(super) fn room(kind: &InstanceType, status: &HostStatus) -> Room {
     }
 }
 
+/// Accelerators of the type's family that no instance of the host has.
+fn free_accelerators(kind: &InstanceType, status: &HostStatus) -> u64 {
+    let families = status.hypervisor.iter().flat_map(|hypervisor| &hypervisor.accelerators);
+    families.filter(|of| of.family.as_str() == kind.family()).map(|of| of.free).sum()
+}
+
 /// Prints the table.
 #[expect(clippy::unnecessary_wraps, reason = "as the other verbs")]
 pub(super) fn types(out: Out, status: Option<&HostStatus>) -> Result<(), Failure> {
     if status.is_none() {
         out.remark("no host answers here: what it can take is not known; `azote up` starts one");
     }
-    let heading =
-        format!("{:<13} {:<9} {:>5} {:>9}  {:>12}  here", "type", "class", "vCPUs", "memory", "credits/hour");
+    let heading = format!(
+        "{:<13} {:<9} {:>5} {:>9}  {:>12}  {:>12}  here",
+        "type", "class", "vCPUs", "memory", "credits/hour", "accelerators"
+    );
     let rows = instance_types::all().map(|kind| line(kind, status));
     let text: Vec<String> = std::iter::once(heading).chain(rows).collect();
     let list: Vec<Value> = instance_types::all().map(|kind| value(kind, status)).collect();
@@ -92,8 +102,16 @@ fn line(kind: &InstanceType, status: Option<&HostStatus>) -> String {
     let credits = hourly(kind).map(|n| format!("{}.{}", n / 1000, n % 1000 / 100)).unwrap_or_default();
     let (here, why) = status.map_or(("", ""), |status| room(kind, status).words());
     let why = if why.is_empty() { String::new() } else { format!(": {why}") };
+    let accelerators = match (kind.accelerators, status) {
+        (0, _) => String::new(),
+        (has, None) => has.to_string(),
+        (has, Some(status)) => format!("{has} ({} free)", free_accelerators(kind, status)),
+    };
     let (name, class) = (kind.name, kind.class.name());
-    format!("{name:<13} {class:<9} {cpus:>5} {memory:>9}  {credits:>12}  {here}{why}").trim_end().to_owned()
+    let line = format!(
+        "{name:<13} {class:<9} {cpus:>5} {memory:>9}  {credits:>12}  {accelerators:>12}  {here}{why}"
+    );
+    line.trim_end().to_owned()
 }
 
 fn value(kind: &InstanceType, status: Option<&HostStatus>) -> Value {
@@ -109,6 +127,8 @@ fn value(kind: &InstanceType, status: Option<&HostStatus>) -> Value {
         "memory_mib": (kind.memory_mib > 0).then_some(kind.memory_mib),
         "thousandths_of_credits_per_hour": hourly(kind),
         "default_credits": default,
+        "accelerators": kind.accelerators,
+        "free_accelerators": status.filter(|_| kind.accelerators > 0).map(|status| free_accelerators(kind, status)),
         "here": words.map(|(here, _)| here),
         "why": words.map(|(_, why)| why).filter(|why| !why.is_empty()),
     })
@@ -130,7 +150,8 @@ mod tests {
             .collect();
         let hypervisor = free.map(|(cores, memory)| {
             json!({"image": sha, "virtualisation": "vmx", "threads_per_core": 2, "free_cores": cores,
-                "free_memory_mib": memory, "weaknesses": []})
+                "free_memory_mib": memory, "weaknesses": [],
+                "accelerators": [{"family": "g4dn", "all": 4, "free": 1}]})
         });
         serde_json::from_value(json!({
             "host": "h-0123456789abcdef0", "in_service": true, "drained": false, "token_keys": 0, "measurements": [],
@@ -153,6 +174,11 @@ mod tests {
         assert_eq!(of("t2.nano", &here), Room::Yes);
         assert_eq!(of("m3.medium", &here), Room::No("not a whole number of cores here"));
         assert_eq!(of("t3.large", &here), Room::No("too little memory"));
+        let large = host(&[], Some((64, 1 << 20)));
+        assert_eq!(of("g4dn.2xlarge", &large), Room::Yes);
+        for kind in ["g4dn.12xlarge", "g5.xlarge"] {
+            assert_eq!(of(kind, &large), Room::No("too few accelerators"));
+        }
         let full = host(&["c7i.large"], Some((0, 65_536)));
         assert_eq!(of("c7i.large", &full), Room::No("too few cores"));
         assert_eq!(of("t3.nano", &full), Room::No("too few cores"));
@@ -182,6 +208,9 @@ mod tests {
             "{}",
             line(small, None)
         );
+        let with = instance_types::find("g4dn.xlarge").unwrap();
+        assert!(line(with, Some(&here)).contains("1 (1 free)"), "{}", line(with, Some(&here)));
+        assert_eq!(value(with, Some(&here))["free_accelerators"], json!(1));
         let value = value(instance_types::find("t3.nano").unwrap(), Some(&here));
         assert_eq!(
             (&value["here"], &value["default_credits"], &value["vcpus"]),

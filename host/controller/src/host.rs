@@ -18,8 +18,8 @@ use crate::{
     watch::Throttle,
 };
 use host_api::{
-    ChipStatus, Done, HostStatus, HypervisorStatus, InstanceState, Measured, OutOfService, Pem, Power,
-    Request, Sha256, UpdateTokenKeys,
+    AcceleratorFamily, ChipStatus, Done, HostStatus, HypervisorStatus, InstanceState, Measured, OutOfService,
+    Pem, Power, Request, Sha256, UpdateTokenKeys,
 };
 use ids::HostId;
 use service::Key;
@@ -353,8 +353,13 @@ fn hypervisor_status(all: &Hypervisors, facts: &Facts) -> HypervisorStatus {
         threads_per_core: all.threads_per_core(),
         free_cores,
         free_memory_mib: free_bytes >> 20,
+        accelerators: all.accelerators().into_iter().filter_map(family).collect(),
         weaknesses: instances::weaknesses(all.weaknesses()),
     }
+}
+
+fn family((family, all, free): (&str, usize, usize)) -> Option<AcceleratorFamily> {
+    Some(AcceleratorFamily { family: family.parse().ok()?, all: all as u64, free: free as u64 })
 }
 
 fn json<T: host_api::Datum>(answer: &T) -> Result<Vec<u8>, Refusal> {

@@ -1,7 +1,8 @@
 //! Instances that share this host: one hypervisor process each, on the cores and the memory that [`placement`] gives
-//! it. What placement decides is carried out here, one action after the other, under one lock; a machine is built
+//! it, with the accelerators of its type. What placement decides is carried out here, one action after the other, under one lock; a machine is built
 //! outside of it, so that nobody else's turn waits for that.
 
+pub mod accelerators;
 mod books;
 mod launcher;
 mod machine;
@@ -13,6 +14,7 @@ pub use machine::Machine;
 pub use topology::{Share, share};
 
 use crate::Refusal;
+use accelerators::{Accelerators, FIRST_SLOT, Held};
 use books::{Books, Entry};
 use ids::{InstanceId, Slot};
 use instance_types::InstanceType;
@@ -107,6 +109,7 @@ impl Hypervisors {
         source: Source,
         share: Share,
         launcher: Launcher,
+        accelerators: Accelerators,
         mut weaknesses: Vec<Fault>,
     ) -> Result<Self, Refusal> {
         let reserved = share.reserved;
@@ -120,7 +123,7 @@ impl Hypervisors {
         let threads = cores.map(|core| core.cpus.len() as u64).max().unwrap_or(1);
         let placement = Placement::new(share.instances).map_err(refusal)?;
         let (entries, stopped, consoles) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
-        let books = Mutex::new(Books { placement, entries, launcher, stopped, consoles });
+        let books = Mutex::new(Books { placement, entries, launcher, accelerators, stopped, consoles });
         Ok(Self {
             source,
             weaknesses,
@@ -148,6 +151,11 @@ impl Hypervisors {
         (books.placement.free_cores(), books.placement.free_bytes())
     }
 
+    /// How many accelerators there are in each family, and how many of them nobody has.
+    pub fn accelerators(&self) -> Vec<(&'static str, usize, usize)> {
+        self.lock().accelerators.room()
+    }
+
     /// Whether the launcher is there.
     pub fn is_there(&self) -> bool {
         self.lock().launcher.is_there()
@@ -156,8 +164,8 @@ impl Hypervisors {
     /// Places and builds a machine with its functions. A fixed one runs at once, a burstable one in its turn.
     pub fn start(&self, order: Order, functions: Functions) -> Result<Measurement, Refusal> {
         let instance = order.instance.clone();
-        let create = self.place(order)?;
-        let built = self.build(&create, functions);
+        let (create, accelerators) = self.place(order)?;
+        let built = self.build(&create, &accelerators, functions);
         let mut books = self.lock();
         let result = built.and_then(|(machine, measurement)| books.settle(&instance, machine, measurement));
         if result.is_err() {
@@ -167,13 +175,20 @@ impl Hypervisors {
         result
     }
 
-    fn place(&self, order: Order) -> Result<Create, Refusal> {
+    fn place(&self, order: Order) -> Result<(Create, Held), Refusal> {
         let Order { instance, kind, mode, console_key } = order;
         let now = self.now();
         let mut books = self.lock();
+        let accelerators = books.accelerators.take(kind)?;
         let carried = books.carried(&instance, now);
         let request = kind.request(mode, carried).ok_or_else(|| Refusal::of("instance.class"))?;
-        let actions = books.placement.start(now, &instance, &request).map_err(refusal)?;
+        let actions = match books.placement.start(now, &instance, &request) {
+            Ok(actions) => actions,
+            Err(error) => {
+                books.accelerators.give_back(kind, accelerators);
+                return Err(refusal(error));
+            }
+        };
         let vcpus = books.placement.vcpus(&instance).unwrap_or_default();
         let create = Create {
             instance: instance.clone(),
@@ -184,17 +199,22 @@ impl Hypervisors {
             memory_mib: kind.memory_mib,
             command_line: self.source.command_line.clone(),
             console_key,
-            passthrough: false,
+            passthrough: !accelerators.is_empty(),
             reserved: self.reserved,
         };
         books.consoles.remove(&instance);
-        books.entries.insert(instance, Entry::new(kind, create.clone(), now));
+        books.entries.insert(instance, Entry::new(kind, create.clone(), accelerators.clone(), now));
         books.carry_out(now, actions);
-        Ok(create)
+        Ok((create, accelerators))
     }
 
     /// A process with a machine that stands still. It reserves the memory and pins the processors.
-    fn build(&self, create: &Create, functions: Functions) -> Result<(Machine, Measurement), Refusal> {
+    fn build(
+        &self,
+        create: &Create,
+        accelerators: &Held,
+        functions: Functions,
+    ) -> Result<(Machine, Measurement), Refusal> {
         let gone = |_| Refusal::of("hypervisor.gone");
         let (ours, theirs) = Link::pair().map_err(gone)?;
         let theirs = OwnedFd::from(theirs);
@@ -204,6 +224,10 @@ impl Hypervisors {
         let Source { kvm, kernel, initrd, .. } = &self.source;
         let fds: Vec<_> = [kvm, kernel].into_iter().chain(initrd).map(AsFd::as_fd).collect();
         let measurement = machine.create(create.clone(), &fds)?;
+        for (accelerator, slot) in accelerators.iter().zip((0..=FIRST_SLOT).rev()) {
+            machine.pass_through(slot, &accelerators::connect(&**accelerator)?)?;
+        }
+        machine.built()?;
         for (slot, function) in functions {
             machine.attach(slot, function.as_fd())?;
         }
@@ -212,11 +236,11 @@ impl Hypervisors {
 
     /// A fresh process for a machine that ended with [`End::Reset`].
     pub fn restart(&self, instance: &InstanceId, functions: Functions) -> Result<(), Refusal> {
-        let create = match self.lock().entries.get(instance) {
-            Some(entry) if entry.machine.is_none() => entry.create.clone(),
+        let (create, accelerators) = match self.lock().entries.get(instance) {
+            Some(entry) if entry.machine.is_none() => (entry.create.clone(), entry.accelerators.clone()),
             _ => return Err(Refusal::of("instance.unknown")),
         };
-        let built = self.build(&create, functions);
+        let built = self.build(&create, &accelerators, functions);
         let mut books = self.lock();
         let result = built.and_then(|(machine, measurement)| books.settle(instance, machine, measurement));
         if result.is_err() {

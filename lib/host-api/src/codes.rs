@@ -64,6 +64,7 @@ pub const CODES: &[RefusalCode] = codes! {
         "host.not-isolated" "this host cannot keep tenants apart: its status lists the weaknesses; choose another host"
         "placement.cores" "not enough free cores near each other: choose another host"
         "placement.memory" "not enough free memory near the cores: choose another host"
+        "placement.accelerators" "not enough free accelerators of this family: choose another host"
         "host.drained" "the host is drained: resume it, or choose another"
         "chip.unverified" "the firmware in flash is not what was verified: the host needs repair"
     }

@@ -26,10 +26,10 @@ pub use codes::{CODES, RefusalCode, refusal};
 pub use datum::Datum;
 pub use document::openapi;
 pub use messages::{
-    Accelerator, BoardStatus, CardStatus, ChipStatus, ConsoleOutput, CpuStatistics, CreditMode, Done,
-    ErrorBody, HostStatus, HypervisorStatus, InstanceMeasurement, InstanceState, InstanceStatus, LogPage,
-    LogStatus, MAX_INSTANCES, MachineState, Measured, OutOfService, Power, SlotState, SlotStatistics,
-    Statistics, Virtualisation, VolumeState, VolumeStatus, Weakness,
+    Accelerator, AcceleratorFamily, BoardStatus, CardStatus, ChipStatus, ConsoleOutput, CpuStatistics,
+    CreditMode, Done, ErrorBody, HostStatus, HypervisorStatus, InstanceMeasurement, InstanceState,
+    InstanceStatus, LogPage, LogStatus, MAX_INSTANCES, MachineState, Measured, OutOfService, Power,
+    SlotState, SlotStatistics, Statistics, Virtualisation, VolumeState, VolumeStatus, Weakness,
 };
 pub use operation::{Spec, find};
 pub use operations::{DataClass, Effect, Method, Operation as Api, Resource};
@@ -40,6 +40,6 @@ pub use request::{
     StopInstance, UpdateTokenKeys, WriteConsole,
 };
 pub use text::{
-    BadText, CardCertificate, Code, ConsoleKey, DeviceName, InstanceType, Label, PeerAddress, Pem, RequestId,
-    SealedConsole, SealedKey, Sentence, Sha256, Signature, SignedKeys, Timestamp, TokenId,
+    BadText, CardCertificate, Code, ConsoleKey, DeviceName, Family, InstanceType, Label, PeerAddress, Pem,
+    RequestId, SealedConsole, SealedKey, Sentence, Sha256, Signature, SignedKeys, Timestamp, TokenId,
 };

@@ -1,7 +1,7 @@
 //! The answers.
 
 use crate::{
-    Code, DeviceName, InstanceType, Label, LogHead, LogRecord, Pem, SealedConsole, Sentence, Sha256,
+    Code, DeviceName, Family, InstanceType, Label, LogHead, LogRecord, Pem, SealedConsole, Sentence, Sha256,
     datum::Listed, text::CardCertificate,
 };
 use ids::{HostId, InstanceId, Slot, VolumeId};
@@ -101,8 +101,20 @@ messages! {
         free_cores: u64,
         /// Memory that no instance has, in MiB.
         free_memory_mib: u64,
+        /// Accelerators, by family of instance types.
+        accelerators: Vec<AcceleratorFamily>,
         /// What keeps tenants less apart than it should.
         weaknesses: Vec<Weakness>,
+    }
+
+    /// The accelerators of a family: functions of the host's hardware, each given to one instance.
+    AcceleratorFamily {
+        /// As the names of its instance types begin: `g4dn`.
+        family: Family,
+        /// How many there are.
+        all: u64,
+        /// How many of them no instance has.
+        free: u64,
     }
 
     /// Something that is not as it should be.
@@ -262,6 +274,10 @@ impl Listed for VolumeStatus {
 
 impl Listed for Weakness {
     const MOST: usize = 32;
+}
+
+impl Listed for AcceleratorFamily {
+    const MOST: usize = 16;
 }
 
 impl Listed for CpuStatistics {

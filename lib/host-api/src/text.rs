@@ -107,6 +107,9 @@ texts! {
     /// The name of an instance type, as EC2 writes it: `t3.micro`; `metal` is the whole main board.
     InstanceType: Parameter, "an instance type", 1 to 32, "^[a-z0-9.-]+$", "a-z, 0-9, . and -",
         |text| all(text, |b| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'.' | b'-'));
+    /// A family of instance types: `t3`.
+    Family: State, "a family", 1 to 16, "^[a-z0-9-]+$", "a-z, 0-9 and -",
+        |text| all(text, |b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
     /// A SHA-256 value.
     Sha256: Measurement, "a SHA-256 value", 64 to 64, "^[0-9a-f]{64}$", "lower-case hexadecimal", lower_hex;
     /// The unique id of a token.

@@ -1,10 +1,12 @@
-//! Which instance types there are: a table of names, virtual processors, memory, and what a burstable type
-//! promises. It is data; whether a host has room for a type is for `placement` to say. It stands on no boundary:
+//! Which instance types there are: a table of names, virtual processors, memory, accelerators, and what a burstable
+//! type promises. It is data; whether a host has room for a type is for `placement` to say. It stands on no boundary:
 //! controller and clients read the same table.
 //!
 //! Names and numbers are EC2's, for types with x86 processors: sizes from the instance type guide
 //! (`docs.aws.amazon.com/ec2/latest/instancetypes`), credits from the EC2 User Guide, "Key concepts for burstable
-//! performance instances", as of 2025. `metal` is ours: the whole main board, whatever it has.
+//! performance instances", as of 2025; numbers of accelerators from the same guide's accelerated computing instances
+//! (`instancetypes/ac.html`). `metal` is ours: the whole main board, whatever it has. Which hardware a family's
+//! accelerator is, the configuration of each host says: the table only counts them.
 #![forbid(unsafe_code)]
 
 use placement::{Burstable, Carried, Cpus, Mode, Request};
@@ -20,7 +22,13 @@ pub struct InstanceType {
     pub vcpus: u32,
     /// Memory in MiB; 0 for `metal`.
     pub memory_mib: u64,
+    /// Accelerators of its [`InstanceType::family`], functions of the host's hardware that it has alone; at most
+    /// [`MAX_ACCELERATORS`].
+    pub accelerators: u8,
 }
+
+/// Most accelerators of one type.
+pub const MAX_ACCELERATORS: u8 = 8;
 
 /// What an instance of a type gets of processors.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -49,21 +57,34 @@ impl Class {
     }
 }
 
-const METAL: InstanceType = InstanceType { name: "metal", class: Class::Metal, vcpus: 0, memory_mib: 0 };
+const METAL: InstanceType =
+    InstanceType { name: "metal", class: Class::Metal, vcpus: 0, memory_mib: 0, accelerators: 0 };
 
 const fn fixed(name: &'static str, vcpus: u32, memory_mib: u64) -> InstanceType {
-    InstanceType { name, class: Class::Fixed, vcpus, memory_mib }
+    accelerated(name, vcpus, memory_mib, 0)
+}
+
+const fn accelerated(name: &'static str, vcpus: u32, memory_mib: u64, accelerators: u8) -> InstanceType {
+    InstanceType { name, class: Class::Fixed, vcpus, memory_mib, accelerators }
+}
+
+const fn burstable(
+    name: &'static str,
+    vcpus: u32,
+    memory_mib: u64,
+    promise: Burstable,
+    default: Mode,
+) -> InstanceType {
+    InstanceType { name, class: Class::Burstable { promise, default }, vcpus, memory_mib, accelerators: 0 }
 }
 
 /// `baseline` in ten-thousandths of each virtual processor.
 const fn t2(name: &'static str, vcpus: u32, memory_mib: u64, baseline: u32) -> InstanceType {
-    let promise = Burstable::second(vcpus, baseline);
-    InstanceType { name, class: Class::Burstable { promise, default: Mode::Standard }, vcpus, memory_mib }
+    burstable(name, vcpus, memory_mib, Burstable::second(vcpus, baseline), Mode::Standard)
 }
 
 const fn t3(name: &'static str, vcpus: u32, memory_mib: u64, baseline: u32) -> InstanceType {
-    let promise = Burstable::third(vcpus, baseline);
-    InstanceType { name, class: Class::Burstable { promise, default: Mode::Unlimited }, vcpus, memory_mib }
+    burstable(name, vcpus, memory_mib, Burstable::third(vcpus, baseline), Mode::Unlimited)
 }
 
 /// The sizes of a family of the seventh generation, which has so much memory for each virtual processor.
@@ -100,7 +121,16 @@ const BURSTABLE: &[InstanceType] = &[
 
 const FIXED: &[InstanceType] = &seventh! { "m7i": 4 GiB; "c7i": 2 GiB; "r7i": 8 GiB; };
 
-const ALL: &[&[InstanceType]] = &[&[METAL], BURSTABLE, &[fixed("m3.medium", 1, 3840)], FIXED];
+const ACCELERATED: &[InstanceType] = &[
+    accelerated("g4dn.xlarge", 4, 16 * 1024, 1),
+    accelerated("g4dn.2xlarge", 8, 32 * 1024, 1),
+    accelerated("g4dn.4xlarge", 16, 64 * 1024, 1),
+    accelerated("g4dn.12xlarge", 48, 192 * 1024, 4),
+    accelerated("g5.xlarge", 4, 16 * 1024, 1),
+    accelerated("g5.2xlarge", 8, 32 * 1024, 1),
+];
+
+const ALL: &[&[InstanceType]] = &[&[METAL], BURSTABLE, &[fixed("m3.medium", 1, 3840)], FIXED, ACCELERATED];
 
 /// All types.
 pub fn all() -> impl Iterator<Item = &'static InstanceType> {
@@ -112,7 +142,19 @@ pub fn find(name: &str) -> Option<&'static InstanceType> {
     all().find(|kind| kind.name == name)
 }
 
+/// The families whose types have accelerators, each once.
+pub fn accelerated_families() -> impl Iterator<Item = &'static str> {
+    let families: std::collections::BTreeSet<_> =
+        all().filter(|kind| kind.accelerators > 0).map(InstanceType::family).collect();
+    families.into_iter()
+}
+
 impl InstanceType {
+    /// The part of its name before the dot: `g4dn`.
+    pub fn family(&self) -> &'static str {
+        self.name.split_once('.').map_or(self.name, |(family, _)| family)
+    }
+
     /// What to ask `placement` for; nothing for `metal`. `mode` and `carried` count for burstable types only.
     pub fn request(&self, mode: Option<Mode>, carried: Option<Carried>) -> Option<Request> {
         let cpus = match &self.class {
@@ -179,6 +221,29 @@ mod tests {
             assert_eq!(promise.launch > 0, name.starts_with("t2"), "{name}");
         }
         assert_eq!(all().filter(|kind| matches!(kind.class, Class::Burstable { .. })).count(), 14);
+    }
+
+    /// EC2's table, written a second time.
+    #[test]
+    fn accelerated_types_have_what_ec2_says() {
+        let table: Vec<_> = all()
+            .filter(|kind| kind.accelerators > 0)
+            .map(|kind| (kind.name, kind.vcpus, kind.memory_mib >> 10, kind.accelerators))
+            .collect();
+        assert_eq!(
+            table,
+            [
+                ("g4dn.xlarge", 4, 16, 1),
+                ("g4dn.2xlarge", 8, 32, 1),
+                ("g4dn.4xlarge", 16, 64, 1),
+                ("g4dn.12xlarge", 48, 192, 4),
+                ("g5.xlarge", 4, 16, 1),
+                ("g5.2xlarge", 8, 32, 1),
+            ]
+        );
+        assert!(table.iter().all(|(.., accelerators)| *accelerators <= MAX_ACCELERATORS));
+        assert_eq!(accelerated_families().collect::<Vec<_>>(), ["g4dn", "g5"]);
+        assert_eq!(find("metal").unwrap().family(), "metal");
     }
 
     #[test]

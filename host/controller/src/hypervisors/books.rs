@@ -1,7 +1,10 @@
 //! Who has a machine here and how it does: what placement decides is carried out on these books, one action after
 //! the other.
 
-use super::{End, Launcher, Machine};
+use super::{
+    End, Launcher, Machine,
+    accelerators::{self, Accelerators, Held},
+};
 use crate::Refusal;
 use ids::InstanceId;
 use instance_types::{Class, InstanceType};
@@ -28,6 +31,8 @@ pub(super) type Pieces = Vec<(u64, Vec<u8>)>;
 pub(super) struct Entry {
     pub(super) kind: &'static InstanceType,
     pub(super) create: Create,
+    /// Functions of the host's hardware that it has.
+    pub(super) accelerators: Held,
     /// None while it is built.
     pub(super) machine: Option<Machine>,
     pub(super) measurement: Option<Measurement>,
@@ -48,6 +53,8 @@ pub(super) struct Books {
     pub(super) placement: Placement,
     pub(super) entries: BTreeMap<InstanceId, Entry>,
     pub(super) launcher: Launcher,
+    /// Those that no entry has.
+    pub(super) accelerators: Accelerators,
     /// Credits of burstable instances that were stopped here, and when.
     pub(super) stopped: BTreeMap<InstanceId, (u64, u64)>,
     /// What ended instances printed last, and when they ended.
@@ -110,16 +117,15 @@ impl Books {
             // One that does not answer is killed.
             let _ = machine.stop();
         }
-        match self.launcher.end(instance) {
-            Ok(violation) => violation,
-            Err(refusal) => {
-                tracing::error!(%instance, code = refusal.code, "the launcher does not know how a hypervisor ended");
-                None
-            }
-        }
+        let ended = self.launcher.end(instance);
+        accelerators::release(&entry.accelerators);
+        ended.unwrap_or_else(|refusal| {
+            tracing::error!(%instance, code = refusal.code, "the launcher does not know how a hypervisor ended");
+            None
+        })
     }
 
-    /// Takes an instance's machine, cores and memory back.
+    /// Takes an instance's machine, cores, memory and accelerators back.
     pub(super) fn release(&mut self, now: u64, instance: &InstanceId) -> Option<Violation> {
         let (mut violation, mut used) = (None, None);
         if let Some(entry) = self.entries.get_mut(instance) {
@@ -138,7 +144,9 @@ impl Books {
                 }
             }
         }
-        self.entries.remove(instance);
+        if let Some(Entry { kind, accelerators, .. }) = self.entries.remove(instance) {
+            self.accelerators.give_back(kind, accelerators);
+        }
         violation
     }
 
@@ -190,10 +198,11 @@ impl Books {
 }
 
 impl Entry {
-    pub(super) fn new(kind: &'static InstanceType, create: Create, now: u64) -> Self {
+    pub(super) fn new(kind: &'static InstanceType, create: Create, accelerators: Held, now: u64) -> Self {
         Self {
             kind,
             create,
+            accelerators,
             machine: None,
             measurement: None,
             runs: false,

@@ -5,7 +5,11 @@ use crate::{
     peer::{HypervisorSide, Peer, unexpected},
 };
 use ids::Slot;
-use std::{os::fd::BorrowedFd, time::Duration};
+use std::{
+    os::fd::{AsFd, BorrowedFd},
+    time::Duration,
+};
+use vfio::Descriptors;
 use wire::{
     Link,
     hypervisor::{Create, Isolation, Measurement, Reply, Request, State, Statistics},
@@ -24,13 +28,23 @@ impl Machine {
         Peer::new(link).map(Self)
     }
 
-    /// Builds the machine, paused. `fds` are `/dev/kvm`, the kernel, and the initial RAM disk if there is one. From
-    /// here on nothing that is asked may take long.
+    /// Builds the machine, paused. `fds` are `/dev/kvm`, the kernel, and the initial RAM disk if there is one.
     pub fn create(&mut self, create: Create, fds: &[BorrowedFd<'_>]) -> Result<Measurement, Refusal> {
         match self.0.call(&Request::Create(Box::new(create)), fds)? {
-            Reply::Created(measurement) => self.0.patience(PATIENCE).map(|()| measurement),
+            Reply::Created(measurement) => Ok(measurement),
             _ => Err(unexpected::<HypervisorSide>()),
         }
+    }
+
+    /// Puts a function of the host's hardware into a slot, which locks the guest's memory.
+    pub fn pass_through(&mut self, slot: u8, function: &Descriptors) -> Result<(), Refusal> {
+        let fds = [function.container.as_fd(), function.device.as_fd()];
+        self.done(&Request::Passthrough { slot }, &fds)
+    }
+
+    /// It is built: from here on nothing that is asked may take long.
+    pub fn built(&mut self) -> Result<(), Refusal> {
+        self.0.patience(PATIENCE)
     }
 
     /// Lets the processors run, or makes them stand still.

@@ -1,6 +1,11 @@
 //! Bringing up what hypervisors need, while the controller may still open files and start programs.
 
-use super::{Hypervisors, Launcher, Source, share, topology::Share};
+use super::{
+    Hypervisors, Launcher, Source,
+    accelerators::{Accelerators, Function},
+    share,
+    topology::Share,
+};
 use crate::{
     boot::{Boot, KnownGood, Register, out_of_service},
     card::Image,
@@ -13,7 +18,10 @@ use std::{
     fs::{self, File},
     os::fd::AsFd,
     path::PathBuf,
+    str::FromStr,
+    sync::Arc,
 };
+use vfio::{AddressError, Claim, ClaimError, PciAddress};
 use wire::{Fault, Link};
 
 /// What a host is used for.
@@ -53,9 +61,33 @@ pub struct Guests {
     /// Whole cores that the host keeps for itself
     #[arg(long, value_name = "CORES", default_value_t = 1)]
     pub host_cores: u16,
+    /// The hardware function that is an accelerator of this family of instance types, as g4dn=0000:03:00.1;
+    /// once for each function
+    #[arg(long, value_name = "FAMILY=ADDRESS", requires = "hypervisor")]
+    pub passthrough: Vec<Passthrough>,
     /// Whether an instance may start where tenants cannot be kept apart
     #[arg(long, value_enum, default_value_t = Environment::Laboratory)]
     pub environment: Environment,
+}
+
+/// A function of the host's hardware, and what it is for.
+#[derive(Debug, Clone)]
+pub struct Passthrough {
+    /// The family of instance types whose accelerator it is.
+    family: &'static str,
+    /// Where it is.
+    address: PciAddress,
+}
+
+impl FromStr for Passthrough {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (name, address) = text.split_once('=').ok_or("write it like g4dn=0000:03:00.1")?;
+        let family = instance_types::accelerated_families().find(|family| *family == name);
+        let family = family.ok_or("no instance type of this family has accelerators")?;
+        Ok(Self { family, address: address.parse().map_err(|error: AddressError| error.to_string())? })
+    }
 }
 
 /// What was brought up.
@@ -81,9 +113,13 @@ pub enum Outcome {
 
 /// Everything that an operator can set here and that changes what the host runs.
 pub fn configuration(options: &Guests) -> String {
-    let Guests { command_line, guest_memory, host_cores, environment, .. } = options;
+    let Guests { command_line, guest_memory, host_cores, passthrough, environment, .. } = options;
+    let functions: String = passthrough
+        .iter()
+        .map(|Passthrough { family, address }| format!("passthrough={family}={address}\n"))
+        .collect();
     format!(
-        "command-line={command_line}\nguest-memory={guest_memory}\nhost-cores={host_cores}\nenvironment={environment:?}\n"
+        "command-line={command_line}\nguest-memory={guest_memory}\nhost-cores={host_cores}\n{functions}environment={environment:?}\n"
     )
 }
 
@@ -121,6 +157,12 @@ pub fn bring_up<R: Register>(
             return Ok(Outcome::Absent);
         }
     };
+    // A host that cannot do what its measured configuration says is not the host that was asked for; now nobody loses
+    // an instance by it.
+    let accelerators = match claim(&options.passthrough) {
+        Ok(accelerators) => accelerators,
+        Err(error) => return Ok(Outcome::Objection(out_of_service(error.code(), &error.to_string()))),
+    };
     let share = share(options.host_cores.into(), options.guest_memory)?;
     stay(&share)?;
     let image = Sha256::from_digest(hypervisor.digest());
@@ -131,7 +173,7 @@ pub fn bring_up<R: Register>(
         command_line: options.command_line.clone(),
     };
     let facts = Facts { image, virtualisation, environment: options.environment };
-    match start(&launcher, &hypervisor, source, share, &facts) {
+    match start(&launcher, &hypervisor, source, share, accelerators, &facts) {
         Ok(hypervisors) => Ok(Outcome::Up(Box::new((hypervisors, facts)))),
         Err(error) => {
             let message = format!("no hypervisor can be started: {error}");
@@ -145,6 +187,7 @@ fn start(
     hypervisor: &Image,
     source: Source,
     share: Share,
+    accelerators: Accelerators,
     facts: &Facts,
 ) -> Result<Hypervisors, Failure> {
     let (child, control) = launcher::start(launcher.as_fd(), hypervisor.as_fd())?;
@@ -156,7 +199,18 @@ fn start(
             "the processor shows neither VMX nor SVM: use a server that has one of them, switched on in its setup",
         ));
     }
-    Ok(Hypervisors::new(source, share, launcher, weaknesses)?)
+    Ok(Hypervisors::new(source, share, launcher, accelerators, weaknesses)?)
+}
+
+/// Takes the functions: from here on nobody else can.
+fn claim(functions: &[Passthrough]) -> Result<Accelerators, ClaimError> {
+    let claimed: Result<Vec<_>, _> = functions
+        .iter()
+        .map(|Passthrough { family, address }| {
+            Claim::new(*address).map(|claim| (*family, Arc::new(claim) as Arc<dyn Function>))
+        })
+        .collect();
+    claimed.map(Accelerators::new)
 }
 
 /// This process, and all that it starts, keep off the cores of instances.
@@ -199,5 +253,36 @@ mod tests {
         ] {
             assert_eq!(kind(flags, kvm), kind_of, "{flags}");
         }
+    }
+
+    #[test]
+    fn a_function_of_the_hosts_hardware_is_for_a_family_that_has_some() {
+        let given: Passthrough = "g4dn=0000:03:00.1".parse().unwrap();
+        assert_eq!((given.family, given.address.to_string().as_str()), ("g4dn", "0000:03:00.1"));
+        for bad in ["", "g4dn", "g4dn=", "g4dn=03:00.1", "t3=0000:03:00.1", "g4dn.xlarge=0000:03:00.1"] {
+            bad.parse::<Passthrough>().unwrap_err();
+        }
+        let nowhere = "g5=ffff:ff:1f.7".parse().unwrap();
+        assert_eq!(claim(&[nowhere]).unwrap_err().code(), "passthrough.absent");
+    }
+
+    #[derive(clap::Parser)]
+    struct Words {
+        #[command(flatten)]
+        guests: Guests,
+    }
+
+    #[test]
+    fn functions_of_the_hosts_hardware_are_measured() {
+        let words = ["azote-controller", "--hypervisor=h", "--launcher=l", "--kernel=k"];
+        let measured = |more: &[&str]| {
+            let words = words.iter().chain(more);
+            configuration(&<Words as clap::Parser>::try_parse_from(words).unwrap().guests)
+        };
+        let (one, other) = ("--passthrough=g4dn=0000:03:00.1", "--passthrough=g5=0000:03:00.2");
+        let with = measured(&[one, other]);
+        assert!(with.contains("passthrough=g4dn=0000:03:00.1\npassthrough=g5=0000:03:00.2\n"), "{with}");
+        assert!(!measured(&[]).contains("passthrough"));
+        assert!(<Words as clap::Parser>::try_parse_from(["azote-controller", one]).is_err());
     }
 }

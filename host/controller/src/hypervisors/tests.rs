@@ -8,10 +8,11 @@ use std::{
     fs::File,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU8, Ordering},
     },
     thread::{self, sleep},
 };
+use vfio::{ClaimError, Descriptors};
 use wire::{
     hypervisor::{self, CpuStatistics, State, Statistics},
     launcher,
@@ -27,18 +28,21 @@ struct Scene {
     /// Machines that do not answer a pause.
     stubborn: BTreeSet<InstanceId>,
     together: bool,
+    /// No machine takes a function of the host's hardware.
+    refuses: bool,
 }
 
 type Shared = Arc<Mutex<Scene>>;
 
 fn hypervisor(link: &Link<hypervisor::Reply, hypervisor::Request>, scene: &Shared) {
     let (mut instance, mut cpus, begun) = (InstanceId::from_random(0), 0, Instant::now());
-    while let Ok((request, _)) = link.receive() {
+    while let Ok((request, fds)) = link.receive() {
         let mut now = scene.lock().unwrap();
         let reply = match request {
             hypervisor::Request::Create(create) => {
                 (instance, cpus) = (create.instance.clone(), create.cpus);
-                now.log.push(format!("create on {:?}", create.pins));
+                let with = if create.passthrough { " with hardware" } else { "" };
+                now.log.push(format!("create on {:?}{with}", create.pins));
                 let hash = "00".repeat(32);
                 hypervisor::Reply::Created(Measurement {
                     kernel: hash.clone(),
@@ -54,6 +58,14 @@ fn hypervisor(link: &Link<hypervisor::Reply, hypervisor::Request>, scene: &Share
             hypervisor::Request::Pause if now.stubborn.contains(&instance) => continue,
             hypervisor::Request::Pause => {
                 now.running.remove(&instance);
+                hypervisor::Reply::Done
+            }
+            hypervisor::Request::Passthrough { .. } if now.refuses => {
+                hypervisor::Reply::Fault(Fault::new("function.refused", "no"))
+            }
+            hypervisor::Request::Passthrough { slot } => {
+                assert_eq!((fds.len(), now.running.contains(&instance)), (2, false));
+                now.log.push(format!("hardware in {slot}"));
                 hypervisor::Reply::Done
             }
             hypervisor::Request::Statistics => {
@@ -94,8 +106,40 @@ fn play(link: &Link<launcher::Reply, launcher::Request>, scene: &Shared) {
     }
 }
 
+/// A function that has one user at a time, and that the kernel closes a little later than its user ends.
+#[derive(Debug, Default)]
+struct Function {
+    used: AtomicBool,
+    /// How often it is still busy.
+    busy: AtomicU8,
+}
+
+impl accelerators::Function for Function {
+    fn connect(&self) -> Result<Descriptors, ClaimError> {
+        if self.used.swap(true, Ordering::Relaxed) {
+            return Err(ClaimError::Driver("0000:03:00.1".parse().unwrap(), "another machine".to_owned()));
+        }
+        let null = || File::open("/dev/null").unwrap().into();
+        Ok(Descriptors { container: null(), device: null() })
+    }
+
+    fn release(&self) -> Result<(), ClaimError> {
+        let busy = self.busy.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));
+        if busy.is_ok() {
+            return Err(ClaimError::Busy("0000:03:00.1".parse().unwrap()));
+        }
+        self.used.store(false, Ordering::Relaxed);
+        Ok(())
+    }
+}
+
 /// A host with so many cores for instances, of one thread each.
 fn host(cores: u32) -> (Arc<Hypervisors>, Shared) {
+    equipped(cores, &[])
+}
+
+/// The same with functions of the host's hardware.
+fn equipped(cores: u32, functions: &[(&'static str, Arc<Function>)]) -> (Arc<Hypervisors>, Shared) {
     let scene = Shared::default();
     let (ours, theirs) = Link::pair().unwrap();
     let player = Arc::clone(&scene);
@@ -103,10 +147,12 @@ fn host(cores: u32) -> (Arc<Hypervisors>, Shared) {
     let null = || OwnedFd::from(File::open("/dev/null").unwrap());
     let source = Source { kvm: null(), kernel: null(), initrd: None, command_line: String::new() };
     let cores = (1..=cores).map(|cpu| Core { cpus: vec![cpu] }).collect();
-    let instances = Topology { page_size: 2 << 20, nodes: vec![Node { cores, pages: 4096 }] };
+    let instances = Topology { page_size: 2 << 20, nodes: vec![Node { cores, pages: 1 << 17 }] };
     let share = Share { instances, host: vec![0], reserved: true };
     let launcher = Launcher::new(ours, None).unwrap();
-    (Arc::new(Hypervisors::new(source, share, launcher, Vec::new()).unwrap()), scene)
+    let functions = functions.iter().map(|(family, function)| (*family, Arc::clone(function) as _));
+    let accelerators = Accelerators::new(functions);
+    (Arc::new(Hypervisors::new(source, share, launcher, accelerators, Vec::new()).unwrap()), scene)
 }
 
 fn id(number: u8) -> InstanceId {
@@ -199,4 +245,62 @@ fn a_guest_that_ends_is_found_and_one_that_resets_starts_afresh() {
     assert!(host.look().is_empty());
     assert_eq!(scene.lock().unwrap().running, BTreeSet::from([id(2)]));
     assert_eq!(scene.lock().unwrap().log.last().unwrap(), "create on [2]");
+}
+
+fn functions(family: &'static str, count: usize) -> Vec<(&'static str, Arc<Function>)> {
+    std::iter::repeat_with(|| (family, Arc::default())).take(count).collect()
+}
+
+#[test]
+fn an_accelerator_is_one_instances_until_that_is_gone() {
+    let (host, scene) = equipped(64, &functions("g4dn", 5));
+    start(&host, 1, "g4dn.xlarge").unwrap();
+    start(&host, 2, "g4dn.12xlarge").unwrap();
+    assert_eq!(host.accelerators(), [("g4dn", 5, 0)]);
+    for kind in ["g4dn.xlarge", "g5.xlarge"] {
+        assert_eq!(start(&host, 3, kind).unwrap_err().code, "placement.accelerators");
+    }
+    start(&host, 3, "m3.medium").unwrap();
+    let log = scene.lock().unwrap().log.clone();
+    assert_eq!(log[..2], ["create on [1, 2, 3, 4] with hardware", "hardware in 31"]);
+    assert_eq!(log[3..7], [31, 30, 29, 28].map(|slot| format!("hardware in {slot}")));
+    assert!(!log.last().unwrap().contains("hardware"), "{log:?}");
+    host.stop(&id(2));
+    assert_eq!(host.accelerators(), [("g4dn", 5, 4)]);
+    start(&host, 2, "g4dn.2xlarge").unwrap();
+    for number in 1..=3 {
+        host.stop(&id(number));
+    }
+    assert_eq!(host.accelerators(), [("g4dn", 5, 5)]);
+}
+
+#[test]
+fn an_accelerator_is_waited_for_and_comes_again_after_a_reset() {
+    let functions = functions("g5", 1);
+    let (host, scene) = equipped(4, &functions);
+    let (_, function) = functions.first().unwrap();
+    start(&host, 1, "g5.xlarge").unwrap();
+    function.busy.store(3, Ordering::Relaxed);
+    host.stop(&id(1));
+    start(&host, 1, "g5.xlarge").unwrap();
+    scene.lock().unwrap().states.insert(id(1), State::Reset);
+    assert_eq!(host.look(), [(id(1), End::Reset)]);
+    assert_eq!(host.accelerators(), [("g5", 1, 0)], "what restarts keeps its accelerator");
+    host.restart(&id(1), Vec::new()).unwrap();
+    assert_eq!(scene.lock().unwrap().log.last().unwrap(), "hardware in 31");
+    assert!(host.look().is_empty());
+}
+
+#[test]
+fn an_instance_that_does_not_come_to_be_leaves_its_accelerators() {
+    let (host, scene) = equipped(4, &functions("g4dn", 1));
+    assert_eq!(start(&host, 1, "g4dn.2xlarge").unwrap_err().code, "placement.cores");
+    scene.lock().unwrap().refuses = true;
+    assert_eq!(start(&host, 1, "g4dn.xlarge").unwrap_err().code, "hypervisor.fault");
+    scene.lock().unwrap().refuses = false;
+    assert_eq!((host.room().0, host.accelerators()), (4, vec![("g4dn", 1, 1)]));
+    start(&host, 1, "g4dn.xlarge").unwrap();
+    scene.lock().unwrap().states.insert(id(1), State::Off);
+    assert_eq!(host.look(), [(id(1), End::Off)]);
+    assert_eq!(host.accelerators(), [("g4dn", 1, 1)]);
 }
