@@ -23,7 +23,7 @@ use crate::{
 use host_api::{OutOfService, Sha256};
 use host_log::LogKey;
 use ids::HostId;
-use sandbox::Policy;
+use sandbox::{Policy, SandboxError};
 use service::{
     Callers, Credentials,
     process::{Failure, Home},
@@ -137,7 +137,7 @@ pub fn run(options: &Options) -> Result<(), Failure> {
         ("log", log_folder(options).canonicalize()?),
     ];
     let paths = paths.each_ref().map(|(name, path)| (*name, path.as_path()));
-    Policy::parse(SANDBOX)?.enter(&paths)?;
+    policy(!options.guests.passthrough.is_empty())?.enter(&paths)?;
     let history = log.take_history();
     let log = Writer::new(log);
     let booted = Booted { measurements, pcr: Some(pcr), firmware, out_of_service: objection };
@@ -159,6 +159,13 @@ pub fn run(options: &Options) -> Result<(), Failure> {
     }
     log.append(Entry { trusted: true, ..Entry::event("host.stopped", "") })?;
     Ok(served?)
+}
+
+/// What this process may do from now on. Only one that hands out functions of the host's hardware asks VFIO for them.
+fn policy(passthrough: bool) -> Result<Policy, SandboxError> {
+    let mut policy = Policy::parse(SANDBOX)?;
+    policy.syscalls.retain(|call| passthrough || call.kept_for.is_none());
+    Ok(policy)
 }
 
 /// What a boot brings up.
@@ -338,4 +345,19 @@ fn serve(listener: TcpListener, tls: rustls::ServerConfig, door: Arc<Door>) -> i
         tracing::info!(address = %listener.local_addr()?, "serving");
         service::serve(listener, door::service(door, tls), stop).await
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_controller_with_functions_to_hand_out_asks_vfio() {
+        assert!(!policy(false).unwrap().allows("ioctl"));
+        let of = |policy: Policy| {
+            policy.syscalls.into_iter().filter(|call| call.names.contains(&"ioctl".to_owned()))
+        };
+        assert!(of(policy(true).unwrap()).all(|call| !call.args.is_empty() && call.kept_for.is_some()));
+        assert!(policy(true).unwrap().allows("ioctl"));
+    }
 }

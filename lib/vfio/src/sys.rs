@@ -169,3 +169,24 @@ pub(crate) unsafe fn map(container: impl AsFd, iova: u64, size: u64, address: u6
     // SAFETY: the kernel reads one structure there; what lies at its address is up to the caller.
     unsafe { ioctl(container, call) }.map(drop)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    /// A machine without such hardware cannot try it: the rules are compared instead.
+    #[test]
+    fn the_controllers_sandbox_has_the_requests_of_connect_and_release_and_no_others() {
+        let requests =
+            [GROUP_UNSET_CONTAINER, GROUP_SET_CONTAINER, SET_IOMMU, CHECK_EXTENSION, GROUP_GET_DEVICE];
+        let made: BTreeSet<_> = requests.iter().map(|request| format!("{request:#x}")).collect();
+        let policy = include_str!("../../../sandbox/controller.toml");
+        let ioctls = policy.split("[[syscall]]").filter(|rule| rule.contains("\"ioctl\""));
+        let allowed = ioctls.map(|rule| {
+            let (_, value) = rule.split_once("index = 1, op = \"eq\", value = ").unwrap();
+            value.split_once(',').unwrap().0.to_owned()
+        });
+        assert_eq!(allowed.collect::<BTreeSet<_>>(), made);
+    }
+}
