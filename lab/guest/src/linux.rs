@@ -24,7 +24,7 @@ use wire::hypervisor::{Request, State};
 /// The slot of the root volume.
 const ROOT_SLOT: u8 = 4;
 /// The slot and the size of one that comes later.
-const LATER_SLOT: u8 = 9;
+pub(crate) const LATER_SLOT: u8 = 9;
 const LATER_SIZE: u64 = 8 << 20;
 /// No byte before the console's driver: each is an exit, and nested exits are dear.
 const COMMAND_LINE: &str = "root=/dev/nvme0n1p2 rw rootwait console=ttyS0 quiet panic=-1 reboot=t";
@@ -34,26 +34,33 @@ pub(crate) const ROOT: &str = "root.img";
 /// Modules that make an emulated machine a host, in this order.
 pub(crate) const MODULES: [&str; 3] =
     ["kernel/virt/lib/irqbypass.ko", "kernel/arch/x86/kvm/kvm.ko", "kernel/arch/x86/kvm/kvm-amd.ko"];
-/// What is typed when a function of the host's hardware has come: a random megabyte is written to it and read back from
-/// it, not from what the guest remembers.
-const TYPED: &str = "until n=$(grep -l QEMU /sys/class/nvme/*/model) && d=/dev/$(basename ${n%/model})n1 && [ -b $d ]; \
-    do sleep 0.1; done; dd if=/dev/urandom of=/tmp/a bs=64k count=16 && dd if=/tmp/a of=$d bs=64k conv=fsync && \
-    echo 3 >/proc/sys/vm/drop_caches && cmp -n 1048576 /tmp/a $d && echo azote-guest: hardware $(xargs <$n)";
+/// A function of the host's hardware for the guest, which says what it is when it has used it.
+pub struct Hardware<'a> {
+    /// The name of the check.
+    pub name: &'static str,
+    /// It.
+    pub claim: &'a Claim,
+    /// What is typed into the guest's shell to use it; in the end it prints [`USED`] and what it likes.
+    pub typed: &'a str,
+}
 
-/// Boots the kernel with its root image here, gives it a volume and takes it back, likewise a function of the host's
-/// hardware if there is one, presses the power button, and waits for the end.
+/// The beginning of the line by which the guest says that it has used a function.
+pub const USED: &str = "azote-guest: hardware ";
+
+/// Boots the kernel with its root image here, gives it a volume and takes it back, likewise functions of the
+/// host's hardware, presses the power button, and waits for the end.
 pub fn here(
     programs: &Programs,
     kernel: &Path,
     root: &Path,
-    hardware: Option<&Claim>,
+    hardware: &[Hardware<'_>],
     limit: Duration,
 ) -> Result<Vec<Check>, Error> {
     let (kernel, root) = (sealed("kernel", &fs::read(kernel)?)?, fs::read(root)?);
     let mut card = Card::start(&programs.card())?;
     let function = card.volume(root.len() as u64, &root)?;
     let mut rig = Rig::start(&programs.hypervisor())?;
-    rig.passthrough = hardware.is_some();
+    rig.passthrough = !hardware.is_empty();
     rig.create(&Size { cpus: 2, memory_mib: 256 }, COMMAND_LINE, &kernel, None)?;
     rig.ask(&Request::Attach { slot: ROOT_SLOT }, &[&function])?;
     let begun = Instant::now();
@@ -66,8 +73,8 @@ pub fn here(
             rows.extend(read(&line, begun));
             if line.trim() == image::READY && pressed.is_none() {
                 rows.push(hot_plug(&rig, &mut card)?);
-                if let Some(claim) = hardware {
-                    rows.push(use_hardware(&mut rig, claim)?);
+                for function in hardware {
+                    rows.push(use_hardware(&mut rig, function)?);
                 }
                 rig.ask(&Request::PowerButton, &[])?;
                 pressed = Some(Instant::now());
@@ -106,22 +113,19 @@ fn hot_plug(rig: &Rig, card: &mut Card) -> Result<Check, Error> {
 }
 
 /// Puts a function of the host's hardware into the running machine, lets the guest use it, and asks for it back.
-fn use_hardware(rig: &mut Rig, claim: &Claim) -> Result<Check, Error> {
-    give(rig, LATER_SLOT, claim)?;
-    rig.type_line(TYPED)?;
+fn use_hardware(rig: &mut Rig, function: &Hardware<'_>) -> Result<Check, Error> {
+    give(rig, LATER_SLOT, function.claim)?;
+    rig.type_line(function.typed)?;
     let mut found = None;
     let used = until(|| {
-        let said = rig
-            .lines()?
-            .into_iter()
-            .find_map(|line| Some(line.trim().strip_prefix("azote-guest: hardware ")?.to_owned()));
+        let said = rig.lines()?.into_iter().find_map(|line| Some(line.trim().strip_prefix(USED)?.to_owned()));
         found = said;
         Ok(found.is_some())
     })?;
     rig.ask(&Request::Detach { slot: LATER_SLOT, force: false }, &[])?;
     let gone = until(|| Ok(rig.statistics()?.slots.iter().all(|used| used.slot != LATER_SLOT)))?;
-    let text = format!("{} {}, written, read back, given back", claim.address(), found.unwrap_or_default());
-    Ok(row("linux-hardware", used && gone, text))
+    let (address, found) = (function.claim.address(), found.unwrap_or_default());
+    Ok(row(function.name, used && gone, format!("{address} {found}, written, read back, given back")))
 }
 
 /// Waits for something, a minute at most; says whether it came.
@@ -159,7 +163,7 @@ pub fn anywhere(programs: &Programs, limit: Duration) -> Result<Vec<Check>, Erro
         let parts = Parts::locate(&parts::default_dir())?;
         let root = image::build(&parts, &parts::default_dir(), &mut |_| {})?;
         let mut rows = vec![row("linux-way", true, format!("directly: the processor has {name}"))];
-        rows.extend(here(programs, parts.kernel(), &root, None, limit)?);
+        rows.extend(here(programs, parts.kernel(), &root, &[], limit)?);
         return Ok(rows);
     }
     let why = if kernels { "no /dev/kvm" } else { name };

@@ -144,7 +144,7 @@ fn run(arguments: &Arguments) -> Result<Vec<Check>, Error> {
             let limit = Duration::from_secs(*limit);
             if let Some(folder) = here {
                 let (kernel, root) = linux::files(folder);
-                let rows = linux::here(&programs, &kernel, &root, None, limit)?;
+                let rows = linux::here(&programs, &kernel, &root, &[], limit)?;
                 rows.iter().for_each(plain);
                 return Ok(rows);
             }

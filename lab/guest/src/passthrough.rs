@@ -4,7 +4,7 @@
 use crate::{
     Error, IMAGE,
     admin::Controller,
-    linux::{self, KERNEL, MODULES, ROOT},
+    linux::{self, Hardware, KERNEL, MODULES, ROOT},
     nested::Machine,
     report::{Check, Line, Verdict},
     rig::{Rig, Size, sealed},
@@ -18,6 +18,7 @@ use rustix::{
 };
 use std::{
     fs,
+    os::unix::fs::FileExt,
     path::{Path, PathBuf},
     thread::sleep,
     time::{Duration, Instant},
@@ -33,12 +34,23 @@ const VFIO: [&str; 5] = [
     "kernel/drivers/vfio/pci/vfio-pci-core.ko",
     "kernel/drivers/vfio/pci/vfio-pci.ko",
 ];
-/// Where the function is in the emulated machine, its virtual function, and one that shares its group with others.
+/// Where the function is in the emulated machine, its virtual function, one with a large BAR, and one that shares its
+/// group with others.
 const PHYSICAL: &str = "0000:01:00.0";
 const VIRTUAL: &str = "0000:01:00.1";
+const LARGE: &str = "0000:02:00.0";
 const NOT_ALONE: &str = "0000:00:1f.2";
 /// Bytes of the function's storage.
 const STORAGE: u64 = 64 << 20;
+/// Bytes of the large BAR, what the guest writes to its first word, and to its last.
+const LARGE_BAR: u64 = 32 << 30;
+const FIRST: u32 = 0x1234_5678;
+const LAST: u32 = 0xcafe_babe;
+/// What is typed into Debian's shell: a random megabyte is written to the virtual function and read back from it, not
+/// from what the guest remembers.
+const DISK: &str = "until n=$(grep -l QEMU /sys/class/nvme/*/model) && d=/dev/$(basename ${n%/model})n1 && [ -b $d ]; \
+    do sleep 0.1; done; dd if=/dev/urandom of=/tmp/a bs=64k count=16 && dd if=/tmp/a of=$d bs=64k conv=fsync && \
+    echo 3 >/proc/sys/vm/drop_caches && cmp -n 1048576 /tmp/a $d && echo azote-guest: hardware $(xargs <$n)";
 /// Queue pairs and interrupts of the virtual function: one for administration, two for the guest's work.
 const QUEUES: u32 = 3;
 /// What the guest does with it.
@@ -58,6 +70,10 @@ pub fn nested(programs: &Programs, limit: Duration) -> Result<Vec<Check>, Error>
     let root = image::build(&parts, &parts::default_dir(), &mut |_| {})?;
     let storage = tempfile::NamedTempFile::new()?;
     storage.as_file().set_len(STORAGE)?;
+    let large = tempfile::NamedTempFile::new()?;
+    large.as_file().set_len(LARGE_BAR)?;
+    let memory =
+        format!("memory-backend-file,id=large,size={LARGE_BAR},share=on,mem-path={}", large.path().display());
     let drive = format!("file={},if=none,format=raw,id=storage", storage.path().display());
     let devices = [
         ["-device", "intel-iommu,intremap=on,snoop-control=on"],
@@ -69,6 +85,9 @@ pub fn nested(programs: &Programs, limit: Duration) -> Result<Vec<Check>, Error>
             "nvme,id=nvme,bus=root,serial=azote,subsys=subsystem,max_ioqpairs=6,msix_qsize=6,\
              sriov_max_vfs=1,sriov_vq_flexible=3,sriov_vi_flexible=3",
         ],
+        ["-device", "pcie-root-port,id=next,chassis=2,slot=2,pref64-reserve=64G"],
+        ["-object", &memory],
+        ["-device", "ivshmem-plain,memdev=large,bus=next"],
         ["-drive", &drive],
         ["-device", "nvme-ns,drive=storage,bus=nvme,nsid=1"],
     ];
@@ -86,6 +105,14 @@ pub fn nested(programs: &Programs, limit: Duration) -> Result<Vec<Check>, Error>
     let good = said.ended && said.checks.iter().any(|check| check.name == "linux-power-button");
     let text = said.text(good);
     rows.extend(said.checks);
+    let word = |at| {
+        let mut word = [0; 4];
+        large.as_file().read_exact_at(&mut word, at).map(|()| u32::from_le_bytes(word))
+    };
+    let ends = [word(0)?, word(LARGE_BAR - 4)?];
+    let told =
+        format!("both ends of a BAR of {} GiB hold {:#x} and {:#x}", LARGE_BAR >> 30, ends[0], ends[1]);
+    rows.push(row("passthrough-large", ends == [FIRST, LAST], told));
     rows.push(row("passthrough-nested", good, text));
     Ok(rows)
 }
@@ -115,8 +142,24 @@ pub fn here(programs: &Programs, said: &mut dyn FnMut(&Check)) -> Result<Vec<Che
     let claim = virtual_function()?;
     add(vec![work(programs, &claim)?]);
     let (kernel, root) = linux::files(Path::new("/"));
-    add(linux::here(programs, &kernel, &root, Some(&claim), LIMIT)?);
+    bind(LARGE, "vfio-pci")?;
+    let large = Claim::new(address(LARGE)?)?;
+    let hardware = [
+        Hardware { name: "linux-hardware", claim: &claim, typed: DISK },
+        Hardware { name: "linux-large-bar", claim: &large, typed: &write_large() },
+    ];
+    add(linux::here(programs, &kernel, &root, &hardware, LIMIT)?);
     Ok(rows)
+}
+
+/// What is typed to write to both ends of the large BAR, which is the function's third.
+fn write_large() -> String {
+    let function = format!("/sys/bus/pci/devices/0000:00:{:02x}.0", linux::LATER_SLOT);
+    format!(
+        "f={function}; until [ -d $f ]; do sleep 0.1; done; echo 1 >$f/enable; \
+         set -- $(sed -n 3p $f/resource); e=$(printf 0x%x $(($2-3))); \
+         devmem $1 32 {FIRST} && devmem $e 32 {LAST} && echo azote-guest: hardware $(devmem $1) $(devmem $e)"
+    )
 }
 
 fn unexpected(request: &str) -> Result<(), Error> {
