@@ -178,8 +178,9 @@ pub async fn serve(
     let wrong_method = || async { Error::new(405, "request.unknown", "this call has another method") };
     let router = router.fallback(unknown).method_not_allowed_fallback(wrong_method);
     let tls = TlsAcceptor::from(Arc::new(tls));
-    let lanes: Vec<_> =
-        (0..limits.lanes).map(|_| lane(stopping.clone(), limits.stop)).collect::<std::io::Result<_>>()?;
+    // The lanes end with this function, however it ends.
+    let (_open, over) = watch::channel(());
+    let lanes: Vec<_> = (0..limits.lanes).map(|_| lane(over.clone())).collect::<std::io::Result<_>>()?;
     let home = Handle::current();
     let shared = Arc::new(Shared { router, tls, limits, observer, stopping, alive, home });
     let slots = Arc::new(Semaphore::new(limits.connections));
@@ -222,16 +223,11 @@ pub async fn serve(
     Ok(())
 }
 
-/// Starts a thread that runs what is spawned there, until the stop and what is left to requests in flight is over.
-fn lane(mut stopping: watch::Receiver<bool>, stop: Duration) -> std::io::Result<Handle> {
+/// Starts a thread that runs what is spawned there, until the other end of `over` is gone.
+fn lane(mut over: watch::Receiver<()>) -> std::io::Result<Handle> {
     let runtime = Builder::new_current_thread().enable_all().build()?;
     let handle = runtime.handle().clone();
-    thread::Builder::new().name("lane".to_owned()).spawn(move || {
-        runtime.block_on(async {
-            let _ = stopping.wait_for(|stop| *stop).await;
-            sleep(stop).await;
-        });
-    })?;
+    thread::Builder::new().name("lane".to_owned()).spawn(move || runtime.block_on(over.changed()))?;
     Ok(handle)
 }
 
