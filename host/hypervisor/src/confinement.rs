@@ -1,7 +1,12 @@
 //! The process itself: it gives up everything but its socket before it reads the first request, and what it needed to
 //! build the machine before the processors run.
 
-use crate::{control::Control, isolation, vcpu::PROCESS, vm};
+use crate::{
+    control::{Confine, Control},
+    isolation,
+    vcpu::PROCESS,
+    vm,
+};
 use sandbox::Policy;
 use seal::console::ConsoleKey;
 use std::{error::Error, os::fd::OwnedFd, sync::LazyLock};
@@ -21,6 +26,12 @@ pub fn serve(socket: OwnedFd, policy: Policy) -> Result<(), Box<dyn Error>> {
     let isolation = isolation::detect();
     isolation::engage(&isolation)?;
     policy.enter(&[])?;
-    Control::new(Link::new(socket), isolation, Box::new(move |keep| Ok(policy.narrow(keep)?))).run()?;
+    let narrow: Confine = Box::new(move |keep| {
+        let narrowing = policy.narrowing(keep)?;
+        drop(policy);
+        vm::give_back();
+        Ok(narrowing.apply()?)
+    });
+    Control::new(Link::new(socket), isolation, narrow).run()?;
     Ok(())
 }

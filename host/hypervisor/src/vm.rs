@@ -3,6 +3,7 @@
 
 #![allow(unsafe_code)]
 
+mod diet;
 mod routes;
 
 use crate::{
@@ -13,6 +14,7 @@ use crate::{
     memory::Memory,
     vcpu::{Gate, Outcome},
 };
+pub use diet::give_back;
 use kvm_bindings::{
     KVM_API_VERSION, KVM_IRQFD_FLAG_DEASSIGN, KVM_PIT_SPEAKER_DUMMY, KvmIrqRouting, kvm_ioeventfd,
     kvm_ioeventfd_flag_nr_datamatch, kvm_ioeventfd_flag_nr_deassign, kvm_irqfd, kvm_pit_config,
@@ -399,10 +401,13 @@ pub(crate) fn signal(process: Pid, thread: Pid, signal: i32) {
     unsafe { libc::syscall(libc::SYS_tgkill, process, thread, signal) };
 }
 
-/// Lets all threads share one heap: further ones grow by calls that are given up.
+/// Lets all threads share one heap: further ones grow by calls that are given up. What is larger than most things has
+/// mappings of its own, which go when it goes.
 pub fn share_heap() {
-    // SAFETY: a number for the C library's allocator; called before there are threads. It refuses no such number.
-    unsafe { libc::mallopt(libc::M_ARENA_MAX, 1) };
+    for (option, value) in [(libc::M_ARENA_MAX, 1), (libc::M_MMAP_THRESHOLD, 32 << 10)] {
+        // SAFETY: a number for the C library's allocator; called before there are threads. It refuses no such number.
+        unsafe { libc::mallopt(option, value) };
+    }
 }
 
 /// Ends the process without taking anything apart: the standard library's way out takes calls that are given up.

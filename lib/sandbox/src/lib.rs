@@ -154,8 +154,23 @@ impl Policy {
     /// [`Policy::enter`], whose filters stay; what it needs for that are `seccomp`, and `prctl` for
     /// `PR_SET_NO_NEW_PRIVS`, as early calls.
     pub fn narrow(&self, keep: &[&str]) -> Result<(), SandboxError> {
-        let programs = filter::compile(&self.narrowed(keep))?;
-        apply(programs.rchunks(filter::NARROWED).next().unwrap_or_default())
+        self.narrowing(keep)?.apply()
+    }
+
+    /// [`Policy::narrow`], ready to be done: making it takes memory that may be given back before.
+    pub fn narrowing(&self, keep: &[&str]) -> Result<Narrowing, SandboxError> {
+        let mut programs = filter::compile(&self.narrowed(keep))?;
+        Ok(Narrowing(programs.split_off(programs.len().saturating_sub(filter::NARROWED))))
+    }
+}
+
+/// What [`Policy::narrow`] does.
+pub struct Narrowing(Vec<seccompiler::BpfProgram>);
+
+impl Narrowing {
+    /// Does it.
+    pub fn apply(self) -> Result<(), SandboxError> {
+        apply(&self.0)
     }
 }
 

@@ -28,11 +28,13 @@ pub(crate) fn filter(vm: &VmFd) -> Result<(), VmError> {
 }
 
 fn bitmap(base: u32) -> Vec<u8> {
-    let allowed = |register: u32| REGISTERS.iter().any(|range| range.contains(&register));
-    (base..base + WINDOW)
-        .step_by(8)
-        .map(|first| (0..8).filter(|bit| allowed(first + bit)).fold(0, |byte, bit| byte | 1 << bit))
-        .collect()
+    let mut bitmap = vec![0; WINDOW as usize / 8];
+    for at in REGISTERS.iter().cloned().flatten().filter_map(|register| register.checked_sub(base)) {
+        if let Some(byte) = bitmap.get_mut(at as usize / 8) {
+            *byte |= 1 << (at % 8);
+        }
+    }
+    bitmap
 }
 
 #[cfg(test)]
