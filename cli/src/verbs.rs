@@ -105,6 +105,10 @@ fn guests_text(status: &HostStatus, text: &mut String) {
         let memory = hypervisor.free_memory_mib;
         let _ = writeln!(text, "sharing    virtualisation {by}; free: {cores} of {threads}, {memory} MiB");
         let _ = writeln!(text, "hypervisor sha256 {image}");
+        for kind in &hypervisor.accelerators {
+            let _ =
+                writeln!(text, "accelerators {}: {} of {} free", kind.family.as_str(), kind.free, kind.all);
+        }
         weaknesses_text(hypervisor.weaknesses.iter(), text);
     }
     for volume in &status.volumes {
@@ -266,12 +270,13 @@ mod tests {
             "certificate": "-", "volumes": [volume],
             "instances": [instance(1, "c7i.large", None), instance(2, "t3.nano", Some(12_045))],
             "hypervisor": {"image": sha, "virtualisation": "vmx", "threads_per_core": 2, "free_cores": 3,
-                "free_memory_mib": 1000, "weaknesses": weakness},
+                "free_memory_mib": 1000, "weaknesses": weakness, "accelerators": [{"family": "g5", "all": 2, "free": 1}]},
             "log": {"last": 0, "bytes": 0, "capacity": 1024},
         });
         let text = status_text(&serde_json::from_value(status).unwrap());
         for part in [
             "virtualisation vmx; free: 3 cores of 2 threads, 1000 MiB",
+            "accelerators g5: 1 of 2 free",
             "WEAKNESS   two threads share (isolation.smt)",
             "vol-0123456789abcdef0 slot 1 of i-00000000000000002 xvda",
             "i-00000000000000001 c7i.large from vol-0123456789abcdef0: running\n",
