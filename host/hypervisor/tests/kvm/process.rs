@@ -5,11 +5,16 @@ use crate::{
     rig::{device, wait},
 };
 use ids::InstanceId;
+use rustix::process::geteuid;
 use seal::console::Tenant;
 use sha2::{Digest, Sha256};
 use std::{
     cell::RefCell,
-    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    io,
+    os::{
+        fd::{AsFd, BorrowedFd, OwnedFd},
+        unix::process::CommandExt,
+    },
     process::{Child, Command, Stdio},
     rc::Rc,
 };
@@ -17,6 +22,9 @@ use wire::{
     Link,
     hypervisor::{Create, Measurement, Reply, Request, State, Statistics},
 };
+
+/// A user that owns nothing.
+const USER: u32 = 70_001;
 
 pub(crate) struct Hypervisor {
     child: Child,
@@ -26,12 +34,14 @@ pub(crate) struct Hypervisor {
 
 impl Hypervisor {
     pub(crate) fn start() -> Self {
+        Self::start_by(&mut Command::new(env!("CARGO_BIN_EXE_azote-hypervisor"))).unwrap()
+    }
+
+    fn start_by(command: &mut Command) -> io::Result<Self> {
         let (link, theirs) = Link::<Request, Reply>::pair().unwrap();
-        let child = Command::new(env!("CARGO_BIN_EXE_azote-hypervisor"))
-            .stdin(Stdio::from(OwnedFd::from(theirs)))
-            .spawn()
-            .unwrap();
-        Self { child, link, tenant: Rc::new(RefCell::new(Tenant::new(InstanceId::from_random(1)).unwrap())) }
+        let child = command.stdin(Stdio::from(OwnedFd::from(theirs))).spawn()?;
+        let tenant = Rc::new(RefCell::new(Tenant::new(InstanceId::from_random(1)).unwrap()));
+        Ok(Self { child, link, tenant })
     }
 
     /// Another process for the same tenant, who believes either.
@@ -148,6 +158,37 @@ fn a_machine_runs_stands_still_and_ends_as_it_is_told() {
     assert_eq!((numbers.state, numbers.failed), (State::Paused, None));
     assert_eq!(hypervisor.statistics().cpus, numbers.cpus);
     hypervisor.ask(&Request::Resume).unwrap();
+    hypervisor.stop();
+}
+
+/// As the launcher starts it: a user that owns nothing, without groups and capabilities.
+#[test]
+fn it_needs_no_rights_of_its_own() {
+    let Some(kvm) = device() else { return };
+    if !geteuid().is_root() {
+        println!("skipped: it_needs_no_rights_of_its_own: only root can become another user");
+        return;
+    }
+    let mut command = Command::new(env!("CARGO_BIN_EXE_azote-hypervisor"));
+    let mut hypervisor = match Hypervisor::start_by(command.uid(USER).gid(USER)) {
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            println!("skipped: it_needs_no_rights_of_its_own: others cannot reach the program");
+            return;
+        }
+        started => started.unwrap(),
+    };
+    hypervisor.create(&kvm, hypervisor.parameters(), &elf(&say(b"hello", &SPIN))).unwrap();
+    let status = std::fs::read_to_string(format!("/proc/{}/status", hypervisor.child.id())).unwrap();
+    let said = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).unwrap().trim();
+    assert_eq!(
+        (said("CapPrm:"), said("CapEff:"), said("Groups:")),
+        ("0000000000000000", "0000000000000000", "")
+    );
+    assert!(said("Uid:").split_whitespace().all(|user| user.parse() == Ok(USER)));
+    hypervisor.ask(&Request::Resume).unwrap();
+    wait("five bytes", || hypervisor.statistics().cpus[0].port_out == 5);
+    assert!(hypervisor.statistics().cpus[0].cpu_ns.is_some());
+    assert_eq!(hypervisor.console(), b"hello");
     hypervisor.stop();
 }
 
