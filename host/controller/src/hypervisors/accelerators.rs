@@ -1,7 +1,7 @@
 //! Functions of the host's hardware that instances have for themselves, by family of instance types.
 
 use crate::Refusal;
-use instance_types::InstanceType;
+use instance_types::{InstanceType, MAX_ACCELERATORS};
 use std::{
     collections::BTreeMap,
     fmt::Debug,
@@ -11,8 +11,9 @@ use std::{
 };
 use vfio::{Claim, ClaimError, Descriptors};
 
-/// The slot of a machine's first accelerator; the others come below it. Volumes end far below.
+/// The slot of a machine's first accelerator; the others come below it, and end above the volumes.
 pub(super) const FIRST_SLOT: u8 = 31;
+const _: () = assert!(FIRST_SLOT - MAX_ACCELERATORS >= ids::SLOTS);
 /// How long the kernel may take to close what a process had that is gone: while everyone waits,
 const SOON: Duration = Duration::from_millis(200);
 /// and while only the next one to have it waits.

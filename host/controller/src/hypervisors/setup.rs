@@ -149,6 +149,12 @@ pub fn bring_up<R: Register>(
             format!("guest kernel or RAM disk {hash} is not in the known-good set: install one that is");
         return Ok(Outcome::Objection(out_of_service("boot.kernel", &message)));
     }
+    // A host that cannot do what its measured configuration says is not the host that was asked for; now nobody loses
+    // an instance by it.
+    let accelerators = match claim(&options.passthrough) {
+        Ok(accelerators) => accelerators,
+        Err(error) => return Ok(Outcome::Objection(out_of_service(error.code(), &error.to_string()))),
+    };
     let virtualisation = virtualisation();
     let kvm = match File::options().read(true).write(true).open("/dev/kvm") {
         Ok(kvm) if virtualisation != Virtualisation::None => kvm,
@@ -156,12 +162,6 @@ pub fn bring_up<R: Register>(
             tracing::warn!(?other, "no KVM: instances run on the main board only");
             return Ok(Outcome::Absent);
         }
-    };
-    // A host that cannot do what its measured configuration says is not the host that was asked for; now nobody loses
-    // an instance by it.
-    let accelerators = match claim(&options.passthrough) {
-        Ok(accelerators) => accelerators,
-        Err(error) => return Ok(Outcome::Objection(out_of_service(error.code(), &error.to_string()))),
     };
     let share = share(options.host_cores.into(), options.guest_memory)?;
     stay(&share)?;
@@ -284,5 +284,33 @@ mod tests {
         assert!(with.contains("passthrough=g4dn=0000:03:00.1\npassthrough=g5=0000:03:00.2\n"), "{with}");
         assert!(!measured(&[]).contains("passthrough"));
         assert!(<Words as clap::Parser>::try_parse_from(["azote-controller", one]).is_err());
+    }
+
+    struct Nothing;
+
+    impl Register for Nothing {
+        fn extend(&mut self, _: [u8; 32]) -> Result<(), tpm::Error> {
+            Ok(())
+        }
+
+        fn value(&mut self) -> Result<[u8; 32], tpm::Error> {
+            Ok([0; 32])
+        }
+    }
+
+    #[test]
+    fn a_host_without_a_function_that_it_is_to_have_is_out_of_service() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let path = file.path().display();
+        let words = ["azote-controller".to_owned(), "--passthrough=g5=ffff:ff:1f.7".to_owned()];
+        let files = ["hypervisor", "launcher", "kernel"].map(|what| format!("--{what}={path}"));
+        let words = words.into_iter().chain(files);
+        let guests = <Words as clap::Parser>::try_parse_from(words).unwrap().guests;
+        let known_good = format!("{}  a kernel", Sha256::from_digest(&crate::boot::sha256(&[])));
+        let known_good = KnownGood::parse(&known_good).unwrap();
+        let outcome = bring_up(&guests, &mut Boot::new(Nothing), &known_good).unwrap();
+        let Outcome::Objection(Some(reason)) = outcome else { panic!("it came up") };
+        assert_eq!(reason.code.as_str(), "passthrough.absent");
+        assert!(reason.message.as_str().contains("ffff:ff:1f.7"), "{}", reason.message);
     }
 }
