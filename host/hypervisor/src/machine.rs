@@ -50,6 +50,13 @@ pub struct MachineState {
     slots: Vec<FrozenSlot>,
 }
 
+impl MachineState {
+    /// How many functions go with it.
+    pub const fn functions(&self) -> usize {
+        self.slots.len()
+    }
+}
+
 /// Why a machine could not be made, or does not do what it was asked.
 #[derive(Debug, thiserror::Error)]
 pub enum MachineError {

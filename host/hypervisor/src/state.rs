@@ -7,6 +7,7 @@ mod processor;
 use crate::{
     console::{Console, ConsoleState},
     instance::{Instance, InstanceError, Parts, check, random},
+    irq::Platform,
     machine::{Config, Machine, MachineState},
     memory::{Memory, MemoryError},
     vm::{Tried, Vm},
@@ -203,6 +204,23 @@ pub fn receive(device: OwnedFd, socket: OwnedFd) -> Result<Instance, InstanceErr
         saved.config.generation = random()?;
     }
     rebuild(device, saved, memory, sockets, copy)
+}
+
+/// Goes on with what `bytes` say, as far as that takes no KVM: a machine on `platform` around `memory`, with as many of
+/// `sockets` as there are functions. For tests.
+#[doc(hidden)]
+pub fn rehearse(
+    bytes: &[u8],
+    platform: Arc<dyn Platform>,
+    memory: Arc<Memory>,
+    sockets: impl FnOnce(usize) -> Vec<OwnedFd>,
+) -> Result<Machine, InstanceError> {
+    let saved: Saved = ciborium::from_reader(bytes).map_err(|_| StateError::Malformed)?;
+    check(&saved.create)?;
+    let Saved { create, config, machine, console, .. } = saved;
+    let console = Console::restore(create.instance, create.console_key, console)?;
+    let sockets = sockets(machine.functions());
+    Ok(Machine::resume(platform, memory, &config, Box::new(console), &machine, sockets)?)
 }
 
 fn read(link: &Link<Parcel, Parcel>, len: u64) -> Result<Saved, InstanceError> {

@@ -15,4 +15,5 @@ pub mod guest;
 pub mod hostile;
 pub mod liar;
 pub mod nvme;
+pub mod received;
 pub mod recorder;
