@@ -1,6 +1,6 @@
 //! Instances that share this host: one hypervisor process each, on the cores and the memory that [`placement`] gives
-//! it, with the accelerators of its type. What placement decides is carried out here, one action after the other, under one lock; a machine is built
-//! outside of it, so that nobody else's turn waits for that.
+//! it, with the accelerators of its type. What placement decides is carried out here, one action after the other,
+//! under one lock; a machine is built outside of it, so that nobody else's turn waits for that.
 
 pub mod accelerators;
 mod books;
@@ -28,7 +28,7 @@ use std::{
 };
 use wire::{
     Fault, Link,
-    hypervisor::{Create, Isolation, Measurement},
+    hypervisor::{Create, Instructions, Isolation, Measurement},
 };
 
 /// Longest sleep between two looks at whose turn it is.
@@ -200,9 +200,10 @@ impl Hypervisors {
             command_line: self.source.command_line.clone(),
             console_key,
             passthrough: !accelerators.is_empty(),
+            instructions: instructions(kind),
             reserved: self.reserved,
         };
-        books.consoles.remove(&instance);
+        books.forget(&instance);
         books.entries.insert(instance, Entry::new(kind, create.clone(), accelerators.clone(), now));
         books.carry_out(now, actions);
         Ok((create, accelerators))
@@ -328,6 +329,14 @@ impl Hypervisors {
 
     fn now(&self) -> u64 {
         u64::try_from(self.begun.elapsed().as_micros()).unwrap_or(u64::MAX)
+    }
+}
+
+fn instructions(kind: &InstanceType) -> Instructions {
+    match kind.instructions() {
+        instance_types::Instructions::Avx2 => Instructions::Avx2,
+        instance_types::Instructions::Avx512 => Instructions::Avx512,
+        instance_types::Instructions::All => Instructions::All,
     }
 }
 

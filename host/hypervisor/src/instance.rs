@@ -227,7 +227,7 @@ impl Parts {
     pub(crate) fn new(device: OwnedFd, create: &Create, memory: Memory) -> Result<Self, InstanceError> {
         let kvm = kvm(device)?;
         let topology = Topology { cpus: create.cpus, threads_per_core: create.threads_per_core };
-        let promise = Promise::new(&kvm, topology)?;
+        let promise = Promise::new(&kvm, topology, create.instructions)?;
         let physical_bits = promise.physical_bits();
         let (memory, gate) = (Arc::new(memory), Arc::new(Gate::default()));
         let end = memory.regions().iter().map(|region| region.guest + region.len).max();

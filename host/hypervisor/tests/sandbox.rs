@@ -146,6 +146,7 @@ fn short(programs: &Programs) -> Result<(), String> {
             command_line: "only=memory".to_owned(),
             console_key: None,
             passthrough: false,
+            instructions: wire::hypervisor::Instructions::All,
             reserved: false,
         }))
     };

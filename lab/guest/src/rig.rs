@@ -93,6 +93,7 @@ impl Rig {
             command_line: words.to_owned(),
             console_key: Some(self.console.public_key().to_vec()),
             passthrough: self.passthrough,
+            instructions: wire::hypervisor::Instructions::All,
             reserved: false,
         };
         let kvm = kvm()?;

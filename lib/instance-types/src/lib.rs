@@ -27,6 +27,17 @@ pub struct InstanceType {
     pub accelerators: u8,
 }
 
+/// The vector instructions that a type promises.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Instructions {
+    /// Up to AVX2.
+    Avx2,
+    /// Up to AVX-512, and no tiles (AMX).
+    Avx512,
+    /// Whatever the host has.
+    All,
+}
+
 /// Most accelerators of one type.
 pub const MAX_ACCELERATORS: u8 = 8;
 
@@ -165,6 +176,15 @@ impl InstanceType {
             }
         };
         Some(Request { memory: self.memory_mib << 20, cpus })
+    }
+
+    /// What its guests find at most, by the processors that EC2 names for the family.
+    pub fn instructions(&self) -> Instructions {
+        match self.family() {
+            "m3" | "t2" | "g5" => Instructions::Avx2,
+            "t3" | "g4dn" => Instructions::Avx512,
+            _ => Instructions::All,
+        }
     }
 
     /// Whole cores that an instance has or shares, on a board whose cores have so many threads.

@@ -94,9 +94,24 @@ pub struct Create {
     /// Functions of the host's hardware may come ([`Request::Passthrough`]). A machine without gives up the system
     /// calls for them.
     pub passthrough: bool,
+    /// Which vector instructions the guest may find.
+    pub instructions: Instructions,
     /// Memory comes from the large pages that the host set aside, or the machine is not built. Otherwise small pages do
     /// where there are no large ones.
     pub reserved: bool,
+}
+
+/// The vector instructions that a guest finds at most, so that it finds the same on every host that has them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Instructions {
+    /// Up to AVX2.
+    Avx2,
+    /// Up to AVX-512, and no tiles (AMX).
+    Avx512,
+    /// All that the hypervisor promises at all.
+    #[default]
+    All,
 }
 
 /// What the hypervisor answers.

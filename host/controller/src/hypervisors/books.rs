@@ -172,9 +172,15 @@ impl Books {
         self.consoles.insert(instance.clone(), (now, pieces));
     }
 
-    pub(super) fn carried(&mut self, instance: &InstanceId, now: u64) -> Option<Carried> {
-        let (balance, at) = self.stopped.remove(instance)?;
-        Some(Carried { balance, stopped_for: Duration::from_micros(now.saturating_sub(at)) })
+    pub(super) fn carried(&self, instance: &InstanceId, now: u64) -> Option<Carried> {
+        let (balance, at) = self.stopped.get(instance)?;
+        Some(Carried { balance: *balance, stopped_for: Duration::from_micros(now.saturating_sub(*at)) })
+    }
+
+    /// It starts anew: what was kept of its last run counts no more.
+    pub(super) fn forget(&mut self, instance: &InstanceId) {
+        self.stopped.remove(instance);
+        self.consoles.remove(instance);
     }
 
     /// What burstable instances did since they were last asked, and whether they want their cores.

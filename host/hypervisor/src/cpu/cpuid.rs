@@ -1,7 +1,8 @@
 //! CPUID of each processor.
 
-use super::promise::{CPUID, Leaf};
+use super::promise::{BEYOND_AVX2, BEYOND_AVX512, Beyond, CPUID, Leaf};
 use kvm_bindings::{CpuId, KVM_CPUID_FLAG_SIGNIFCANT_INDEX, kvm_cpuid_entry2};
+use wire::hypervisor::Instructions;
 
 /// The leaf in which a hypervisor says the frequencies of TSC and APIC.
 const HYPERVISOR_TIMING: u32 = 0x4000_0010;
@@ -11,6 +12,10 @@ const TSC_DEADLINE: u32 = 1 << 24;
 const HYPERVISOR: u32 = 1 << 31;
 /// Leaf 1, EDX: more than one processor.
 const HTT: u32 = 1 << 28;
+/// The leaf of the extended state, and the bytes of the area that every processor has: x87, SSE and the header (Intel
+/// SDM volume 1, section 13.4).
+const XSAVE: u32 = 0xD;
+const LEAST_STATE: u32 = 576;
 /// KVM's APIC timer counts nanoseconds.
 const APIC_KHZ: u32 = 1_000_000;
 
@@ -57,6 +62,49 @@ pub(super) fn masked(supported: &CpuId, deadline: bool) -> CpuId {
         }
     }
     cpuid
+}
+
+/// No more than the instance's type promises.
+pub(super) fn limit(cpuid: &mut CpuId, most: Instructions) {
+    let beyond: &[Beyond] = match most {
+        Instructions::All => &[],
+        Instructions::Avx512 => &[BEYOND_AVX512],
+        Instructions::Avx2 => &[BEYOND_AVX512, BEYOND_AVX2],
+    };
+    for Beyond { bits, leaves, state } in beyond {
+        let component =
+            |entry: &kvm_cpuid_entry2| entry.index >= 2 && entry.index < 32 && state >> entry.index & 1 == 1;
+        cpuid.retain(|entry| {
+            !(leaves.contains(&entry.function) || entry.function == XSAVE && component(entry))
+        });
+        for entry in cpuid.as_mut_slice() {
+            for (_, _, [eax, ebx, ecx, edx]) in
+                bits.iter().filter(|(leaf, index, _)| (*leaf, *index) == (entry.function, entry.index))
+            {
+                entry.eax &= !eax;
+                entry.ebx &= !ebx;
+                entry.ecx &= !ecx;
+                entry.edx &= !edx;
+            }
+            if (entry.function, entry.index) == (XSAVE, 0) {
+                entry.eax &= !state;
+            }
+        }
+    }
+    if !beyond.is_empty() {
+        fit(cpuid);
+    }
+}
+
+/// The largest area of extended state that is left: each component says where it ends.
+fn fit(cpuid: &mut CpuId) {
+    let entries = || cpuid.as_slice().iter().filter(|entry| entry.function == XSAVE);
+    let Some(user) = entries().find(|entry| entry.index == 0).map(|entry| entry.eax) else { return };
+    let there = entries().filter(|entry| (2..32).contains(&entry.index) && user >> entry.index & 1 == 1);
+    let end = there.map(|entry| entry.ebx.saturating_add(entry.eax)).fold(LEAST_STATE, u32::max);
+    for entry in cpuid.as_mut_slice().iter_mut().filter(|e| (e.function, e.index) == (XSAVE, 0)) {
+        entry.ecx = end;
+    }
 }
 
 fn rule(entry: &kvm_cpuid_entry2) -> Option<&'static Leaf> {
@@ -153,6 +201,49 @@ mod tests {
         let seven = find(&cpuid, 7, 0).unwrap();
         assert_eq!(seven.ebx & (1 << 2 | 1 << 4 | 1 << 11 | 1 << 25), 0, "no SGX, HLE, RTM, PT");
         assert_eq!(find(&cpuid, 0, 0).unwrap().eax, 0x1F);
+    }
+
+    #[test]
+    fn a_type_that_promises_less_has_less() {
+        let machine = || {
+            let state = [(0, [0x6_00E7, 0, 11_008, 0]), (2, [256, 576, 0, 0]), (5, [64, 1088, 0, 0])];
+            let tiles = [
+                (6, [512, 1152, 0, 0]),
+                (7, [1024, 1664, 0, 0]),
+                (17, [64, 2752, 0, 0]),
+                (18, [8192, 2816, 0, 0]),
+            ];
+            let state =
+                state.into_iter().chain(tiles).map(|(index, registers)| entry(XSAVE, index, registers));
+            let others = [
+                entry(7, 0, [u32::MAX; 4]),
+                entry(7, 1, [u32::MAX; 4]),
+                entry(0x1D, 0, [1; 4]),
+                entry(0x1E, 0, [1; 4]),
+            ];
+            masked(&CpuId::from_entries(&state.chain(others).collect::<Vec<_>>()).unwrap(), true)
+        };
+        let of = |most| {
+            let mut cpuid = machine();
+            limit(&mut cpuid, most);
+            cpuid
+        };
+        for (most, avx512, tiles, user, size) in [
+            (Instructions::All, true, true, 0x6_00E7, 11_008),
+            (Instructions::Avx512, true, false, 0xE7, 2688),
+            (Instructions::Avx2, false, false, 7, 832),
+        ] {
+            let cpuid = of(most);
+            let (seven, state) = (find(&cpuid, 7, 0).unwrap(), find(&cpuid, XSAVE, 0).unwrap());
+            assert_eq!(seven.ebx & 1 << 16 != 0, avx512, "{most:?}: AVX512F");
+            assert_eq!(seven.edx & 1 << 24 != 0, tiles, "{most:?}: AMX-TILE");
+            assert_ne!(seven.ebx & 1 << 5, 0, "{most:?}: AVX2");
+            assert_eq!((state.eax, state.ecx), (user, size), "{most:?}");
+            assert_eq!(find(&cpuid, 0x1D, 0).is_some(), tiles, "{most:?}");
+            assert_eq!(find(&cpuid, XSAVE, 6).is_some(), avx512, "{most:?}");
+            assert_eq!(find(&cpuid, XSAVE, 18).is_some(), tiles, "{most:?}");
+        }
+        assert_eq!(of(Instructions::All), machine());
     }
 
     #[test]

@@ -15,6 +15,7 @@ use crate::{
 };
 use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES, Msrs, kvm_msr_entry};
 use kvm_ioctls::{Cap, Kvm};
+use wire::hypervisor::Instructions;
 
 /// `IA32_MISC_ENABLE`: fast string operations.
 const MISC_ENABLE: (u32, u64) = (0x1A0, 1);
@@ -31,8 +32,8 @@ pub struct Promise {
 }
 
 impl Promise {
-    /// What this machine can give of what is promised.
-    pub fn new(kvm: &Kvm, topology: Topology) -> Result<Self, VmError> {
+    /// What this machine can give of what is promised, with these vector instructions at most.
+    pub fn new(kvm: &Kvm, topology: Topology, instructions: Instructions) -> Result<Self, VmError> {
         let most = kvm.get_max_vcpus();
         if usize::from(topology.cpus) > most {
             return Err(VmError::Processors(most));
@@ -41,7 +42,9 @@ impl Promise {
         let deadline = kvm.check_extension(Cap::TscDeadlineTimer);
         let registers =
             kvm.get_msr_index_list().tried("list the registers that it keeps")?.as_slice().to_vec();
-        Ok(Self { cpuid: cpuid::masked(&supported, deadline), topology, registers })
+        let mut cpuid = cpuid::masked(&supported, deadline);
+        cpuid::limit(&mut cpuid, instructions);
+        Ok(Self { cpuid, topology, registers })
     }
 
     /// The model-specific registers that are a processor's state.

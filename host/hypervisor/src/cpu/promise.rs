@@ -87,6 +87,42 @@ pub(super) const CPUID: &[Leaf] = &[
     leaf(0x8000_0021, [ALL, 0, 0, 0]),
 ];
 
+/// What is left out for types that promise less: CPUID bits, whole leaves, and components of the extended state (XCR0).
+pub(super) struct Beyond {
+    /// Bits of EAX, EBX, ECX, EDX.
+    pub(super) bits: &'static [(u32, u32, [u32; 4])],
+    /// Leaves.
+    pub(super) leaves: &'static [u32],
+    /// Components.
+    pub(super) state: u32,
+}
+
+/// Beyond AVX-512: AMX with its BF16, INT8 and FP16.
+pub(super) const BEYOND_AVX512: Beyond = Beyond {
+    bits: &[(0x7, 0, [0, 0, 0, bits([22, 24, 25])]), (0x7, 1, [bits([21]), 0, 0, 0])],
+    leaves: &[0x1D, 0x1E],
+    state: bits([17, 18]),
+};
+
+/// Beyond AVX2: all of AVX-512, and what came with it in shorter vectors: GFNI, VAES, VPCLMULQDQ, AVX-VNNI, AVX-IFMA.
+pub(super) const BEYOND_AVX2: Beyond = Beyond {
+    bits: &[
+        (
+            0x7,
+            0,
+            [
+                0,
+                bits([16, 17, 21, 26, 27, 28, 30, 31]),
+                bits([1, 6, 8, 9, 10, 11, 12, 14]),
+                bits([2, 3, 8, 23]),
+            ],
+        ),
+        (0x7, 1, [bits([4, 5, 23]), 0, 0, 0]),
+    ],
+    leaves: &[],
+    state: bits([5, 6, 7]),
+};
+
 /// Model-specific registers that a guest may read and write, where KVM knows them. The x2APIC's are always there.
 pub(super) const REGISTERS: &[RangeInclusive<u32>] = &[
     0x0..=0x1,                 // machine check address and type of old

@@ -62,6 +62,7 @@ impl Hypervisor {
             command_line: "quiet".to_owned(),
             console_key: Some(self.tenant.borrow().public_key().to_vec()),
             passthrough: false,
+            instructions: wire::hypervisor::Instructions::All,
             reserved: false,
         }
     }

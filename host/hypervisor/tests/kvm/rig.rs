@@ -16,6 +16,7 @@ use std::{
     sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
+use wire::hypervisor::Instructions;
 
 /// Where guests report: what is written to [`TELL`] is recorded, [`END`] ends the machine, [`ASK`] gives 0x5A.
 pub(crate) const TELL: u8 = 0x10;
@@ -98,7 +99,7 @@ impl Rig {
     ) -> Self {
         let gate = Arc::new(Gate::default());
         let vm = Arc::new(Vm::new(kvm, Arc::clone(&memory), Arc::clone(&gate)).unwrap());
-        let promise = Promise::new(kvm, Topology { cpus, threads_per_core: 1 }).unwrap();
+        let promise = Promise::new(kvm, Topology { cpus, threads_per_core: 1 }, Instructions::All).unwrap();
         let vcpus: Vec<Vcpu> = (0..cpus)
             .map(|id| {
                 let vcpu = Vcpu::new(&vm, id).unwrap();

@@ -181,6 +181,7 @@ impl Hypervisor {
             command_line: "only=memory".to_owned(),
             console_key: None,
             passthrough: false,
+            instructions: hypervisor::Instructions::All,
             reserved: false,
         };
         let create = hypervisor::Request::Create(Box::new(create));
