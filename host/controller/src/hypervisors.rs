@@ -182,7 +182,7 @@ impl Hypervisors {
         let accelerators = books.accelerators.take(kind)?;
         let carried = books.carried(&instance, now);
         let request = kind.request(mode, carried).ok_or_else(|| Refusal::of("instance.class"))?;
-        let actions = match books.placement.start(now, &instance, &request) {
+        let actions = match books.place(now, &instance, &request) {
             Ok(actions) => actions,
             Err(error) => {
                 books.accelerators.give_back(kind, accelerators);

@@ -8,7 +8,7 @@ use super::{
 use crate::Refusal;
 use ids::InstanceId;
 use instance_types::{Class, InstanceType};
-use placement::{Action, Carried, Placement, Report};
+use placement::{Action, Carried, Placement, PlacementError, Report, Request};
 use sandbox::Violation;
 use std::{collections::BTreeMap, time::Duration};
 use wire::hypervisor::{Create, Measurement, State};
@@ -62,6 +62,24 @@ pub(super) struct Books {
 }
 
 impl Books {
+    /// Gives an instance its place, on one node: a guest is told of none, so one that spans several would not know
+    /// which memory is near.
+    pub(super) fn place(
+        &mut self,
+        now: u64,
+        instance: &InstanceId,
+        request: &Request,
+    ) -> Result<Vec<Action>, PlacementError> {
+        let actions = self.placement.start(now, instance, request)?;
+        let vcpus = self.placement.vcpus(instance).unwrap_or_default();
+        if vcpus.iter().all(|vcpu| Some(vcpu.node) == vcpus.first().map(|first| first.node)) {
+            return Ok(actions);
+        }
+        // Nothing of it was carried out, so there is nothing to take back.
+        self.placement.stop(now, instance, None)?;
+        Err(PlacementError::Cores)
+    }
+
     /// A machine is built: it runs if it is to.
     pub(super) fn settle(
         &mut self,

@@ -140,14 +140,18 @@ fn host(cores: u32) -> (Arc<Hypervisors>, Shared) {
 
 /// The same with functions of the host's hardware.
 fn equipped(cores: u32, functions: &[(&'static str, Arc<Function>)]) -> (Arc<Hypervisors>, Shared) {
+    let cores = (1..=cores).map(|cpu| Core { cpus: vec![cpu] }).collect();
+    of_nodes(vec![Node { cores, pages: 1 << 17 }], functions)
+}
+
+fn of_nodes(nodes: Vec<Node>, functions: &[(&'static str, Arc<Function>)]) -> (Arc<Hypervisors>, Shared) {
     let scene = Shared::default();
     let (ours, theirs) = Link::pair().unwrap();
     let player = Arc::clone(&scene);
     thread::spawn(move || play(&theirs, &player));
     let null = || OwnedFd::from(File::open("/dev/null").unwrap());
     let source = Source { kvm: null(), kernel: null(), initrd: None, command_line: String::new() };
-    let cores = (1..=cores).map(|cpu| Core { cpus: vec![cpu] }).collect();
-    let instances = Topology { page_size: 2 << 20, nodes: vec![Node { cores, pages: 1 << 17 }] };
+    let instances = Topology { page_size: 2 << 20, nodes };
     let share = Share { instances, host: vec![0], reserved: true };
     let launcher = Launcher::new(ours, None).unwrap();
     let functions = functions.iter().map(|(family, function)| (*family, Arc::clone(function) as _));
@@ -199,6 +203,17 @@ fn a_fixed_instance_has_its_cores_until_it_is_stopped() {
     host.stop(&id(2));
     assert_eq!(host.room(), before);
     assert!(scene.lock().unwrap().running.is_empty());
+}
+
+#[test]
+fn no_instance_spans_nodes_that_its_guest_is_not_told_of() {
+    let node = |cpu| Node { cores: vec![Core { cpus: vec![cpu] }], pages: 1 << 17 };
+    let (host, _) = of_nodes(vec![node(1), node(2)], &[]);
+    let before = host.room();
+    assert_eq!(start(&host, 1, "m7i.large").unwrap_err().code, "placement.cores");
+    assert_eq!(host.room(), before);
+    start(&host, 1, "m3.medium").unwrap();
+    start(&host, 2, "m3.medium").unwrap();
 }
 
 #[test]
