@@ -27,7 +27,7 @@ const SLEEP: Duration = Duration::from_secs(1);
 const LIMIT: Duration = Duration::from_secs(90);
 const SMALL: Size = Size { cpus: 1, memory_mib: 128 };
 /// What things are called outside, by the guest's names.
-const COSTS: [(&str, &str); 9] = [
+const COSTS: [(&str, &str); 11] = [
     ("port-out", "exit: write to a port"),
     ("port-in", "exit: read from a port"),
     ("mmio-write", "exit: write to a register in memory"),
@@ -35,6 +35,8 @@ const COSTS: [(&str, &str); 9] = [
     ("fault-inside", "no exit: a fault to the guest's own kernel mode and back"),
     ("interrupt-self", "a processor's interrupt to itself"),
     ("doorbell", "NVMe doorbell write"),
+    ("bell", "exit: doorbell by ioeventfd, which nobody outside of the kernel sees"),
+    ("bell-answered", "doorbell by ioeventfd to a waiting process, and its interrupt by irqfd"),
     ("nvme-read-awake", "NVMe read of 4 KiB, waiting awake"),
     ("nvme-read-asleep", "NVMe read of 4 KiB, waiting asleep"),
 ];

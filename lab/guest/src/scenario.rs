@@ -1,7 +1,7 @@
 //! The self-checking guest in machines of several shapes, and what must be seen from outside.
 
 use crate::{
-    Error, IMAGE,
+    Error, IMAGE, bell,
     card::Card,
     report::{Check, Line, Verdict},
     rig::{Rig, Size, sealed},
@@ -21,6 +21,8 @@ const MOVE: Duration = Duration::from_millis(30);
 /// The slot of the function that is there from the start, and of those that come later.
 const BOOT_SLOT: u8 = 3;
 const LATER_SLOT: u8 = 7;
+/// The slot of the function that only rings.
+const BELL_SLOT: u8 = 9;
 /// Bytes of a test volume.
 const VOLUME: u64 = 64 << 20;
 
@@ -185,6 +187,9 @@ fn run_moving(
     if let Some(card) = &mut card {
         let function = card.volume(VOLUME, &[])?;
         rig.ask(&Request::Attach { slot: BOOT_SLOT }, &[&function])?;
+    }
+    if words == "exits" {
+        rig.ask(&Request::Attach { slot: BELL_SLOT }, &[&bell::start()?])?;
     }
     rig.ask(&Request::Resume, &[])?;
     let run = Run { checks: Vec::new(), ended: false, state: State::Running, moves: 0, own_kib: 0, started };

@@ -1,10 +1,11 @@
 //! What things cost, seen from inside. Each line is `name ok number unit`.
 
 use crate::apic;
-use crate::arch::{self, CALL, count, peek, poke};
+use crate::arch::{self, CALL, MESSAGES, count, peek, poke};
 use crate::compute::{ROUNDS, compute};
 use crate::machine::Machine;
 use crate::nvme::Nvme;
+use crate::pci::{Messages, functions};
 use crate::report::{Outcome, fail, require, skip, text};
 
 /// A port and an address that no device has.
@@ -89,6 +90,45 @@ pub(crate) fn doorbell(machine: &mut Machine) -> Outcome {
     let price = cost(machine, 1000, || nvme.queues[0].ring());
     machine.nvme = Some(nvme);
     price
+}
+
+/// The function that only rings: where its bells lie, with its interrupt connected.
+fn bells() -> Outcome<(u64, u8)> {
+    let Some(function) = functions().find(|function| function.read(0) == 0xbe11_1d0f) else {
+        skip!("no bell")
+    };
+    let bars = function.start()?;
+    let Some(bar) = bars[0] else { fail!("no BAR 0") };
+    let messages = Messages::enable(function, &bars)?;
+    let vector = MESSAGES + 8;
+    messages.connect(0, vector);
+    Ok((function.place(bar), vector))
+}
+
+/// A doorbell that ends in the kernel.
+pub(crate) fn bell(machine: &mut Machine) -> Outcome {
+    let (at, _) = bells()?;
+    cost(machine, 1000, || poke(at, 0u32))
+}
+
+/// From a doorbell to the interrupt that answers it.
+pub(crate) fn bell_answered(machine: &mut Machine) -> Outcome {
+    let (at, vector) = bells()?;
+    let (mut best, mut lost) = (u64::MAX, false);
+    for _ in 0..5 {
+        let start = machine.clock.now();
+        for _ in 0..200 {
+            let seen = count(vector);
+            poke(at + 4, 0u32);
+            let until = machine.clock.now() + 1_000_000_000;
+            while count(vector) == seen && !lost {
+                lost = machine.clock.now() > until;
+            }
+        }
+        best = best.min((machine.clock.now() - start) * 1000 / 200);
+    }
+    require!(!lost, "no interrupt in 1 s");
+    Ok(text!("{}.{:03} ns", best / 1000, best % 1000))
 }
 
 /// A read of 4 KiB, one at a time: doorbell, card, interrupt.

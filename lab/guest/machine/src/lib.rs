@@ -81,6 +81,8 @@ const EXITS: &[Check] = &[
     ("mmio-read", bench::mmio_read),
     ("interrupt-self", bench::interrupt_self),
     ("doorbell", bench::doorbell),
+    ("bell", bench::bell),
+    ("bell-answered", bench::bell_answered),
     ("nvme-read-awake", |machine| bench::round_trip(machine, false)),
     ("nvme-read-asleep", |machine| bench::round_trip(machine, true)),
 ];
