@@ -93,14 +93,15 @@ fn two_stories(stage: &mut Stage) -> Outcome<Act> {
     found(at, "audit.gap.differs")
 }
 
-/// The last segment of the log in a folder, and what it holds.
+/// The last segment of the log in a folder, and what was written of it: zeros at its end are room.
 fn last_segment(log: &Path) -> Outcome<(PathBuf, Vec<u8>)> {
     let entries = fs::read_dir(log).map_err(|e| format!("{}: {e}", log.display()))?;
     let mut segments: Vec<PathBuf> = entries.filter_map(|entry| Some(entry.ok()?.path())).collect();
     segments.retain(|path| path.extension().is_some_and(|kind| kind == "segment"));
     segments.sort_unstable();
     let last = segments.pop().ok_or("the host has no log")?;
-    let bytes = fs::read(&last).map_err(|e| format!("{}: {e}", last.display()))?;
+    let mut bytes = fs::read(&last).map_err(|e| format!("{}: {e}", last.display()))?;
+    bytes.truncate(bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1));
     Ok((last, bytes))
 }
 
