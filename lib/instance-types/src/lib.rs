@@ -6,7 +6,8 @@
 //! (`docs.aws.amazon.com/ec2/latest/instancetypes`), credits from the EC2 User Guide, "Key concepts for burstable
 //! performance instances", as of 2025; numbers of accelerators from the same guide's accelerated computing instances
 //! (`instancetypes/ac.html`). `metal` is ours: the whole main board, whatever it has. Which hardware a family's
-//! accelerator is, the configuration of each host says: the table only counts them.
+//! accelerator is, the configuration of each host says: the table only counts them. The rows with accelerators have
+//! not been compared with that page yet.
 #![forbid(unsafe_code)]
 
 use placement::{Burstable, Carried, Cpus, Mode, Request};
