@@ -37,6 +37,10 @@ pub(crate) struct Guests {
     /// Memory in MiB to set aside for them in large pages.
     #[arg(long, value_name = "MIB")]
     guest_memory: Option<u64>,
+    /// A function of this machine's hardware that is an accelerator of a family of instance types, as
+    /// g4dn=0000:03:00.1, bound to vfio-pci; once for each function.
+    #[arg(long, value_name = "FAMILY=ADDRESS")]
+    passthrough: Vec<String>,
     /// Start none of them where anything is missing that keeps tenants apart.
     #[arg(long)]
     production: bool,
@@ -67,6 +71,9 @@ impl Guests {
         }
         if let Some(memory) = self.guest_memory {
             controller.args(["--guest-memory", &memory.to_string()]);
+        }
+        for function in &self.passthrough {
+            controller.args(["--passthrough", function]);
         }
         if self.production {
             controller.args(["--environment", "production"]);

@@ -6,8 +6,8 @@
 //! (`docs.aws.amazon.com/ec2/latest/instancetypes`), credits from the EC2 User Guide, "Key concepts for burstable
 //! performance instances", as of 2025; numbers of accelerators from the same guide's accelerated computing instances
 //! (`instancetypes/ac.html`). `metal` is ours: the whole main board, whatever it has. Which hardware a family's
-//! accelerator is, the configuration of each host says: the table only counts them. The rows with accelerators have
-//! not been compared with that page yet.
+//! accelerator is, the configuration of each host says: the table only counts them. Every row has been compared with
+//! answers of `DescribeInstanceTypes`.
 #![forbid(unsafe_code)]
 
 use placement::{Burstable, Carried, Cpus, Mode, Request};
@@ -137,9 +137,17 @@ const ACCELERATED: &[InstanceType] = &[
     accelerated("g4dn.xlarge", 4, 16 * 1024, 1),
     accelerated("g4dn.2xlarge", 8, 32 * 1024, 1),
     accelerated("g4dn.4xlarge", 16, 64 * 1024, 1),
+    accelerated("g4dn.8xlarge", 32, 128 * 1024, 1),
     accelerated("g4dn.12xlarge", 48, 192 * 1024, 4),
+    accelerated("g4dn.16xlarge", 64, 256 * 1024, 1),
     accelerated("g5.xlarge", 4, 16 * 1024, 1),
     accelerated("g5.2xlarge", 8, 32 * 1024, 1),
+    accelerated("g5.4xlarge", 16, 64 * 1024, 1),
+    accelerated("g5.8xlarge", 32, 128 * 1024, 1),
+    accelerated("g5.12xlarge", 48, 192 * 1024, 4),
+    accelerated("g5.16xlarge", 64, 256 * 1024, 1),
+    accelerated("g5.24xlarge", 96, 384 * 1024, 4),
+    accelerated("g5.48xlarge", 192, 768 * 1024, 8),
 ];
 
 const ALL: &[&[InstanceType]] = &[&[METAL], BURSTABLE, &[fixed("m3.medium", 1, 3840)], FIXED, ACCELERATED];
@@ -257,9 +265,17 @@ mod tests {
                 ("g4dn.xlarge", 4, 16, 1),
                 ("g4dn.2xlarge", 8, 32, 1),
                 ("g4dn.4xlarge", 16, 64, 1),
+                ("g4dn.8xlarge", 32, 128, 1),
                 ("g4dn.12xlarge", 48, 192, 4),
+                ("g4dn.16xlarge", 64, 256, 1),
                 ("g5.xlarge", 4, 16, 1),
                 ("g5.2xlarge", 8, 32, 1),
+                ("g5.4xlarge", 16, 64, 1),
+                ("g5.8xlarge", 32, 128, 1),
+                ("g5.12xlarge", 48, 192, 4),
+                ("g5.16xlarge", 64, 256, 1),
+                ("g5.24xlarge", 96, 384, 4),
+                ("g5.48xlarge", 192, 768, 8),
             ]
         );
         assert!(table.iter().all(|(.., accelerators)| *accelerators <= MAX_ACCELERATORS));
