@@ -5,8 +5,10 @@
 //! Shapes follow EC2: a prefix, a dash and 17 lower-case hexadecimal digits (`vol-0123456789abcdef0`).
 #![forbid(unsafe_code)]
 
+mod environment;
 mod identity;
 
+pub use environment::{BadEnvironment, Environment};
 pub use identity::{BadIdentity, Identity, Name};
 
 use serde::{Deserialize, Serialize};

@@ -130,23 +130,26 @@ pub fn from_base64(text: &str) -> Option<Vec<u8>> {
     URL_SAFE_NO_PAD.decode(text).ok()
 }
 
-pub(crate) fn to_cbor(value: &Value) -> Option<Vec<u8>> {
+/// Writes one CBOR item (RFC 8949). `None` if the library fails.
+pub fn to_cbor(value: &Value) -> Option<Vec<u8>> {
     let mut bytes = Vec::new();
     ciborium::into_writer(value, &mut bytes).ok()?;
     Some(bytes)
 }
 
 /// Reads one CBOR item that is written as we would write it.
-pub(crate) fn from_cbor(bytes: &[u8]) -> Option<Value> {
+pub fn from_cbor(bytes: &[u8]) -> Option<Value> {
     let value: Value = ciborium::from_reader(bytes).ok()?;
     (to_cbor(&value)? == bytes).then_some(value)
 }
 
-pub(crate) fn seconds(value: &Value) -> Option<u64> {
+/// An unsigned integer.
+pub fn seconds(value: &Value) -> Option<u64> {
     u64::try_from(value.as_integer()?).ok()
 }
 
-pub(crate) fn exact<const N: usize>(value: &Value) -> Option<[u8; N]> {
+/// A byte string of exactly this length.
+pub fn exact<const N: usize>(value: &Value) -> Option<[u8; N]> {
     value.as_bytes()?.as_slice().try_into().ok()
 }
 
