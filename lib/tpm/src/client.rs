@@ -9,15 +9,16 @@ use tpm2_protocol::{
     TpmError, TpmWriter,
     basic::{TpmBuffer, TpmHandle, TpmUint16, TpmUint32},
     data::{
-        Tpm2bAuth, Tpm2bDigest, Tpm2bNonce, Tpm2bPublic, TpmAlgId, TpmCap, TpmHt, TpmRh, TpmSt, TpmaSession,
-        TpmlDigestValues, TpmlPcrSelection, TpmsAuthCommand, TpmsPcrSelect, TpmsPcrSelection, TpmtHa,
-        TpmtPublic, TpmuCapabilities, TpmuHa,
+        Tpm2bAuth, Tpm2bDigest, Tpm2bEncryptedSecret, Tpm2bNonce, Tpm2bPublic, TpmAlgId, TpmCap, TpmHt,
+        TpmPt, TpmRh, TpmSe, TpmSt, TpmaSession, TpmlDigestValues, TpmlPcrSelection, TpmsAuthCommand,
+        TpmsPcrSelect, TpmsPcrSelection, TpmtHa, TpmtPublic, TpmtSymDefObject, TpmuCapabilities, TpmuHa,
     },
     frame::{
         TpmCreatePrimaryCommand, TpmCreatePrimaryResponse, TpmFlushContextCommand, TpmFlushContextResponse,
         TpmFrame, TpmGetCapabilityCommand, TpmGetCapabilityResponse, TpmGetRandomCommand,
         TpmGetRandomResponse, TpmPcrExtendCommand, TpmPcrExtendResponse, TpmPcrReadCommand,
-        TpmPcrReadResponse, TpmResponse, TpmUnmarshalBody, tpm_marshal_command,
+        TpmPcrReadResponse, TpmResponse, TpmStartAuthSessionCommand, TpmStartAuthSessionResponse,
+        TpmUnmarshalBody, tpm_marshal_command,
     },
 };
 use zeroize::Zeroizing;
@@ -46,6 +47,36 @@ pub enum Error {
     /// Not a PCR that may be used.
     #[error("PCR {0} is not one of 0 to {MAX_PCR}")]
     PcrIndex(u8),
+    /// The floor counter has passed what the secret's approval allows.
+    #[error("the TPM does not unseal: the approval is for releases older than the floor")]
+    Rollback,
+    /// An authorisation value is wrong, or there is none where one is needed.
+    #[error("the TPM refuses the authorisation value")]
+    Auth,
+    /// An NV index is locked for good.
+    #[error("the NV index is written and locked; only clearing the TPM frees it")]
+    Locked,
+    /// A handle means nothing: an object or an NV index is not there.
+    #[error("the TPM has nothing at this handle")]
+    Absent,
+    /// A signing key is no key of this TPM's.
+    #[error("this is no key that this crate made")]
+    Key,
+    /// An approval has another form, or another key signed it, or for something else.
+    #[error("the approval is altered or was signed for something else")]
+    Approval,
+    /// A signature that the TPM was asked to check is wrong.
+    #[error("the TPM says that the signature is wrong")]
+    Signature,
+    /// A parameter has a value that the TPM does not take.
+    #[error("the TPM does not take a value")]
+    Value,
+    /// No PCR was named where one is needed.
+    #[error("name at least one PCR")]
+    NoPcr,
+    /// What is at the place of the storage root key is another kind of key.
+    #[error("the TPM's storage root key is not one that the TPM made for itself; clear the TPM")]
+    StorageRoot,
     /// Any other refusal, with the TPM's response code.
     #[error("the TPM refused with response code {0:#05x}")]
     Refused(u32),
@@ -59,7 +90,14 @@ impl Error {
             Self::Malformed(_) => "tpm.malformed",
             Self::Policy => "tpm.policy",
             Self::Integrity | Self::Blob => "tpm.blob",
-            Self::Length | Self::PcrIndex(_) => "tpm.argument",
+            Self::Rollback => "tpm.rollback",
+            Self::Auth => "tpm.auth",
+            Self::Locked => "tpm.locked",
+            Self::Absent => "tpm.absent",
+            Self::StorageRoot => "tpm.storage-root",
+            Self::Key => "tpm.key",
+            Self::Approval | Self::Signature => "tpm.approval",
+            Self::Length | Self::PcrIndex(_) | Self::NoPcr | Self::Value => "tpm.argument",
             Self::Refused(_) => "tpm.refused",
         }
     }
@@ -70,8 +108,16 @@ const RETRY: [u32; 3] = [0x908, 0x90a, 0x922];
 const RETRIES: u32 = 20;
 /// A format 1 response code without the number of the handle, session or parameter at fault (part 2, §6.6.2).
 const FORMAT_1: u32 = 0xbf;
+const VALUE: u32 = 0x84;
+const HANDLE: u32 = 0x8b;
+const AUTH_FAIL: u32 = 0x8e;
+const SIGNATURE: u32 = 0x9b;
 const POLICY_FAIL: u32 = 0x9d;
 const INTEGRITY: u32 = 0x9f;
+const BAD_AUTH: u32 = 0xa2;
+/// `TPM_RC_NV_LOCKED` and `TPM_RC_POLICY`, which is what a comparison in a policy gives (part 2, §6.6.3).
+const NV_LOCKED: u32 = 0x148;
+const POLICY: u32 = 0x126;
 
 /// A connection to one TPM. A software TPM serves one connection at a time: drop it when done.
 pub struct Tpm {
@@ -99,7 +145,7 @@ impl Tpm {
     }
 
     /// The handles of one kind, which is their top byte (part 2, §7.2). `HmacSession` asks for every loaded session.
-    fn loaded(&mut self, kind: TpmHt) -> Result<Vec<TpmHandle>, Error> {
+    pub(crate) fn loaded(&mut self, kind: TpmHt) -> Result<Vec<TpmHandle>, Error> {
         let property = (u32::from(kind.value()) << 24).into();
         let command = TpmGetCapabilityCommand {
             handles: [],
@@ -114,6 +160,22 @@ impl Tpm {
             }
             _ => Ok(Vec::new()),
         }
+    }
+
+    /// One of the TPM's properties (part 2, §6.13).
+    pub(crate) fn property(&mut self, property: TpmPt) -> Result<u32, Error> {
+        let command = TpmGetCapabilityCommand {
+            handles: [],
+            cap: TpmCap::TpmProperties,
+            property: property.value().into(),
+            property_count: TpmUint32::new(1),
+        };
+        let response: TpmGetCapabilityResponse = self.call(&command, &[])?;
+        let TpmuCapabilities::TpmProperties(found) = response.capability_data.data else {
+            return Err(Error::Absent);
+        };
+        let found = found.iter().find(|found| found.property == property);
+        Ok(found.ok_or(Error::Absent)?.value.value())
     }
 
     fn flush(&mut self, flush_handle: TpmHandle) -> Result<(), Error> {
@@ -178,6 +240,7 @@ impl Tpm {
     pub(crate) fn with_primary<T>(
         &mut self,
         hierarchy: TpmRh,
+        auth: &[u8],
         template: TpmtPublic,
         with: impl FnOnce(&mut Self, TpmHandle, Tpm2bPublic) -> Result<T, Error>,
     ) -> Result<T, Error> {
@@ -186,7 +249,7 @@ impl Tpm {
             in_public: Tpm2bPublic { inner: template },
             ..Default::default()
         };
-        let made: TpmCreatePrimaryResponse = self.call(&command, &[empty_password()])?;
+        let made: TpmCreatePrimaryResponse = self.call(&command, &[password(auth)?])?;
         let [handle] = made.handles;
         self.with_context(handle, |tpm| with(tpm, handle, made.out_public))
     }
@@ -200,6 +263,26 @@ impl Tpm {
         let outcome = with(self);
         let flushed = self.flush(handle);
         outcome.and_then(|value| flushed.map(|()| value))
+    }
+
+    /// Runs `with` with a fresh policy session.
+    pub(crate) fn with_policy_session<T>(
+        &mut self,
+        with: impl FnOnce(&mut Self, TpmHandle) -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        let mut nonce = [0; 16];
+        aws_lc_rs::rand::fill(&mut nonce).map_err(|_| Error::Length)?;
+        let start = TpmStartAuthSessionCommand {
+            handles: [TpmRh::Null.value().into(); 2],
+            nonce_caller: Tpm2bNonce::try_from(&nonce[..])?,
+            encrypted_salt: Tpm2bEncryptedSecret::new(),
+            session_type: TpmSe::Policy,
+            symmetric: TpmtSymDefObject::default(),
+            auth_hash: TpmAlgId::Sha256,
+        };
+        let started: TpmStartAuthSessionResponse = self.call(&start, &[])?;
+        let [handle] = started.handles;
+        self.with_context(handle, |tpm| with(tpm, handle))
     }
 
     pub(crate) fn call<C: TpmFrame, R: TpmUnmarshalBody>(
@@ -226,11 +309,23 @@ impl Tpm {
                     sleep(Duration::from_millis(1 << attempt.min(7)));
                     attempt += 1;
                 }
-                code if code & FORMAT_1 == POLICY_FAIL => return Err(Error::Policy),
-                code if code & FORMAT_1 == INTEGRITY => return Err(Error::Integrity),
-                code => return Err(Error::Refused(code)),
+                code => return Err(refusal(code)),
             }
         }
+    }
+}
+
+fn refusal(code: u32) -> Error {
+    match (code, code & FORMAT_1) {
+        (NV_LOCKED, _) => Error::Locked,
+        (POLICY, _) => Error::Rollback,
+        (_, POLICY_FAIL) => Error::Policy,
+        (_, INTEGRITY) => Error::Integrity,
+        (_, SIGNATURE) => Error::Signature,
+        (_, VALUE) => Error::Value,
+        (_, HANDLE) => Error::Absent,
+        (_, AUTH_FAIL | BAD_AUTH) => Error::Auth,
+        _ => Error::Refused(code),
     }
 }
 
@@ -251,6 +346,11 @@ pub(crate) fn frame<C: TpmFrame>(
 /// Authorises with an empty password (part 1, §19.4).
 pub(crate) fn empty_password() -> TpmsAuthCommand {
     session(TpmRh::Pw.value().into())
+}
+
+/// Authorises with a password of at most 64 bytes.
+pub(crate) fn password(auth: &[u8]) -> Result<TpmsAuthCommand, TpmError> {
+    Ok(TpmsAuthCommand { hmac: Tpm2bAuth::try_from(auth)?, ..empty_password() })
 }
 
 /// Authorises with a session that stays until it is flushed.
@@ -277,6 +377,19 @@ pub(crate) fn select(pcrs: impl IntoIterator<Item = u8>) -> Result<TpmlPcrSelect
     let pcr_select = TpmsPcrSelect::try_from(&[a, b, c][..])?;
     selection.try_push(TpmsPcrSelection { hash: TpmAlgId::Sha256, pcr_select })?;
     Ok(selection)
+}
+
+/// The mask of the PCRs that have values here.
+pub(crate) fn pcr_mask(values: &PcrValues) -> u32 {
+    values.keys().fold(0, |mask, pcr| mask | 1u32.checked_shl((*pcr).into()).unwrap_or(0))
+}
+
+/// The selection that a mask stands for, of at least one PCR.
+pub(crate) fn selection(mask: u32) -> Result<TpmlPcrSelection, Error> {
+    if mask == 0 {
+        return Err(Error::NoPcr);
+    }
+    select((0..=31).filter(|&pcr| mask >> pcr & 1 == 1))
 }
 
 /// A digest as the TPM's sized buffer.

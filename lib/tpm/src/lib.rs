@@ -1,5 +1,5 @@
-//! A TPM 2.0 client: it measures into PCRs, replays measurement logs, quotes, and seals secrets. It keeps no
-//! state of its own, starts no TPM and holds no policy. It speaks to a real TPM (`/dev/tpmrm0`) and to a
+//! A TPM 2.0 client: it measures into PCRs, replays measurement logs, quotes, seals secrets, approves the
+//! states in which they open, writes non-volatile memory, and proves which TPM a key lies in. It keeps no state of its own, starts no TPM and holds no policy. It speaks to a real TPM (`/dev/tpmrm0`) and to a
 //! software TPM's Unix socket with the same code.
 //!
 //! The boundary is the one between a room and its TPM: what the TPM answers is parsed as hostile input and is
@@ -10,16 +10,24 @@
 //! in this crate are those of the TCG TPM 2.0 Library Specification.
 #![forbid(unsafe_code)]
 
+mod approve;
 mod client;
+mod credential;
+mod hierarchy;
 mod log;
+mod nv;
 mod port;
 mod quote;
 mod seal;
 
+pub use approve::{Approval, Limit, MAX_APPROVAL, MAX_REFERENCE, SigningKey};
 pub use client::{Error, Tpm};
+pub use credential::{Credential, CredentialError, MAX_CREDENTIAL, endorsement_point, make_credential, name};
+pub use hierarchy::{Hierarchy, STORAGE_ROOT};
 pub use log::{Measurement, PcrValues, replay};
+pub use nv::{MAX_NV, NV_FLOOR, NV_IDENTITY, NvPublic};
 pub use port::MAX_FRAME;
-pub use quote::{Quote, QuoteError};
+pub use quote::{Clock, Quote, QuoteError, check_attestation_key};
 pub use seal::{MAX_SECRET, Policy};
 
 /// A SHA-256 digest.

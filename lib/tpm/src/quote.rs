@@ -10,9 +10,9 @@ use tpm2_protocol::{
     TpmError, TpmMarshal, TpmSized, TpmUnmarshal, TpmWriter,
     data::{
         Tpm2bData, Tpm2bEccParameter, Tpm2bPublic, TpmAlgId, TpmEccCurve, TpmRh, TpmaObject, TpmsAttest,
-        TpmsEccParms, TpmsEccPoint, TpmsSchemeHash, TpmtEccScheme, TpmtKdfScheme, TpmtPublic, TpmtSigScheme,
-        TpmtSignature, TpmtSymDefObject, TpmuAsymScheme, TpmuAttest, TpmuPublicId, TpmuPublicParms,
-        TpmuSignature,
+        TpmsClockInfo, TpmsEccParms, TpmsEccPoint, TpmsSchemeHash, TpmtEccScheme, TpmtKdfScheme, TpmtPublic,
+        TpmtSigScheme, TpmtSignature, TpmtSymDefObject, TpmuAsymScheme, TpmuAttest, TpmuPublicId,
+        TpmuPublicParms, TpmuSignature,
     },
     frame::{TpmQuoteCommand, TpmQuoteResponse},
 };
@@ -29,6 +29,31 @@ pub struct Quote {
     pub attest: Vec<u8>,
     /// `TPMT_SIGNATURE` over it.
     pub signature: Vec<u8>,
+}
+
+/// The TPM's clock, as a verified quote says it. A TPM whose clock is behind what was seen before is a copy, or
+/// was rolled back (part 1, §36).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Clock {
+    /// Milliseconds that the TPM has been powered, in its life.
+    pub milliseconds: u64,
+    /// How often it was reset: power cycles. Starts over only with another owner.
+    pub resets: u32,
+    /// How often it was restarted or resumed since the reset.
+    pub restarts: u32,
+    /// `milliseconds` was never behind: false after a loss of power until the next regular save.
+    pub safe: bool,
+}
+
+impl From<TpmsClockInfo> for Clock {
+    fn from(info: TpmsClockInfo) -> Self {
+        Self {
+            milliseconds: info.clock.value(),
+            resets: info.reset_count.value(),
+            restarts: info.restart_count.value(),
+            safe: info.safe.into(),
+        }
+    }
 }
 
 /// Why a quote is not accepted.
@@ -68,7 +93,7 @@ impl Tpm {
     /// The public part of this TPM's attestation key, a `TPM2B_PUBLIC`. The key is derived from the
     /// endorsement seed, so it stays the same until the TPM gets a new one.
     pub fn attestation_key(&mut self) -> Result<Vec<u8>, Error> {
-        self.with_primary(TpmRh::Endorsement, ak_template()?, |_, _, public| Ok(bytes(&public)?))
+        self.with_primary(TpmRh::Endorsement, &[], ak_template()?, |_, _, public| Ok(bytes(&public)?))
     }
 
     /// Signs `nonce` (16 to 64 bytes) and the present values of `pcrs` with the attestation key.
@@ -77,7 +102,7 @@ impl Tpm {
             return Err(Error::Length);
         }
         let (qualifying_data, pcr_select) = (Tpm2bData::try_from(nonce)?, select(pcrs.iter().copied())?);
-        self.with_primary(TpmRh::Endorsement, ak_template()?, |tpm, handle, _| {
+        self.with_primary(TpmRh::Endorsement, &[], ak_template()?, |tpm, handle, _| {
             let in_scheme = TpmtSigScheme::default();
             let command = TpmQuoteCommand { handles: [handle], qualifying_data, in_scheme, pcr_select };
             let made: TpmQuoteResponse = tpm.call(&command, &[empty_password()])?;
@@ -88,8 +113,8 @@ impl Tpm {
 
 impl Quote {
     /// Checks that `key` (`TPM2B_PUBLIC`, known to belong to the TPM in question) signed exactly the
-    /// `expected` values for this `nonce`. An empty expectation is refused.
-    pub fn verify(&self, key: &[u8], nonce: &[u8], expected: &PcrValues) -> Result<(), QuoteError> {
+    /// `expected` values for this `nonce`; gives the clock that it signed with them. An empty expectation is refused.
+    pub fn verify(&self, key: &[u8], nonce: &[u8], expected: &PcrValues) -> Result<Clock, QuoteError> {
         let point = signing_point(&whole::<Tpm2bPublic>(key)?.inner).ok_or(QuoteError::Key)?;
         let TpmuSignature::Ecdsa(signature) = whole::<TpmtSignature>(&self.signature)?.signature else {
             return Err(QuoteError::Malformed);
@@ -111,8 +136,14 @@ impl Quote {
         {
             return Err(QuoteError::Pcrs);
         }
-        Ok(())
+        Ok(attest.clock_info.into())
     }
+}
+
+/// Checks that `key` (`TPM2B_PUBLIC`) says of itself that it signs only what its TPM made. That it says the
+/// truth, only [`crate::make_credential`] shows.
+pub fn check_attestation_key(key: &[u8]) -> Result<(), QuoteError> {
+    signing_point(&whole::<Tpm2bPublic>(key)?.inner).map(drop).ok_or(QuoteError::Key)
 }
 
 /// The uncompressed point of a restricted, TPM-bound P-256 signing key.
@@ -131,14 +162,14 @@ fn signing_point(public: &TpmtPublic) -> Option<Vec<u8>> {
 }
 
 /// A big-endian integer of at most 32 bytes at its full width.
-fn padded(value: &Tpm2bEccParameter) -> Result<[u8; 32], QuoteError> {
+pub(crate) fn padded(value: &Tpm2bEccParameter) -> Result<[u8; 32], QuoteError> {
     let mut wide = [0; 32];
     let start = wide.len().checked_sub(value[..].len()).ok_or(QuoteError::Malformed)?;
     wide.get_mut(start..).ok_or(QuoteError::Malformed)?.copy_from_slice(value);
     Ok(wide)
 }
 
-fn whole<T: TpmUnmarshal>(encoded: &[u8]) -> Result<T, QuoteError> {
+pub(crate) fn whole<T: TpmUnmarshal>(encoded: &[u8]) -> Result<T, QuoteError> {
     match T::unmarshal(encoded) {
         Ok((value, [])) => Ok(value),
         _ => Err(QuoteError::Malformed),
@@ -152,16 +183,17 @@ pub(crate) fn bytes<T: TpmMarshal + TpmSized>(value: &T) -> Result<Vec<u8>, TpmE
     Ok(encoded)
 }
 
-fn ak_template() -> Result<TpmtPublic, TpmError> {
+pub(crate) fn ak_template() -> Result<TpmtPublic, TpmError> {
     let details = TpmuAsymScheme::Hash(TpmsSchemeHash { hash_alg: TpmAlgId::Sha256 });
     let scheme = TpmtEccScheme { scheme: TpmAlgId::Ecdsa, details };
-    let mut template = ecc_template(TpmaObject::SIGN_ENCRYPT, TpmtSymDefObject::default(), scheme);
+    let mut template =
+        ecc_template(TpmaObject::SIGN_ENCRYPT | TpmaObject::RESTRICTED, TpmtSymDefObject::default(), scheme);
     let x = Tpm2bEccParameter::try_from(&sized(&sha256([AK_LABEL]))?[..])?;
     template.unique = TpmuPublicId::Ecc(TpmsEccPoint { x, y: Tpm2bEccParameter::new() });
     Ok(template)
 }
 
-/// A restricted P-256 key that never leaves its TPM.
+/// A P-256 key that never leaves its TPM.
 pub(crate) fn ecc_template(
     purpose: TpmaObject,
     symmetric: TpmtSymDefObject,
@@ -172,7 +204,6 @@ pub(crate) fn ecc_template(
         | TpmaObject::SENSITIVE_DATA_ORIGIN
         | TpmaObject::USER_WITH_AUTH
         | TpmaObject::NO_DA
-        | TpmaObject::RESTRICTED
         | purpose;
     let parameters =
         TpmsEccParms { symmetric, scheme, curve_id: TpmEccCurve::NistP256, kdf: TpmtKdfScheme::default() };

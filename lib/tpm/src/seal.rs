@@ -10,31 +10,28 @@
 //! | 16 | producer, text, zero-padded |
 //! | 4 | length of what follows the checksum |
 //! | 32 | SHA-256 of what follows |
-//! | 4 | mask of the PCRs in the policy, 0 for none |
+//! | 4 | mask of the PCRs in the policy, 0 for none, bit 31 alone for what a key approves |
 //! | | `TPM2B_PRIVATE`, `TPM2B_PUBLIC` of the sealed key |
 //! | 12 + n + 16 | nonce, ciphertext, tag; the bytes from the mask on are authenticated with it |
 
 use crate::{
-    Error, MAX_PCR, PcrValues, Tpm,
-    client::{empty_password, frame, select, session, sized},
-    log,
-    quote::{bytes, ecc_template},
+    Approval, Error, PcrValues, Tpm,
+    approve::{authorised_policy, pcr_policy},
+    client::{empty_password, frame, pcr_mask, session, sized},
+    quote::bytes,
     sha256,
 };
 use aws_lc_rs::aead::{AES_256_GCM, Aad, NONCE_LEN, Nonce, RandomizedNonceKey};
 use tpm2_protocol::{
     TpmUnmarshal,
-    basic::{Tpm2b, TpmHandle, TpmUint16},
+    basic::{Tpm2b, TpmHandle},
     data::{
-        Tpm2bDigest, Tpm2bEncryptedSecret, Tpm2bNonce, Tpm2bPrivate, Tpm2bPublic, Tpm2bSensitiveCreate,
-        Tpm2bSensitiveData, TpmAlgId, TpmCc, TpmRh, TpmSe, TpmaObject, TpmlPcrSelection, TpmsKeyedhashParms,
-        TpmsSensitiveCreate, TpmtEccScheme, TpmtPublic, TpmtSymDefObject, TpmuPublicId, TpmuPublicParms,
-        TpmuSymKeyBits, TpmuSymMode,
+        Tpm2bAuth, Tpm2bDigest, Tpm2bPrivate, Tpm2bPublic, Tpm2bSensitiveCreate, Tpm2bSensitiveData,
+        TpmAlgId, TpmCc, TpmaObject, TpmlPcrSelection, TpmsKeyedhashParms, TpmsSensitiveCreate, TpmtPublic,
+        TpmuPublicId, TpmuPublicParms,
     },
     frame::{
-        TpmCreateCommand, TpmCreateResponse, TpmLoadCommand, TpmLoadResponse, TpmPolicyPcrCommand,
-        TpmPolicyPcrResponse, TpmResponse, TpmStartAuthSessionCommand, TpmStartAuthSessionResponse,
-        TpmUnsealCommand,
+        TpmCreateCommand, TpmCreateResponse, TpmLoadCommand, TpmLoadResponse, TpmResponse, TpmUnsealCommand,
     },
 };
 use zeroize::Zeroizing;
@@ -47,6 +44,7 @@ const VERSION: u16 = 1;
 const PRODUCER: &[u8] = concat!("tpm ", env!("CARGO_PKG_VERSION")).as_bytes();
 const PRODUCER_LENGTH: usize = 16;
 const KEY: usize = 32;
+const AUTHORIZED: u32 = 1 << 31;
 
 /// When a sealed secret opens.
 #[derive(Debug, Clone, Copy)]
@@ -56,6 +54,13 @@ pub enum Policy<'a> {
     /// While these PCRs have exactly these values, present ([`Tpm::pcr_read`]) or expected
     /// ([`crate::replay`]).
     Pcrs(&'a PcrValues),
+    /// Whenever this key approves the present state: see [`Tpm::approve`].
+    Authorized {
+        /// `TPM2B_PUBLIC` of a [`crate::SigningKey`].
+        key: &'a [u8],
+        /// What the approval must be for: at most [`crate::MAX_REFERENCE`] bytes.
+        reference: &'a [u8],
+    },
 }
 
 impl Tpm {
@@ -67,8 +72,8 @@ impl Tpm {
         let (mask, public) = sealed_template(policy)?;
         let mut key = Zeroizing::new([0; KEY]);
         aws_lc_rs::rand::fill(&mut *key).map_err(|_| Error::Length)?;
-        let made = self.with_primary(TpmRh::Owner, storage_template(), |tpm, parent, _| {
-            let response = tpm.exchange(&create_command(parent, &key, public)?)?;
+        let made = self.with_storage_root(|tpm, parent| {
+            let response = tpm.exchange(&put_secret(parent, &key, public)?)?;
             Ok(TpmResponse::cast(&response)?.unmarshal::<TpmCreateResponse>()?)
         })?;
         let mut body = mask.to_be_bytes().to_vec();
@@ -85,18 +90,37 @@ impl Tpm {
 
     /// Opens what [`Tpm::seal`] of this TPM made.
     pub fn unseal(&mut self, blob: &[u8]) -> Result<Zeroizing<Vec<u8>>, Error> {
+        self.open(blob, With::Pcrs)
+    }
+
+    /// Opens what [`Tpm::seal`] of this TPM made with [`Policy::Authorized`], if `approval` is `key`'s for
+    /// `reference` and for the present state: [`Error::Approval`], [`Error::Policy`] or [`Error::Rollback`] if not.
+    pub fn unseal_approved(
+        &mut self,
+        blob: &[u8],
+        key: &[u8],
+        reference: &[u8],
+        approval: &Approval,
+    ) -> Result<Zeroizing<Vec<u8>>, Error> {
+        self.open(blob, With::Approval { key, reference, approval })
+    }
+
+    fn open(&mut self, blob: &[u8], with: With<'_>) -> Result<Zeroizing<Vec<u8>>, Error> {
         let body = without_header(blob).ok_or(Error::Blob)?;
         let (mask, rest) = body.split_first_chunk().ok_or(Error::Blob)?;
         let mask = u32::from_be_bytes(*mask);
+        if (mask == AUTHORIZED) != matches!(with, With::Approval { .. }) {
+            return Err(Error::Blob);
+        }
         let (in_private, rest) = Tpm2bPrivate::unmarshal(rest).map_err(|_| Error::Blob)?;
         let (in_public, rest) = Tpm2bPublic::unmarshal(rest).map_err(|_| Error::Blob)?;
         let bound = body.get(..body.len() - rest.len()).ok_or(Error::Blob)?;
         let (nonce, ciphertext) = rest.split_first_chunk::<NONCE_LEN>().ok_or(Error::Blob)?;
-        let key = self.with_primary(TpmRh::Owner, storage_template(), |tpm, parent, _| {
+        let key = self.with_storage_root(|tpm, parent| {
             let load = TpmLoadCommand { handles: [parent], in_private, in_public };
             let loaded: TpmLoadResponse = tpm.call(&load, &[empty_password()])?;
             let [object] = loaded.handles;
-            tpm.with_context(object, |tpm| tpm.unseal_object(object, mask))
+            tpm.with_context(object, |tpm| tpm.unseal_object(object, mask, with))
         })?;
         let mut secret = Zeroizing::new(ciphertext.to_vec());
         let length = cipher(&key)?
@@ -107,63 +131,83 @@ impl Tpm {
         Ok(secret)
     }
 
-    fn unseal_object(&mut self, object: TpmHandle, mask: u32) -> Result<Zeroizing<Vec<u8>>, Error> {
+    fn unseal_object(
+        &mut self,
+        object: TpmHandle,
+        mask: u32,
+        with: With<'_>,
+    ) -> Result<Zeroizing<Vec<u8>>, Error> {
         let command = TpmUnsealCommand { handles: [object] };
         if mask == 0 {
-            return payload(&self.exchange(&frame(&command, &[empty_password()])?)?);
+            return payload(&self.exchange(&frame(&command, &[empty_password()])?)?, TpmCc::Unseal);
         }
-        let pcrs = select((0..=u8::MAX).filter(|&pcr| mask.checked_shr(pcr.into()).unwrap_or(0) & 1 == 1))
-            .map_err(|_| Error::Blob)?;
-        let mut nonce = [0; 16];
-        aws_lc_rs::rand::fill(&mut nonce).map_err(|_| Error::Length)?;
-        let start = TpmStartAuthSessionCommand {
-            handles: [TpmRh::Null.value().into(); 2],
-            nonce_caller: Tpm2bNonce::try_from(&nonce[..])?,
-            encrypted_salt: Tpm2bEncryptedSecret::new(),
-            session_type: TpmSe::Policy,
-            symmetric: TpmtSymDefObject::default(),
-            auth_hash: TpmAlgId::Sha256,
-        };
-        let started: TpmStartAuthSessionResponse = self.call(&start, &[])?;
-        let [handle] = started.handles;
-        self.with_context(handle, |tpm| {
-            let policy = TpmPolicyPcrCommand { handles: [handle], pcr_digest: Tpm2bDigest::new(), pcrs };
-            tpm.call::<_, TpmPolicyPcrResponse>(&policy, &[])?;
-            payload(&tpm.exchange(&frame(&command, &[session(handle)])?)?)
+        self.with_policy_session(|tpm, policy| {
+            match with {
+                With::Pcrs => tpm.policy_pcr(policy, mask)?,
+                With::Approval { key, reference, approval } => {
+                    tpm.satisfy(policy, key, reference, approval)?;
+                }
+            }
+            payload(&tpm.exchange(&frame(&command, &[session(policy)])?)?, TpmCc::Unseal)
         })
     }
 }
 
-/// The sealed key of a `TPM2_Unseal` response, without going through unprotected copies.
-fn payload(response: &[u8]) -> Result<Zeroizing<Vec<u8>>, Error> {
+/// What opens a sealed blob.
+#[derive(Clone, Copy)]
+enum With<'a> {
+    Pcrs,
+    Approval { key: &'a [u8], reference: &'a [u8], approval: &'a Approval },
+}
+
+/// The secret (at most 32 bytes) of a response that has nothing else, without going through unprotected copies.
+pub(crate) fn payload(response: &[u8], command: TpmCc) -> Result<Zeroizing<Vec<u8>>, Error> {
     let response = TpmResponse::cast(response)?;
-    response.validate(TpmCc::Unseal)?;
+    response.validate(command)?;
     // Responses to authorised commands put the size of the parameters before them (part 1, §18.10).
     let parameters = response.body().get(4..).unwrap_or_default();
     let (data, _) = Tpm2b::<KEY>::cast_prefix(parameters)?;
     Ok(Zeroizing::new(data.data().to_vec()))
 }
 
-/// A `TPM2_Create` that seals `key`. The protocol crate keeps plain copies of what it marshals: so it
-/// marshals zeros, and the key is put only into the frame, which is zeroized.
-fn create_command(
+/// A `TPM2_Create` that seals `key`.
+fn put_secret(parent: TpmHandle, key: &[u8; KEY], public: TpmtPublic) -> Result<Zeroizing<Vec<u8>>, Error> {
+    let data = Tpm2bSensitiveData::try_from(&[0; KEY][..])?;
+    put(parent, TpmsSensitiveCreate { data, ..Default::default() }, key, 2, public)
+}
+
+/// A `TPM2_Create` of an object with an authorisation value.
+pub(crate) fn put_auth(
     parent: TpmHandle,
-    key: &[u8; KEY],
+    auth: &[u8],
+    public: TpmtPublic,
+) -> Result<Zeroizing<Vec<u8>>, Error> {
+    let user_auth = Tpm2bAuth::try_from(vec![0; auth.len()].as_slice())?;
+    put(parent, TpmsSensitiveCreate { user_auth, ..Default::default() }, auth, 0, public)
+}
+
+/// The protocol crate keeps plain copies of what it marshals: so it marshals zeros (`sensitive`), and the secret
+/// is put only into the frame, which is zeroized; `skip` bytes after the length of the authorisation value.
+fn put(
+    parent: TpmHandle,
+    sensitive: TpmsSensitiveCreate,
+    secret: &[u8],
+    skip: usize,
     public: TpmtPublic,
 ) -> Result<Zeroizing<Vec<u8>>, Error> {
     /// Header, parent, authorisation size, authorisation (handle, nonce, attributes, password: 9), size of
-    /// the sensitive area, empty password, size of the data.
-    const KEY_AT: usize = 10 + 4 + 4 + 9 + 2 + 2 + 2;
-    let data = Tpm2bSensitiveData::try_from(&[0; KEY][..])?;
+    /// the sensitive area, length of the authorisation value.
+    const AUTH_AT: usize = 10 + 4 + 4 + 9 + 2 + 2;
     let command = TpmCreateCommand {
         handles: [parent],
-        in_sensitive: Tpm2bSensitiveCreate { inner: TpmsSensitiveCreate { data, ..Default::default() } },
+        in_sensitive: Tpm2bSensitiveCreate { inner: sensitive },
         in_public: Tpm2bPublic { inner: public },
         outside_info: Default::default(),
         creation_pcr: TpmlPcrSelection::new(),
     };
     let mut bytes = frame(&command, &[empty_password()])?;
-    bytes.get_mut(KEY_AT..KEY_AT + KEY).ok_or(Error::Length)?.copy_from_slice(key);
+    let at = AUTH_AT + skip;
+    bytes.get_mut(at..at + secret.len()).ok_or(Error::Length)?.copy_from_slice(secret);
     Ok(bytes)
 }
 
@@ -175,18 +219,12 @@ fn sealed_template(policy: Policy<'_>) -> Result<(u32, TpmtPublic), Error> {
     match policy {
         Policy::None => object_attributes |= TpmaObject::USER_WITH_AUTH,
         Policy::Pcrs(values) => {
-            let selection = select(values.keys().copied())?;
-            mask = values.keys().fold(0, |mask, pcr| mask | 1 << pcr);
-            if mask == 0 {
-                return Err(Error::PcrIndex(MAX_PCR + 1));
-            }
-            // Part 3, TPM2_PolicyPCR: the first policy command of a session starts from zeros.
-            auth_policy = sized(&sha256([
-                &[0; 32][..],
-                &TpmCc::PolicyPcr.value().to_be_bytes(),
-                &bytes(&selection)?,
-                &log::digest(values),
-            ]))?;
+            mask = pcr_mask(values);
+            auth_policy = sized(&pcr_policy(values)?)?;
+        }
+        Policy::Authorized { key, reference } => {
+            mask = AUTHORIZED;
+            auth_policy = sized(&authorised_policy(key, reference)?)?;
         }
     }
     Ok((
@@ -200,16 +238,6 @@ fn sealed_template(policy: Policy<'_>) -> Result<(u32, TpmtPublic), Error> {
             unique: TpmuPublicId::KeyedHash(Tpm2bDigest::new()),
         },
     ))
-}
-
-/// The parent of sealed objects: an ECC storage key from the owner seed.
-fn storage_template() -> TpmtPublic {
-    let symmetric = TpmtSymDefObject {
-        algorithm: TpmAlgId::Aes,
-        key_bits: TpmuSymKeyBits::Aes(TpmUint16::new(128)),
-        mode: TpmuSymMode::Aes(TpmAlgId::Cfb),
-    };
-    ecc_template(TpmaObject::DECRYPT, symmetric, TpmtEccScheme::default())
 }
 
 fn cipher(key: &[u8]) -> Result<RandomizedNonceKey, Error> {

@@ -195,7 +195,7 @@ fn a_secret_sealed_to_pcrs_opens_only_while_they_have_those_values() {
     tpm.pcr_extend(8, &[1; 32]).unwrap();
     tpm.pcr_extend(9, &[2; 32]).unwrap();
     assert_eq!(**tpm.unseal(&blob).unwrap(), *b"secret");
-    assert!(matches!(tpm.seal(b"", Policy::Pcrs(&PcrValues::new())), Err(Error::PcrIndex(_))));
+    assert!(matches!(tpm.seal(b"", Policy::Pcrs(&PcrValues::new())), Err(Error::NoPcr)));
 }
 
 #[test]
@@ -206,7 +206,7 @@ fn a_quote_holds_for_its_nonce_its_key_and_its_values_only() {
     let (key, nonce) = (tpm.attestation_key().unwrap(), [7; 32]);
     let quote = tpm.quote(&nonce, &[8, 9]).unwrap();
     let expected = tpm.pcr_read(&[8, 9]).unwrap();
-    assert_eq!(quote.verify(&key, &nonce, &expected), Ok(()));
+    assert!(quote.verify(&key, &nonce, &expected).is_ok());
 
     assert_eq!(quote.verify(&key, &[8; 32], &expected), Err(QuoteError::Nonce));
     assert_eq!(quote.verify(&key, &nonce, &PcrValues::new()), Err(QuoteError::Pcrs));

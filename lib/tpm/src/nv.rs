@@ -1,0 +1,146 @@
+//! Non-volatile memory of the TPM: values that are written once, and counters that only go up (part 3, §31).
+//! Everybody may read them; only the owner writes, and only [`Tpm::clear`] or the owner removes them.
+
+use crate::{
+    Error, Tpm,
+    client::{empty_password, password},
+};
+use tpm2_protocol::{
+    basic::{TpmHandle, TpmUint16},
+    data::{Tpm2bAuth, Tpm2bDigest, Tpm2bMaxNvBuffer, Tpm2bNvPublic, TpmAlgId, TpmRh, TpmaNv, TpmsNvPublic},
+    frame::{
+        TpmNvDefineSpaceCommand, TpmNvDefineSpaceResponse, TpmNvIncrementCommand, TpmNvIncrementResponse,
+        TpmNvReadCommand, TpmNvReadPublicCommand, TpmNvReadPublicResponse, TpmNvReadResponse,
+        TpmNvUndefineSpaceCommand, TpmNvUndefineSpaceResponse, TpmNvWriteCommand, TpmNvWriteLockCommand,
+        TpmNvWriteLockResponse, TpmNvWriteResponse,
+    },
+};
+
+/// The index of a host's identity record.
+pub const NV_IDENTITY: u32 = 0x0180_0A00;
+/// The index of the counter below whose value no release starts.
+pub const NV_FLOOR: u32 = 0x0180_0A01;
+/// Longest value in bytes that one read or write of every TPM takes.
+pub const MAX_NV: usize = 512;
+
+/// Size of a counter in bytes.
+const COUNTER: u16 = 8;
+
+/// What is known of an index without reading it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NvPublic {
+    /// `TPM2B_NAME`'s content: the hash algorithm and the hash of all that is here.
+    pub name: Vec<u8>,
+    /// Length of the value in bytes.
+    pub size: u16,
+    /// It has a value.
+    pub written: bool,
+    /// No write changes the value any more.
+    pub locked: bool,
+    /// It is a counter.
+    pub counter: bool,
+}
+
+impl Tpm {
+    /// Defines an index with `data` (1 to [`MAX_NV`] bytes) for good: everybody reads it, and not even the owner
+    /// writes it again. One that a crash in here left unlocked is begun anew; a locked one is [`Error::Locked`].
+    pub fn nv_write_once(&mut self, owner: &[u8], index: u32, data: &[u8]) -> Result<(), Error> {
+        let size = u16::try_from(data.len()).map_err(|_| Error::Length)?;
+        if !(1..=MAX_NV).contains(&data.len()) {
+            return Err(Error::Length);
+        }
+        match self.nv_public(index)? {
+            Some(public) if public.locked => return Err(Error::Locked),
+            Some(_) => self.nv_undefine(owner, index)?,
+            None => {}
+        }
+        self.nv_define(owner, index, TpmaNv::WRITEDEFINE, size)?;
+        let data = Tpm2bMaxNvBuffer::try_from(data)?;
+        let write = TpmNvWriteCommand { handles: by_owner(index), data, offset: TpmUint16::new(0) };
+        self.call::<_, TpmNvWriteResponse>(&write, &[password(owner)?])?;
+        let lock = TpmNvWriteLockCommand { handles: by_owner(index) };
+        self.call::<_, TpmNvWriteLockResponse>(&lock, &[password(owner)?]).map(drop)
+    }
+
+    /// The value of an index, none if it is not defined or has none.
+    pub fn nv_read(&mut self, index: u32) -> Result<Option<Vec<u8>>, Error> {
+        let Some(public) = self.nv_public(index)?.filter(|public| public.written) else { return Ok(None) };
+        if usize::from(public.size) > MAX_NV {
+            return Err(Error::Length);
+        }
+        let (size, offset) = (TpmUint16::new(public.size), TpmUint16::new(0));
+        let command = TpmNvReadCommand { handles: [index.into(); 2], size, offset };
+        let response: TpmNvReadResponse = self.call(&command, &[empty_password()])?;
+        Ok(Some(response.data.to_vec()))
+    }
+
+    /// Defines a counter, or takes the one that is there, and gives its value. A new one begins above all that the
+    /// TPM's counters ever were, also after [`Tpm::clear`]: nothing sets one back.
+    pub fn nv_define_counter(&mut self, owner: &[u8], index: u32) -> Result<u64, Error> {
+        let public = self.nv_public(index)?;
+        if public.is_none() {
+            self.nv_define(owner, index, TpmaNv::COUNTER, COUNTER)?;
+        }
+        if !public.is_some_and(|public| public.written) {
+            self.nv_increment(owner, index)?;
+        }
+        self.nv_counter(index)?.ok_or(Error::Length)
+    }
+
+    /// The value of a counter, none if it is not defined or was never incremented.
+    pub fn nv_counter(&mut self, index: u32) -> Result<Option<u64>, Error> {
+        let Some(bytes) = self.nv_read(index)? else { return Ok(None) };
+        let bytes = bytes.try_into().map_err(|_| Error::Length)?;
+        Ok(Some(u64::from_be_bytes(bytes)))
+    }
+
+    /// Counts one up.
+    pub fn nv_increment(&mut self, owner: &[u8], index: u32) -> Result<(), Error> {
+        let command = TpmNvIncrementCommand { handles: by_owner(index) };
+        self.call::<_, TpmNvIncrementResponse>(&command, &[password(owner)?]).map(drop)
+    }
+
+    /// Removes an index and its value.
+    pub fn nv_undefine(&mut self, owner: &[u8], index: u32) -> Result<(), Error> {
+        let command = TpmNvUndefineSpaceCommand { handles: by_owner(index) };
+        self.call::<_, TpmNvUndefineSpaceResponse>(&command, &[password(owner)?]).map(drop)
+    }
+
+    /// What is known of an index, none if it is not defined.
+    pub fn nv_public(&mut self, index: u32) -> Result<Option<NvPublic>, Error> {
+        let command = TpmNvReadPublicCommand { handles: [index.into()] };
+        let response: TpmNvReadPublicResponse = match self.call(&command, &[]) {
+            Err(Error::Absent) => return Ok(None),
+            response => response?,
+        };
+        let public = response.nv_public.inner;
+        Ok(Some(NvPublic {
+            name: response.nv_name.to_vec(),
+            size: public.data_size.value(),
+            written: public.attributes.contains(TpmaNv::WRITTEN),
+            locked: public.attributes.contains(TpmaNv::WRITELOCKED),
+            counter: public.attributes.contains(TpmaNv::COUNTER),
+        }))
+    }
+
+    fn nv_define(&mut self, owner: &[u8], index: u32, kind: TpmaNv, size: u16) -> Result<(), Error> {
+        let attributes = TpmaNv::OWNERWRITE | TpmaNv::OWNERREAD | TpmaNv::AUTHREAD | TpmaNv::NO_DA | kind;
+        let inner = TpmsNvPublic {
+            nv_index: index.into(),
+            name_alg: TpmAlgId::Sha256,
+            attributes,
+            auth_policy: Tpm2bDigest::new(),
+            data_size: TpmUint16::new(size),
+        };
+        let command = TpmNvDefineSpaceCommand {
+            handles: [TpmRh::Owner.value().into()],
+            auth: Tpm2bAuth::new(),
+            public_info: Tpm2bNvPublic { inner },
+        };
+        self.call::<_, TpmNvDefineSpaceResponse>(&command, &[password(owner)?]).map(drop)
+    }
+}
+
+fn by_owner(index: u32) -> [TpmHandle; 2] {
+    [TpmRh::Owner.value().into(), index.into()]
+}
