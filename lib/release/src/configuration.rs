@@ -1,75 +1,63 @@
-use crate::{MAX_SIGNED, Refused, payload};
-use ciborium::Value;
+use crate::{Error, RootKey, signed};
 use ids::Environment;
-use token::{Ed25519KeyPair, PublicKey, cose};
+use serde::{Deserialize, Serialize};
+use token::PublicKey;
 
+/// Name of a configuration's file.
+pub const CONFIGURATION: &str = "configuration";
+/// Longest text in bytes.
+pub const MAX_TEXT: usize = 64 * 1024;
 const CONTEXT: &[u8] = b"azote/configuration/1";
 
-/// What an operator sets and what changes what a host admits or records. Signed by the root key over
-/// `[environment, sequence, text]`.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// What a host is told beside its images: lines of `name=value`, for the controller to read.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Configuration {
-    /// What hosts it is for.
+    /// Which hosts take it.
     pub environment: Environment,
-    /// Grows with each configuration.
+    /// Grows with each one: a host takes no older one than it has.
     pub sequence: u64,
-    /// Lines of `name=value`.
+    /// The lines.
     pub text: String,
 }
 
 impl Configuration {
-    /// Signs with the root key. `None` if it is too long, or the library fails.
-    pub fn sign(&self, root: &Ed25519KeyPair) -> Option<Vec<u8>> {
-        let value = [self.environment.number().into(), self.sequence.into(), self.text.as_str().into()];
-        let signed = cose::sign(root, cose::to_cbor(&Value::Array(value.into()))?, CONTEXT)?;
-        (signed.len() <= MAX_SIGNED).then_some(signed)
+    /// Reads a signed configuration.
+    pub fn open(bytes: &[u8], root_key: &PublicKey) -> Result<Self, Error> {
+        let configuration: Self = signed::read("the configuration", bytes, root_key, CONTEXT)?;
+        if configuration.text.len() > MAX_TEXT {
+            return Err(Error::Form("the configuration"));
+        }
+        Ok(configuration)
     }
 
-    /// Reads a configuration that `root` signed.
-    pub fn open(bytes: &[u8], root: &PublicKey) -> Result<Self, Refused> {
-        Self::decode(&payload(bytes, root, CONTEXT)?).ok_or(Refused::Malformed)
-    }
-
-    fn decode(payload: &[u8]) -> Option<Self> {
-        let value = cose::from_cbor(payload)?;
-        let [environment, sequence, text] = value.as_array()?.as_slice() else { return None };
-        let environment = u8::try_from(environment.as_integer()?).ok()?;
-        Some(Self {
-            environment: Environment::from_number(environment)?,
-            sequence: cose::seconds(sequence)?,
-            text: text.as_text()?.to_owned(),
-        })
+    /// Signs it.
+    pub fn sign(&self, key: &RootKey) -> Result<Vec<u8>, Error> {
+        if self.text.len() > MAX_TEXT {
+            return Err(Error::Make(format!("a configuration has at most {MAX_TEXT} bytes of text")));
+        }
+        signed::write(self, key, CONTEXT)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use proptest::prelude::*;
-
-    fn root() -> Ed25519KeyPair {
-        Ed25519KeyPair::from_seed_unchecked(&[7; 32]).unwrap()
-    }
-
-    fn configuration() -> Configuration {
-        Configuration { environment: Environment::Production, sequence: 9, text: "stop-grace=8\n".to_owned() }
-    }
 
     #[test]
-    fn a_configuration_reads_back_as_written() {
-        let signed = configuration().sign(&root()).unwrap();
-        assert_eq!(Configuration::open(&signed, &PublicKey::of(&root())), Ok(configuration()));
-        let long = Configuration { text: "x".repeat(MAX_SIGNED), ..configuration() };
-        assert_eq!(long.sign(&root()), None);
-    }
-
-    proptest! {
-        #[test]
-        fn any_flipped_bit_is_refused(at: prop::sample::Index, bit in 0..8_u32) {
-            let mut signed = configuration().sign(&root()).unwrap();
-            let at = at.index(signed.len());
-            signed[at] ^= 1_u8 << bit;
-            prop_assert!(Configuration::open(&signed, &PublicKey::of(&root())).is_err());
+    fn what_the_root_key_signed_is_read_and_nothing_else() {
+        let key = RootKey::generate().unwrap();
+        let configuration =
+            Configuration { environment: Environment::NonProduction, sequence: 2, text: "host=h-1\n".into() };
+        let bytes = configuration.sign(&key).unwrap();
+        assert_eq!(Configuration::open(&bytes, &key.public()).unwrap(), configuration);
+        for at in 0..bytes.len() {
+            let mut bad = bytes.clone();
+            bad[at] ^= 1;
+            assert!(Configuration::open(&bad, &key.public()).is_err(), "byte {at}");
         }
+        let long = Configuration { text: "a".repeat(MAX_TEXT + 1), ..configuration };
+        assert_eq!(long.sign(&key).unwrap_err().code(), "release.make");
+        let long = signed::write(&long, &key, CONTEXT).unwrap();
+        assert_eq!(Configuration::open(&long, &key.public()).unwrap_err().code(), "release.form");
     }
 }

@@ -1,49 +1,74 @@
+use serde::{Deserialize, Serialize};
 use std::{fmt, str::FromStr};
 
-macro_rules! kinds {
-    ($($(#[doc = $doc:literal])* $name:ident = $text:literal, $pcr:literal $event:literal;)*) => {
-        /// What an image of a release is.
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-        pub enum Kind { $($(#[doc = $doc])* $name),* }
-
-        impl Kind {
-            /// All of them.
-            pub const ALL: &'static [Self] = &[$(Self::$name),*];
-
-            /// As manifests and file names have it.
-            pub const fn name(self) -> &'static str {
-                match self { $(Self::$name => $text),* }
-            }
-
-            /// The PCR that it is measured into, and the name of that entry in the event log.
-            pub const fn event(self) -> (u8, &'static str) {
-                match self { $(Self::$name => ($pcr, $event)),* }
-            }
-        }
-    };
+/// What an image is for. The order is the one in which manifests list them, and hosts measure them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Kind {
+    /// Header and image of what the boot ROM starts.
+    #[serde(rename = "stage-1")]
+    Stage1,
+    /// The host's controller.
+    Controller,
+    /// The policy set.
+    Policies,
+    /// The volume card.
+    VolumeCard,
+    /// The hypervisor.
+    Hypervisor,
+    /// What starts hypervisors.
+    Launcher,
+    /// The kernel that instances boot.
+    GuestKernel,
+    /// The card that attests instances.
+    AttestationCard,
+    /// Firmware in the main board's flash.
+    MainboardFirmware,
 }
 
-kinds! {
-    /// What the boot ROM starts: header and image.
-    Stage1 = "stage-1", 8 "stage 1";
-    /// The controller.
-    Controller = "controller", 9 "controller";
-    /// The policy set.
-    Policies = "policies", 10 "policies";
-    /// The volume card.
-    VolumeCard = "volume-card", 11 "volume card";
-    /// The hypervisor.
-    Hypervisor = "hypervisor", 11 "hypervisor";
-    /// What starts hypervisors.
-    Launcher = "launcher", 11 "launcher";
-    /// The kernel that instances start with.
-    GuestKernel = "guest-kernel", 11 "guest kernel";
-    /// The card that attests instances.
-    AttestationCard = "attestation-card", 11 "attestation card";
-    /// The main board's firmware.
-    MainboardFirmware = "mainboard-firmware", 12 "main-board firmware";
-    /// The firmware of the board's management controller.
-    BmcFirmware = "bmc-firmware", 12 "bmc firmware";
+impl Kind {
+    /// All kinds.
+    pub const ALL: [Self; 9] = [
+        Self::Stage1,
+        Self::Controller,
+        Self::Policies,
+        Self::VolumeCard,
+        Self::Hypervisor,
+        Self::Launcher,
+        Self::GuestKernel,
+        Self::AttestationCard,
+        Self::MainboardFirmware,
+    ];
+
+    /// Its name in manifests, and that of its file in a release.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Stage1 => "stage-1",
+            Self::Controller => "controller",
+            Self::Policies => "policies",
+            Self::VolumeCard => "volume-card",
+            Self::Hypervisor => "hypervisor",
+            Self::Launcher => "launcher",
+            Self::GuestKernel => "guest-kernel",
+            Self::AttestationCard => "attestation-card",
+            Self::MainboardFirmware => "mainboard-firmware",
+        }
+    }
+
+    /// PCR and name of its entry in the event log of a start.
+    pub const fn event(self) -> (u8, &'static str) {
+        match self {
+            Self::Stage1 => (boot_rom::events::ROM_PCR, boot_rom::events::STAGE_1),
+            Self::Controller => (boot_rom::events::STAGE_1_PCR, boot_rom::events::CONTROLLER),
+            Self::Policies => (10, "policies"),
+            Self::VolumeCard => (11, "volume card"),
+            Self::Hypervisor => (11, "hypervisor"),
+            Self::Launcher => (11, "launcher"),
+            Self::GuestKernel => (11, "guest kernel"),
+            Self::AttestationCard => (11, "attestation card"),
+            Self::MainboardFirmware => (12, "main-board firmware"),
+        }
+    }
 }
 
 impl fmt::Display for Kind {
@@ -53,8 +78,8 @@ impl fmt::Display for Kind {
 }
 
 impl FromStr for Kind {
-    type Err = crate::Refused;
+    type Err = &'static str;
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        Self::ALL.iter().copied().find(|kind| kind.name() == text).ok_or(crate::Refused::Malformed)
+        Self::ALL.into_iter().find(|kind| kind.name() == text).ok_or("not a kind of image")
     }
 }

@@ -1,39 +1,85 @@
-//! Releases: what the root key signs, and so what a host may run. The crate reads and writes signed manifests and
-//! configurations; it runs nothing and decides nothing about a host's environment or age. It stands between those
-//! who can write a host's disk and the host: every byte of what it reads is hostile until the root key's signature
-//! over it holds.
+//! Releases: what a host may run, signed by the root key whose hash is in the host's fuse. A release is a folder with
+//! stage 1, a signed manifest and one file for each image; beside it goes a signed configuration. This crate makes and
+//! reads them. It starts nothing, asks no TPM, and does not decide whether a host takes a release: stage 1 and the
+//! controller do.
 //!
-//! Everything signed is a COSE_Sign1 (`token::cose`) with a context of its own; there is one encoding of everything.
+//! The boundary is the one between who makes releases and a host: whatever comes in a release is hostile until the
+//! root key's signature and the hash in the manifest say otherwise. All parsing is bounded.
 #![forbid(unsafe_code)]
 
 mod configuration;
+mod folder;
 mod kind;
 mod manifest;
+mod root_key;
+mod signed;
+mod stage1;
 
-pub use configuration::Configuration;
+pub use configuration::{CONFIGURATION, Configuration, MAX_TEXT};
+pub use folder::{Folder, MAX_IMAGE, Make, burn_fuse, read_image};
 pub use kind::Kind;
-pub use manifest::{Image, MAX_IMAGES, MAX_VERSION, Manifest};
+pub use manifest::{Image, MANIFEST, MAX_IMAGES, Manifest};
+pub use root_key::RootKey;
+pub use stage1::{Stage1, environment};
 
-/// Longest signed manifest or configuration in bytes.
-pub const MAX_SIGNED: usize = 16 * 1024;
+use std::{io, path::PathBuf};
 
-/// Why something signed is refused.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum Refused {
-    /// Not of this format.
-    #[error("this is no manifest or configuration of this format")]
-    Malformed,
-    /// The root key did not sign it, or not as this.
-    #[error("the root key has not signed this")]
-    Signature,
+/// A SHA-256 digest.
+pub type Digest = [u8; 32];
+
+/// Why a release or a configuration cannot be made or is refused.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Not of a known form.
+    #[error("{0} is damaged or of an unknown form: take it from its maker again")]
+    Form(&'static str),
+    /// Nobody signed it, or somebody else.
+    #[error("{0} is not signed by this host's root key: take it from its maker again")]
+    Signature(&'static str),
+    /// The file is not the one that the manifest names.
+    #[error("the image `{0}` is not the one that the manifest names: take the release from its maker again")]
+    Image(Kind),
+    /// Something that cannot be written into a release.
+    #[error("{0}")]
+    Make(String),
+    /// A file.
+    #[error("{path}: {source}")]
+    File {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
 }
 
-/// The payload of what the root key signed in this context.
-fn payload(bytes: &[u8], root: &token::PublicKey, context: &[u8]) -> Result<Vec<u8>, Refused> {
-    let message = Some(bytes).filter(|bytes| bytes.len() <= MAX_SIGNED).and_then(token::cose::parse);
-    let message = message.ok_or(Refused::Malformed)?;
-    if !token::cose::signed_by(&message, &[*root], context) {
-        return Err(Refused::Signature);
+impl Error {
+    /// The stable code.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Form(_) => "release.form",
+            Self::Signature(_) => "release.signature",
+            Self::Image(_) => "release.image",
+            Self::Make(_) => "release.make",
+            Self::File { .. } => "release.file",
+        }
     }
-    message.payload.ok_or(Refused::Malformed)
+
+    fn file(path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
+        let path = path.into();
+        |source| Self::File { path, source }
+    }
+}
+
+/// SHA-256 over `parts`, one after the other.
+pub fn sha256(parts: &[&[u8]]) -> Digest {
+    let mut context = aws_lc_rs::digest::Context::new(&aws_lc_rs::digest::SHA256);
+    parts.iter().for_each(|part| context.update(part));
+    let mut digest = Digest::default();
+    digest.copy_from_slice(context.finish().as_ref());
+    digest
+}
+
+/// Text for people in a signed document: 1 to `longest` bytes, no control characters.
+fn is_text(text: &str, longest: usize) -> bool {
+    (1..=longest).contains(&text.len()) && !text.chars().any(char::is_control)
 }
