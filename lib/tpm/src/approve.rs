@@ -2,10 +2,10 @@
 //! can be approved without sealing the secret anew (`TPM2_PolicyAuthorize`: part 3, §23.16).
 
 use crate::{
-    Digest, Error, PcrValues, Tpm,
+    Digest, Error, PcrValues, QuoteError, Tpm,
     client::{empty_password, password, pcr_mask, select, selection, sized},
     log, name,
-    quote::{bytes, ecc_template, whole},
+    quote::{bytes, check_ecdsa, ecc_point, ecc_template, whole},
     seal::put_auth,
     sha256,
 };
@@ -120,8 +120,19 @@ impl Tpm {
             let counter = self.nv_public(limit.index)?.filter(|public| public.counter && public.written);
             policy = counter_policy(&policy, limit, &counter.ok_or(Error::Absent)?.name);
         }
-        let digest = sized(&sha256([&policy[..], reference]))?;
-        let signature = self.with_storage_root(|tpm, parent| {
+        let signature = self.sign_digest(key, auth, &sha256([&policy[..], reference]))?;
+        Ok(Approval { pcrs: pcr_mask(pcrs), limit, policy, signature })
+    }
+
+    /// Signs a message (`TPMT_SIGNATURE`, ECDSA with SHA-256). Let messages of each purpose begin with a text of their
+    /// own, longer than 32 bytes: what is signed for an approval is a digest and a reference.
+    pub fn sign(&mut self, key: &SigningKey, auth: &[u8], message: &[u8]) -> Result<Vec<u8>, Error> {
+        self.sign_digest(key, auth, &sha256([message]))
+    }
+
+    fn sign_digest(&mut self, key: &SigningKey, auth: &[u8], digest: &Digest) -> Result<Vec<u8>, Error> {
+        let digest = sized(digest)?;
+        self.with_storage_root(|tpm, parent| {
             let in_private = whole::<Tpm2bPrivate>(&key.private).map_err(|_| Error::Key)?;
             let in_public = whole::<Tpm2bPublic>(&key.public).map_err(|_| Error::Key)?;
             let load = TpmLoadCommand { handles: [parent], in_private, in_public };
@@ -138,8 +149,7 @@ impl Tpm {
                 let signed: TpmSignResponse = tpm.call(&sign, &[password(auth)?])?;
                 Ok(bytes(&signed.signature)?)
             })
-        })?;
-        Ok(Approval { pcrs: pcr_mask(pcrs), limit, policy, signature })
+        })
     }
 
     /// Brings a policy session to where a secret sealed to `key` and `reference` opens.
@@ -210,6 +220,12 @@ impl Tpm {
         let response = self.exchange(&frame)?;
         Ok(TpmResponse::cast(&response)?.unmarshal()?)
     }
+}
+
+/// Checks what [`Tpm::sign`] made, with the public half (`TPM2B_PUBLIC`) and no TPM.
+pub fn check_signature(key: &[u8], message: &[u8], signature: &[u8]) -> Result<(), QuoteError> {
+    let point = ecc_point(&whole::<Tpm2bPublic>(key)?.inner).ok_or(QuoteError::Key)?;
+    check_ecdsa(&point, message, signature)
 }
 
 /// Part 3, `TPM2_PolicyPCR`, as the first of a session.

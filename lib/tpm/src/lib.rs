@@ -20,7 +20,7 @@ mod port;
 mod quote;
 mod seal;
 
-pub use approve::{Approval, Limit, MAX_APPROVAL, MAX_REFERENCE, SigningKey};
+pub use approve::{Approval, Limit, MAX_APPROVAL, MAX_REFERENCE, SigningKey, check_signature};
 pub use client::{Error, Tpm};
 pub use credential::{Credential, CredentialError, MAX_CREDENTIAL, endorsement_point, make_credential, name};
 pub use hierarchy::{Hierarchy, STORAGE_ROOT};

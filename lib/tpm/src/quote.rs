@@ -116,13 +116,7 @@ impl Quote {
     /// `expected` values for this `nonce`; gives the clock that it signed with them. An empty expectation is refused.
     pub fn verify(&self, key: &[u8], nonce: &[u8], expected: &PcrValues) -> Result<Clock, QuoteError> {
         let point = signing_point(&whole::<Tpm2bPublic>(key)?.inner).ok_or(QuoteError::Key)?;
-        let TpmuSignature::Ecdsa(signature) = whole::<TpmtSignature>(&self.signature)?.signature else {
-            return Err(QuoteError::Malformed);
-        };
-        let signature = [padded(&signature.signature_r)?, padded(&signature.signature_s)?].concat();
-        UnparsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, point)
-            .verify(&self.attest, &signature)
-            .map_err(|_| QuoteError::Signature)?;
+        check_ecdsa(&point, &self.attest, &self.signature)?;
         // Parsing refuses what does not begin with the magic that a restricted key signs only for its TPM.
         let attest = whole::<TpmsAttest>(&self.attest)?;
         let TpmuAttest::Quote(quoted) = attest.attested else { return Err(QuoteError::Malformed) };
@@ -152,13 +146,28 @@ fn signing_point(public: &TpmtPublic) -> Option<Vec<u8>> {
         | TpmaObject::SENSITIVE_DATA_ORIGIN
         | TpmaObject::RESTRICTED
         | TpmaObject::SIGN_ENCRYPT;
+    ecc_point(public).filter(|_| public.object_attributes.contains(wanted))
+}
+
+/// The uncompressed point of a P-256 key.
+pub(crate) fn ecc_point(public: &TpmtPublic) -> Option<Vec<u8>> {
     let (TpmuPublicParms::Ecc(parameters), TpmuPublicId::Ecc(point)) = (&public.parameters, &public.unique)
     else {
         return None;
     };
-    let fits = public.object_attributes.contains(wanted) && parameters.curve_id == TpmEccCurve::NistP256;
     let (x, y) = (padded(&point.x).ok()?, padded(&point.y).ok()?);
-    fits.then(|| [&[4], &x[..], &y[..]].concat())
+    (parameters.curve_id == TpmEccCurve::NistP256).then(|| [&[4], &x[..], &y[..]].concat())
+}
+
+/// Checks a `TPMT_SIGNATURE` (ECDSA with SHA-256) over `message`.
+pub(crate) fn check_ecdsa(point: &[u8], message: &[u8], signature: &[u8]) -> Result<(), QuoteError> {
+    let TpmuSignature::Ecdsa(signature) = whole::<TpmtSignature>(signature)?.signature else {
+        return Err(QuoteError::Malformed);
+    };
+    let signature = [padded(&signature.signature_r)?, padded(&signature.signature_s)?].concat();
+    UnparsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, point)
+        .verify(message, &signature)
+        .map_err(|_| QuoteError::Signature)
 }
 
 /// A big-endian integer of at most 32 bytes at its full width.
