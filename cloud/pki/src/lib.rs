@@ -7,6 +7,10 @@
 //! environment keeps it offline or in a hardware module.
 #![forbid(unsafe_code)]
 
+mod attestation;
+
+pub use attestation::Attestation;
+
 use ids::Identity;
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName, DnType,
@@ -41,6 +45,9 @@ pub enum Error {
     /// Not a certificate request, or its signature does not prove possession of an Ed25519 key.
     #[error("not a PKCS#10 request (PEM, at most {MAX_REQUEST} bytes) signed by its own Ed25519 key")]
     Request,
+    /// The same for a P-384 key.
+    #[error("not a PKCS#10 request (PEM, at most {MAX_REQUEST} bytes) signed by its own P-384 key")]
+    AttestationRequest,
     /// A lifetime of zero, or beyond [`MAX_LIFETIME`].
     #[error("certificates live 1 s to {} days", MAX_LIFETIME.as_secs() / 86_400)]
     Lifetime,

@@ -133,3 +133,32 @@ fn a_crash_at_any_write_leaves_an_authority_or_a_beginning_of_one() {
         assert_eq!(names, [KEY_FILE, CERTIFICATE_FILE]);
     }
 }
+
+#[test]
+fn a_host_is_certified_to_certify_instances_and_nothing_it_asks_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let authority = Attestation::open_or_create(dir.path()).unwrap();
+    let again = Attestation::open_or_create(dir.path()).unwrap();
+    assert_eq!(authority.root(), again.root(), "it is made once");
+    let key = nsm::HostKey::derive(&[7; 32]).unwrap();
+    let host = "h-0123456789abcdef0".parse().unwrap();
+    let pem = again.issue(&key.request().unwrap(), &host, DAY).unwrap();
+    let chain = nsm::Chain::from_pem(&pem).unwrap();
+    assert!(key.is_certified_by(&chain));
+    assert!(!nsm::HostKey::derive(&[8; 32]).unwrap().is_certified_by(&chain));
+    let certificates: Vec<_> =
+        chain.certificates().iter().map(|der| X509Certificate::from_der(der).unwrap().1).collect();
+    let [holder, environment, root] = certificates.as_slice() else { panic!() };
+    assert_eq!(holder.subject().to_string(), format!("O=Azote, CN={}", nsm::host_name(&host)));
+    for (below, above) in [(holder, environment), (environment, root), (root, root)] {
+        below.verify_signature(Some(above.public_key())).unwrap();
+        assert_eq!(below.issuer(), above.subject());
+    }
+    let depths = certificates.iter().map(|c| c.basic_constraints().unwrap().unwrap().value);
+    let depths: Vec<_> =
+        depths.map(|constraints| (constraints.ca, constraints.path_len_constraint)).collect();
+    assert_eq!(depths, [(true, Some(1)), (true, Some(2)), (true, Some(3))]);
+    let others = greedy_request(&KeyPair::generate_for(&PKCS_ED25519).unwrap());
+    assert!(matches!(authority.issue(&others, &host, DAY), Err(Error::AttestationRequest)));
+    assert!(matches!(authority.issue(&others, &host, Duration::ZERO), Err(Error::Lifetime)));
+}
