@@ -1,7 +1,7 @@
-use crate::{Error, RootKey, signed};
+use crate::{Error, signed};
 use ids::Environment;
 use serde::{Deserialize, Serialize};
-use token::PublicKey;
+use token::{Ed25519KeyPair, PublicKey};
 
 /// Name of a configuration's file.
 pub const CONFIGURATION: &str = "configuration";
@@ -30,8 +30,8 @@ impl Configuration {
         Ok(configuration)
     }
 
-    /// Signs it.
-    pub fn sign(&self, key: &RootKey) -> Result<Vec<u8>, Error> {
+    /// Signs it with the root key.
+    pub fn sign(&self, key: &Ed25519KeyPair) -> Result<Vec<u8>, Error> {
         if self.text.len() > MAX_TEXT {
             return Err(Error::Make(format!("a configuration has at most {MAX_TEXT} bytes of text")));
         }
@@ -42,13 +42,14 @@ impl Configuration {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::RootKey;
 
     #[test]
     fn what_the_root_key_signed_is_read_and_nothing_else() {
         let key = RootKey::generate().unwrap();
         let configuration =
             Configuration { environment: Environment::NonProduction, sequence: 2, text: "host=h-1\n".into() };
-        let bytes = configuration.sign(&key).unwrap();
+        let bytes = configuration.sign(key.pair()).unwrap();
         assert_eq!(Configuration::open(&bytes, &key.public()).unwrap(), configuration);
         for at in 0..bytes.len() {
             let mut bad = bytes.clone();
@@ -56,8 +57,8 @@ mod tests {
             assert!(Configuration::open(&bad, &key.public()).is_err(), "byte {at}");
         }
         let long = Configuration { text: "a".repeat(MAX_TEXT + 1), ..configuration };
-        assert_eq!(long.sign(&key).unwrap_err().code(), "release.make");
-        let long = signed::write(&long, &key, CONTEXT).unwrap();
+        assert_eq!(long.sign(key.pair()).unwrap_err().code(), "release.make");
+        let long = signed::write(&long, key.pair(), CONTEXT).unwrap();
         assert_eq!(Configuration::open(&long, &key.public()).unwrap_err().code(), "release.form");
     }
 }

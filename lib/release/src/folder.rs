@@ -101,7 +101,7 @@ impl Make<'_> {
         }
         let (version, svn, environment) = (self.version.to_owned(), self.svn, self.environment);
         let manifest = Manifest { version, svn, environment, images };
-        let signed = manifest.sign(key)?;
+        let signed = manifest.sign(key.pair())?;
         write_new(&out.join(MANIFEST), 0o644, &signed)?;
         Ok(Folder { path: out.to_owned(), manifest, signed })
     }

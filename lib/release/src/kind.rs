@@ -20,15 +20,19 @@ pub enum Kind {
     Launcher,
     /// The kernel that instances boot.
     GuestKernel,
+    /// What that kernel starts with, where it needs something.
+    GuestRamdisk,
     /// The card that attests instances.
     AttestationCard,
     /// Firmware in the main board's flash.
     MainboardFirmware,
+    /// Firmware of the board's management controller.
+    BmcFirmware,
 }
 
 impl Kind {
     /// All kinds.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: &'static [Self] = &[
         Self::Stage1,
         Self::Controller,
         Self::Policies,
@@ -36,8 +40,10 @@ impl Kind {
         Self::Hypervisor,
         Self::Launcher,
         Self::GuestKernel,
+        Self::GuestRamdisk,
         Self::AttestationCard,
         Self::MainboardFirmware,
+        Self::BmcFirmware,
     ];
 
     /// Its name in manifests, and that of its file in a release.
@@ -50,8 +56,10 @@ impl Kind {
             Self::Hypervisor => "hypervisor",
             Self::Launcher => "launcher",
             Self::GuestKernel => "guest-kernel",
+            Self::GuestRamdisk => "guest-ramdisk",
             Self::AttestationCard => "attestation-card",
             Self::MainboardFirmware => "mainboard-firmware",
+            Self::BmcFirmware => "bmc-firmware",
         }
     }
 
@@ -65,8 +73,10 @@ impl Kind {
             Self::Hypervisor => (11, "hypervisor"),
             Self::Launcher => (11, "launcher"),
             Self::GuestKernel => (11, "guest kernel"),
+            Self::GuestRamdisk => (11, "guest ramdisk"),
             Self::AttestationCard => (11, "attestation card"),
             Self::MainboardFirmware => (12, "main-board firmware"),
+            Self::BmcFirmware => (12, "bmc firmware"),
         }
     }
 }
@@ -80,6 +90,6 @@ impl fmt::Display for Kind {
 impl FromStr for Kind {
     type Err = &'static str;
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        Self::ALL.into_iter().find(|kind| kind.name() == text).ok_or("not a kind of image")
+        Self::ALL.iter().copied().find(|kind| kind.name() == text).ok_or("not a kind of image")
     }
 }

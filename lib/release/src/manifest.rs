@@ -1,7 +1,7 @@
-use crate::{Digest, Error, Kind, MAX_IMAGE, RootKey, is_text, signed};
+use crate::{Digest, Error, Kind, MAX_IMAGE, is_text, signed};
 use ids::Environment;
 use serde::{Deserialize, Serialize};
-use token::PublicKey;
+use token::{Ed25519KeyPair, PublicKey};
 
 /// Name of the manifest's file in a release.
 pub const MANIFEST: &str = "manifest";
@@ -45,8 +45,8 @@ impl Manifest {
         if manifest.is_proper() { Ok(manifest) } else { Err(Error::Form("the manifest")) }
     }
 
-    /// Signs it.
-    pub fn sign(&self, key: &RootKey) -> Result<Vec<u8>, Error> {
+    /// Signs it with the root key.
+    pub fn sign(&self, key: &Ed25519KeyPair) -> Result<Vec<u8>, Error> {
         if !self.is_proper() {
             return Err(Error::Make(
                 "a release has a version of 1 to 32 bytes and one image of a kind".into(),
@@ -70,6 +70,7 @@ impl Manifest {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::RootKey;
     use proptest::prelude::*;
 
     fn image(kind: Kind) -> Image {
@@ -88,7 +89,7 @@ mod tests {
     #[test]
     fn what_the_root_key_signed_is_read_and_nothing_else() {
         let key = RootKey::generate().unwrap();
-        let bytes = manifest().sign(&key).unwrap();
+        let bytes = manifest().sign(key.pair()).unwrap();
         assert_eq!(Manifest::open(&bytes, &key.public()).unwrap(), manifest());
         let other = RootKey::generate().unwrap();
         assert!(matches!(Manifest::open(&bytes, &other.public()), Err(Error::Signature(_))));
@@ -97,7 +98,7 @@ mod tests {
             bad[at] ^= 1;
             assert!(Manifest::open(&bad, &key.public()).is_err(), "byte {at}");
         }
-        let elsewhere = signed::write(&manifest(), &key, b"azote/configuration/1").unwrap();
+        let elsewhere = signed::write(&manifest(), key.pair(), b"azote/configuration/1").unwrap();
         assert!(matches!(Manifest::open(&elsewhere, &key.public()), Err(Error::Signature(_))));
     }
 
@@ -107,8 +108,8 @@ mod tests {
         let wrong = |change: &dyn Fn(&mut Manifest)| {
             let mut wrong = manifest();
             change(&mut wrong);
-            assert_eq!(wrong.sign(&key).unwrap_err().code(), "release.make");
-            let bytes = signed::write(&wrong, &key, CONTEXT).unwrap();
+            assert_eq!(wrong.sign(key.pair()).unwrap_err().code(), "release.make");
+            let bytes = signed::write(&wrong, key.pair(), CONTEXT).unwrap();
             assert_eq!(Manifest::open(&bytes, &key.public()).unwrap_err().code(), "release.form");
         };
         wrong(&|manifest| manifest.images.swap(0, 1));

@@ -65,7 +65,8 @@ impl RootKey {
         sha256(&[&self.public().0])
     }
 
-    pub(crate) fn pair(&self) -> &Ed25519KeyPair {
+    /// The key pair, to sign with.
+    pub fn pair(&self) -> &Ed25519KeyPair {
         &self.0
     }
 }

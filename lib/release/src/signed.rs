@@ -1,17 +1,21 @@
 //! Documents signed by the root key: COSE_Sign1 over CBOR that has exactly one way to be written.
 
-use crate::{Error, RootKey};
+use crate::Error;
 use serde::{Serialize, de::DeserializeOwned};
-use token::{PublicKey, cose};
+use token::{Ed25519KeyPair, PublicKey, cose};
 
 /// Longest signed document in bytes.
 pub(crate) const MAX_SIGNED: usize = 128 * 1024;
 
-pub(crate) fn write(document: &impl Serialize, key: &RootKey, context: &[u8]) -> Result<Vec<u8>, Error> {
+pub(crate) fn write(
+    document: &impl Serialize,
+    key: &Ed25519KeyPair,
+    context: &[u8],
+) -> Result<Vec<u8>, Error> {
     let failed = || Error::Make("the library does not sign".to_owned());
     let mut payload = Vec::new();
     ciborium::into_writer(document, &mut payload).map_err(|_| failed())?;
-    cose::sign(key.pair(), payload, context).filter(|bytes| bytes.len() <= MAX_SIGNED).ok_or_else(failed)
+    cose::sign(key, payload, context).filter(|bytes| bytes.len() <= MAX_SIGNED).ok_or_else(failed)
 }
 
 pub(crate) fn read<T: Serialize + DeserializeOwned>(
