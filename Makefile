@@ -4,7 +4,7 @@ export PATH := $(PATH):$(CURDIR)/target/rustup/bin
 
 TASKS := demo test fuzz check prove redteam schemathesis guest ci parts
 
-.PHONY: help bench bench-door bench-hypervisor guest-linux guest-passthrough $(TASKS)
+.PHONY: help bench bench-door bench-hypervisor guest-linux guest-passthrough guest-tpm $(TASKS)
 help:
 	@tools/bootstrap && cargo xtask --help
 
@@ -19,6 +19,9 @@ guest-linux:
 
 guest-passthrough:
 	@tools/bootstrap && cargo xtask guest passthrough
+
+guest-tpm:
+	@tools/bootstrap && cargo xtask guest tpm
 
 bench-hypervisor:
 	@tools/bootstrap && cargo xtask bench hypervisor

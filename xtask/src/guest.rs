@@ -13,14 +13,22 @@ pub(crate) enum Guest {
     /// The self-checking guest with a function of the host's hardware (VFIO), in an emulated machine with an IOMMU and
     /// SR-IOV.
     Passthrough,
+    /// The TPM client against the kernel's TPM device, CRB and TIS, in emulated machines that have one.
+    Tpm,
 }
 
 /// What runs under the hypervisor, and it: packages.
 const PACKAGES: [&str; 7] = ["-p", "hypervisor", "-p", "volume-card", "-p", "guest", "--bins"];
 
+/// What uses a TPM, and what gives it one.
+const TPM: [&str; 8] = ["-p", "guest", "-p", "tpm", "--bin", "azote-guest", "--example", "tpm-check"];
+
 /// Builds what is needed and runs a guest: the self-checking one, if none is named.
 pub(crate) fn run(what: Option<&Guest>, json: bool) -> Outcome {
-    quietly(cargo().args(["build", "--quiet"]).args(PACKAGES))?;
+    match what {
+        Some(Guest::Tpm) => quietly(cargo().args(["build", "--quiet"]).args(TPM)),
+        _ => quietly(cargo().args(["build", "--quiet"]).args(PACKAGES)),
+    }?;
     let mut run = Command::new(root().join("target/debug/azote-guest"));
     if what.is_some() {
         parts()?;
@@ -29,6 +37,7 @@ pub(crate) fn run(what: Option<&Guest>, json: bool) -> Outcome {
         None => "check",
         Some(Guest::Linux) => "linux",
         Some(Guest::Passthrough) => "passthrough",
+        Some(Guest::Tpm) => "tpm",
     });
     if json { quietly(run.arg("--json")) } else { step("guest", &mut run) }
 }

@@ -18,6 +18,7 @@ pub mod peer;
 pub mod report;
 pub mod rig;
 pub mod scenario;
+pub mod tpm;
 
 use std::{io, path::Path};
 use wire::{Fault, LinkError, hypervisor::Reply};

@@ -10,6 +10,7 @@ use guest::{
     peer::Peer,
     report::{Check, Verdict},
     scenario::{self, Programs},
+    tpm,
 };
 use parts::Parts;
 use std::{
@@ -60,6 +61,12 @@ enum What {
         here: bool,
         /// Seconds until it is given up.
         #[arg(long, default_value_t = 400)]
+        limit: u64,
+    },
+    /// The TPM client against the kernel's TPM device, in emulated machines that have a TPM.
+    Tpm {
+        /// Seconds until one of them is given up.
+        #[arg(long, default_value_t = 120)]
         limit: u64,
     },
 }
@@ -155,6 +162,11 @@ fn run(arguments: &Arguments) -> Result<Vec<Check>, Error> {
         What::Passthrough { here: true, .. } => passthrough::here(&programs, &mut plain),
         What::Passthrough { limit, .. } => {
             let rows = passthrough::nested(&programs, Duration::from_secs(*limit))?;
+            rows.iter().for_each(print);
+            Ok(rows)
+        }
+        What::Tpm { limit } => {
+            let rows = tpm::nested(&programs, Duration::from_secs(*limit))?;
             rows.iter().for_each(print);
             Ok(rows)
         }

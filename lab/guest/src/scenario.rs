@@ -40,6 +40,11 @@ impl Programs {
     pub fn card(&self) -> PathBuf {
         self.0.join("azote-volume-card")
     }
+
+    /// What uses a TPM for all that it can.
+    pub fn tpm_check(&self) -> PathBuf {
+        self.0.join("examples/tpm-check")
+    }
 }
 
 /// One run of the guest.

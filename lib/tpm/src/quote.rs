@@ -164,6 +164,9 @@ pub(crate) fn check_ecdsa(point: &[u8], message: &[u8], signature: &[u8]) -> Res
     let TpmuSignature::Ecdsa(signature) = whole::<TpmtSignature>(signature)?.signature else {
         return Err(QuoteError::Malformed);
     };
+    if signature.hash != TpmAlgId::Sha256 {
+        return Err(QuoteError::Malformed);
+    }
     let signature = [padded(&signature.signature_r)?, padded(&signature.signature_s)?].concat();
     UnparsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, point)
         .verify(message, &signature)

@@ -11,7 +11,11 @@ use std::{
     time::{Duration, Instant},
 };
 use tempfile::TempDir;
-use tpm::{Error, PcrValues, Policy, QuoteError, Tpm, replay};
+use tpm::{Credential, Error, Hierarchy, NV_FLOOR, NV_IDENTITY, PcrValues, Policy, QuoteError, Tpm, replay};
+
+#[path = "../examples/tpm-check.rs"]
+#[allow(dead_code, reason = "its main is not called here")]
+mod check;
 
 /// A software TPM that stops with its test. It stays when a client goes, and serves the next.
 struct Swtpm {
@@ -83,6 +87,14 @@ fn spawn(mut swtpm: Command, state: &Path) -> Child {
         std::thread::sleep(Duration::from_millis(10));
     }
     process
+}
+
+#[test]
+fn one_tpm_does_all_of_it() {
+    let Some(swtpm) = Swtpm::start() else { return };
+    for (name, outcome) in check::all(&swtpm.socket()) {
+        assert!(outcome.is_ok(), "{name}: {outcome:?}");
+    }
 }
 
 #[test]
@@ -206,7 +218,7 @@ fn a_quote_holds_for_its_nonce_its_key_and_its_values_only() {
     let (key, nonce) = (tpm.attestation_key().unwrap(), [7; 32]);
     let quote = tpm.quote(&nonce, &[8, 9]).unwrap();
     let expected = tpm.pcr_read(&[8, 9]).unwrap();
-    assert!(quote.verify(&key, &nonce, &expected).is_ok());
+    let clock = quote.verify(&key, &nonce, &expected).unwrap();
 
     assert_eq!(quote.verify(&key, &[8; 32], &expected), Err(QuoteError::Nonce));
     assert_eq!(quote.verify(&key, &nonce, &PcrValues::new()), Err(QuoteError::Pcrs));
@@ -224,14 +236,103 @@ fn a_quote_holds_for_its_nonce_its_key_and_its_values_only() {
 
     drop(tpm);
     swtpm.restart();
-    assert_eq!(swtpm.tpm().attestation_key().unwrap(), key);
+    let mut tpm = swtpm.tpm();
+    assert_eq!(tpm.attestation_key().unwrap(), key);
+    let later = tpm.quote(&nonce, &[8]).unwrap().verify(&key, &nonce, &tpm.pcr_read(&[8]).unwrap()).unwrap();
+    assert_eq!(later.resets, clock.resets + 1, "a power cycle counts");
+}
+
+/// Carries a program's commands to a TPM's socket: tools of this age know none.
+const BRIDGE: &str = "import os,socket,sys,threading
+s=socket.socket(socket.AF_UNIX);s.connect(sys.argv[1])
+def up():
+  while (b:=os.read(0,4096)): s.sendall(b)
+  s.shutdown(1)
+threading.Thread(target=up,daemon=True).start()
+while (b:=s.recv(4096)): os.write(1,b)
+";
+
+impl Swtpm {
+    /// Runs one of tpm2-tools in the state's folder with this TPM; what it says, none if it fails.
+    fn tool(&self, tool: &str, arguments: &[&str]) -> Option<String> {
+        let bridge = self.state.path().join("bridge.py");
+        std::fs::write(&bridge, BRIDGE).unwrap();
+        let tcti = format!("cmd:python3 {} {}", bridge.display(), self.socket().display());
+        let mut command = Command::new(tool);
+        command.args(arguments).env("TPM2TOOLS_TCTI", tcti).current_dir(self.state.path());
+        let output = command.output().unwrap();
+        println!("{tool} {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+        output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
+    fn file(&self, name: &str) -> Vec<u8> {
+        std::fs::read(self.state.path().join(name)).unwrap()
+    }
+}
+
+fn no_tools() -> bool {
+    let missing = Command::new("tpm2_checkquote").arg("--version").stdout(Stdio::null()).status().is_err();
+    if missing {
+        println!("skipped: tpm2-tools not found");
+    }
+    missing
+}
+
+#[test]
+fn other_tools_read_our_memory_and_our_pcrs() {
+    let Some(swtpm) = Swtpm::start() else { return };
+    if no_tools() {
+        return;
+    }
+    let mut tpm = swtpm.tpm();
+    tpm.set_auth(Hierarchy::Owner, &[], b"owner").unwrap();
+    tpm.nv_write_once(b"owner", NV_IDENTITY, b"identity").unwrap();
+    let floor = tpm.nv_define_counter(b"owner", NV_FLOOR).unwrap();
+    tpm.pcr_extend(11, &[3; 32]).unwrap();
+    let pcr: String = tpm.pcr_read(&[11]).unwrap()[&11].iter().map(|byte| format!("{byte:02X}")).collect();
+    drop(tpm);
+    assert!(swtpm.tool("tpm2_pcrread", &["sha256:11"]).unwrap().contains(&pcr));
+    let identity = format!("{NV_IDENTITY:#x}");
+    assert_eq!(swtpm.tool("tpm2_nvread", &[&identity]).unwrap(), "identity");
+    let public = swtpm.tool("tpm2_nvreadpublic", &[&identity]).unwrap();
+    assert!(
+        ["writelocked", "writedefine", "ownerwrite"].iter().all(|word| public.contains(word)),
+        "{public}"
+    );
+    std::fs::write(swtpm.state.path().join("new"), b"another!").unwrap();
+    assert_eq!(swtpm.tool("tpm2_nvwrite", &[&identity, "-C", "o", "-P", "owner", "-i", "new"]), None);
+    assert_eq!(swtpm.tool("tpm2_nvundefine", &[&identity, "-C", "o"]), None);
+    swtpm.tool("tpm2_nvread", &[&format!("{NV_FLOOR:#x}"), "-o", "floor"]).unwrap();
+    assert_eq!(swtpm.file("floor"), floor.to_be_bytes());
+}
+
+#[test]
+fn other_tools_make_the_same_endorsement_key_and_credentials_that_we_open() {
+    let Some(swtpm) = Swtpm::start() else { return };
+    if no_tools() {
+        return;
+    }
+    let mut tpm = swtpm.tpm();
+    let (ek, ak) = (tpm.endorsement_key().unwrap(), tpm.attestation_key().unwrap());
+    drop(tpm);
+    swtpm.tool("tpm2_createek", &["-G", "ecc", "-c", "ek.ctx", "-u", "ek.pub"]).unwrap();
+    assert_eq!(swtpm.file("ek.pub"), ek);
+    let name: String = tpm::name(&ak).unwrap().iter().map(|byte| format!("{byte:02x}")).collect();
+    std::fs::write(swtpm.state.path().join("secret"), b"of another's making").unwrap();
+    let make = ["-T", "none", "-e", "ek.pub", "-s", "secret", "-n", &name, "-o", "credential"];
+    swtpm.tool("tpm2_makecredential", &make).unwrap();
+    // The tool's file: magic and version, then the two structures.
+    let file = swtpm.file("credential");
+    let length = 2 + usize::from(u16::from_be_bytes([file[8], file[9]]));
+    let (object, secret) = file[8..].split_at(length);
+    let credential = Credential { object: object.to_vec(), secret: secret.to_vec() };
+    assert_eq!(**swtpm.tpm().activate_credential(&credential).unwrap(), *b"of another's making");
 }
 
 #[test]
 fn other_tools_accept_our_quotes_and_refuse_another_nonce() {
     let Some(swtpm) = Swtpm::start() else { return };
-    if Command::new("tpm2_checkquote").arg("--version").stdout(Stdio::null()).status().is_err() {
-        println!("skipped: tpm2-tools not found");
+    if no_tools() {
         return;
     }
     let folder = swtpm.state.path();
