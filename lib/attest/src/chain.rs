@@ -14,7 +14,7 @@ use webpki::{
 const NAME: &str = "host certificate";
 const MOST: usize = 4;
 /// What precedes the key of an Ed25519 `SubjectPublicKeyInfo` (RFC 8410 §4), whole and without its outer header.
-const WHOLE: [u8; 12] = [0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00];
+pub(crate) const WHOLE: [u8; 12] = [0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00];
 
 /// The authority of an environment.
 pub(crate) struct Authority {

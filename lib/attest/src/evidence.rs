@@ -4,13 +4,15 @@ use serde::{Deserialize, Serialize};
 use std::fmt;
 
 /// Longest evidence in bytes of JSON.
-pub const MAX_EVIDENCE: usize = 96 * 1024;
+pub const MAX_EVIDENCE: usize = 192 * 1024;
 /// Most entries of an event log.
 pub const MAX_EVENTS: usize = 64;
 /// Longest `TPMS_ATTEST`, `TPMT_SIGNATURE`, `TPM2B_PUBLIC` and AK certificate in bytes.
 pub const MAX_STRUCTURE: usize = 2048;
-/// Longest release manifest, and longest signed configuration, in bytes.
-pub const MAX_SIGNED: usize = 16 * 1024;
+/// Longest release manifest in bytes.
+pub const MAX_MANIFEST: usize = 16 * 1024;
+/// Longest signed configuration in bytes.
+pub const MAX_CONFIGURATION: usize = release::MAX_TEXT + 1024;
 /// Longest certificate chain in bytes of PEM.
 pub const MAX_CHAIN: usize = 16 * 1024;
 /// Longest name of an entry in bytes.
@@ -132,11 +134,11 @@ impl Evidence {
     /// Whether it is within what [`Evidence::parse`] takes.
     pub(crate) fn bounded(&self) -> bool {
         let structures = [&self.quote, &self.signature, &self.attestation_key, &self.attestation_certificate];
-        let signed = [&self.manifest, &self.configuration];
         let name =
             |name: &str| (1..=MAX_NAME).contains(&name.len()) && name.chars().all(|c| matches!(c, ' '..='~'));
         structures.iter().all(|bytes| bytes.0.len() <= MAX_STRUCTURE)
-            && signed.iter().all(|bytes| bytes.0.len() <= MAX_SIGNED)
+            && self.manifest.0.len() <= MAX_MANIFEST
+            && self.configuration.0.len() <= MAX_CONFIGURATION
             && self.certificate.len() <= MAX_CHAIN
             && self.events.len() <= MAX_EVENTS
             && self.events.iter().all(|event| name(&event.what))

@@ -12,6 +12,8 @@ mod ak;
 mod chain;
 mod clock;
 mod evidence;
+#[cfg(any(test, feature = "lab"))]
+pub mod lab;
 mod policy;
 mod refusal;
 #[cfg(test)]
@@ -21,7 +23,8 @@ mod verify;
 pub use ak::AkCertificate;
 pub use clock::Counters;
 pub use evidence::{
-    Bytes, Event, Evidence, Hash, MAX_CHAIN, MAX_EVENTS, MAX_EVIDENCE, MAX_SIGNED, MAX_STRUCTURE,
+    Bytes, Event, Evidence, Hash, MAX_CHAIN, MAX_CONFIGURATION, MAX_EVENTS, MAX_EVIDENCE, MAX_MANIFEST,
+    MAX_STRUCTURE,
 };
 pub use policy::{MAX_POLICY, MAX_RELEASES, Policy, Version};
 pub use refusal::{Code, Refusal};

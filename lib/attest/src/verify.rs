@@ -3,7 +3,7 @@ use crate::{
 };
 use aws_lc_rs::digest::{Context, SHA256, digest};
 use ids::{Environment, HostId};
-use release::{Configuration, Image, Manifest};
+use release::{Configuration, Image, Kind, Manifest};
 use serde::Serialize;
 use std::ops::RangeInclusive;
 use token::PublicKey;
@@ -138,6 +138,10 @@ fn release(evidence: &Evidence, policy: &Policy, checked: &Checked) -> Result<Ma
     if manifest.environment != policy.environment {
         return Err(Code::Environment.at(NAME));
     }
+    // A release without these would let a host pass on which nobody measured the others.
+    if [Kind::Stage1, Kind::Controller].iter().any(|kind| manifest.image(*kind).is_none()) {
+        return Err(Code::Release.at(NAME));
+    }
     let version = Version { svn: manifest.svn, version: manifest.version.clone() };
     if policy.releases.contains(&evidence.manifest) {
         Ok(manifest)
@@ -208,7 +212,7 @@ fn compare(events: &[Event], expected: &[Expected]) -> Result<(), Refusal> {
     Ok(())
 }
 
-fn sha256(bytes: &[u8]) -> [u8; 32] {
+pub(crate) fn sha256(bytes: &[u8]) -> [u8; 32] {
     let mut hash = [0; 32];
     hash.copy_from_slice(digest(&SHA256, bytes).as_ref());
     hash
