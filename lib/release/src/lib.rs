@@ -11,6 +11,7 @@ mod configuration;
 mod folder;
 mod kind;
 mod manifest;
+mod report;
 mod root_key;
 mod signed;
 mod stage1;
@@ -19,6 +20,7 @@ pub use configuration::{CONFIGURATION, Configuration, MAX_TEXT};
 pub use folder::{Folder, MAX_IMAGE, Make, burn_fuse, read_image};
 pub use kind::Kind;
 pub use manifest::{Image, MANIFEST, MAX_IMAGES, Manifest};
+pub use report::Report;
 pub use root_key::RootKey;
 pub use stage1::{Stage1, environment};
 
