@@ -74,6 +74,7 @@ _Unwind_Resume:
 const DUP2: usize = 33;
 const EXIT_GROUP: usize = 231;
 const EXECVEAT: usize = 322;
+const CLOSE_RANGE: usize = 436;
 const AT_EMPTY_PATH: usize = 0x1000;
 
 /// A system call of Linux on x86-64.
@@ -141,6 +142,13 @@ pub(crate) fn place(from: BorrowedFd<'_>, to: i32) -> Result<(), Refusal> {
     let (from, to) = (from.as_raw_fd() as usize, to as usize);
     // SAFETY: no memory is touched; `rom` keeps what it uses at higher numbers.
     let done = unsafe { call(DUP2, [from, to, 0, 0, 0]) };
+    if done < 0 { Err(Refusal::Start) } else { Ok(()) }
+}
+
+/// Closes all that whoever started this process left open, but for standard input, output and error.
+pub(crate) fn close_inherited() -> Result<(), Refusal> {
+    // SAFETY: this program has opened nothing yet.
+    let done = unsafe { call(CLOSE_RANGE, [3, u32::MAX as usize, 0, 0, 0]) };
     if done < 0 { Err(Refusal::Start) } else { Ok(()) }
 }
 

@@ -164,8 +164,9 @@ fn replace(path: &CStr, line: &[u8]) -> Option<()> {
     rustix::fs::rename(beside, path).ok()
 }
 
-/// Nothing that this process becomes gains rights by what it executes.
+/// Gives up what was inherited by chance; nothing that this process becomes gains rights by what it executes.
 pub(crate) fn renounce() -> Result<(), Refusal> {
+    crate::machine::close_inherited()?;
     rustix::thread::set_no_new_privs(true).map_err(|_| Refusal::Start)
 }
 
