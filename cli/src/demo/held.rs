@@ -24,13 +24,15 @@ pub(super) fn powered(stage: &mut Stage<'_>, rack: &Rack<'_>, board: &Board) -> 
     let to_chip = wire::connect::<chip::Request, chip::Reply>(&run.join("chip")).map_err(Failure::state)?;
     let reply = to_chip.call(&chip::Request::Status, &[]).map_err(Failure::state)?;
     let (held, evidence) = match reply {
-        chip::Reply::Status { reset_held, .. } => {
+        chip::Reply::Status { lines, .. } => {
+            let reset_held = lines == chip::Lines::HELD;
             (reset_held, format!("the chip says: reset {}", if reset_held { "held" } else { "released" }))
         }
         other => (false, chip_says(&other)),
     };
     stage.report.promise("the security chip holds reset from the start", held, evidence);
-    let guess = chip::Request::ReleaseReset { code: "00".repeat(32) };
+    let firmware = chip::Firmware { code: "00".repeat(32), bmc: None };
+    let guess = chip::Request::Release { line: chip::Line::Bmc, firmware };
     let reply = to_chip.call(&guess, &[]).map_err(Failure::state)?;
     let refused = matches!(&reply, chip::Reply::Fault(fault) if fault.code == "chip.unverified");
     stage.report.promise(
@@ -155,7 +157,7 @@ fn order(records: &[LogRecord], firmware: &str) -> (bool, String) {
     let at = |wanted: &str| events.iter().position(|(_, code, _)| *code == wanted);
     let (verified, released) = (at("host.releases-reset"), at("chip.reset-released"));
     let named = verified.is_some_and(|at| events[at].2.contains(firmware));
-    let first = released.is_some_and(|at| events[at].2.split_whitespace().eq(["event", "1"]));
+    let first = released.is_some_and(|at| events[at].2.starts_with("event 1:"));
     let never_before = !earlier.iter().any(|(_, code, _)| *code == "chip.reset-released");
     let ordered = boot.is_some() && named && first && never_before && verified < released;
     let line = |(record, code, detail): &(&LogRecord, &str, &str)| {
@@ -197,7 +199,7 @@ mod tests {
         let (boots, verified, released) = (
             ("host.started", ""),
             ("host.releases-reset", "firmware abc"),
-            ("chip.reset-released", "event 1"),
+            ("chip.reset-released", "event 1: BMC"),
         );
         assert!(order(&log(&[boots, boots, verified, released]), "abc").0);
         for wrong in [
@@ -206,7 +208,7 @@ mod tests {
             &[boots, released],
             &[verified, released],
             &[boots, released, boots, verified, released],
-            &[boots, verified, ("chip.reset-released", "event 2")],
+            &[boots, verified, ("chip.reset-released", "event 2: BMC")],
         ] {
             assert!(!order(&log(wrong), "abc").0, "{wrong:?}");
         }

@@ -2,7 +2,10 @@
 //! Everything is extended into one register of the TPM *before* it is used; replaying the list that
 //! [`Boot::measurements`] gives yields the register's value.
 
-use crate::{Refusal, chip::Chip};
+use crate::{
+    Refusal,
+    chip::{Chip, Firmware},
+};
 use aws_lc_rs::digest::{SHA256, digest};
 use host_api::{Code, Label, Measured, OutOfService, Sentence, Sha256};
 use tpm::Tpm;
@@ -111,9 +114,9 @@ pub fn out_of_service(code: &str, message: &str) -> Option<OutOfService> {
 #[derive(Debug)]
 pub enum Verdict {
     /// The flash holds firmware that is known good.
-    Good(Sha256),
+    Good(Firmware),
     /// It holds something else.
-    Unknown(Sha256),
+    Unknown(Firmware),
     /// It could not be measured.
     Unmeasured(Refusal),
 }
@@ -140,8 +143,10 @@ impl Verdict {
 /// Measures the firmware in the chip's flash and compares it with what is known to be good.
 pub fn verify(chip: &mut Chip, known_good: &KnownGood) -> Verdict {
     match chip.measure() {
-        Ok(hash) if known_good.name_of(&hash).is_some() => Verdict::Good(hash),
-        Ok(hash) => Verdict::Unknown(hash),
+        Ok(firmware) if firmware.all().all(|hash| known_good.name_of(hash).is_some()) => {
+            Verdict::Good(firmware)
+        }
+        Ok(firmware) => Verdict::Unknown(firmware),
         Err(refusal) => Verdict::Unmeasured(refusal),
     }
 }

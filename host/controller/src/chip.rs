@@ -5,7 +5,35 @@ use crate::{
     peer::{ChipSide, Peer, unexpected},
 };
 use host_api::Sha256;
-use wire::chip::{Event, EventKind, Region, Reply, Request};
+use std::fmt;
+use wire::chip::{self, Attempts, Event, EventKind, Line, Master, Region, Reply, Request, Reset, Target};
+
+/// The hashes of the main board's firmware.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Firmware {
+    /// Of the processors'.
+    pub code: Sha256,
+    /// Of the management controller's; none on a board without a flash for it.
+    pub bmc: Option<Sha256>,
+}
+
+impl Firmware {
+    /// All of them.
+    pub fn all(&self) -> impl Iterator<Item = &Sha256> {
+        [&self.code].into_iter().chain(&self.bmc)
+    }
+
+    fn told(&self) -> chip::Firmware {
+        chip::Firmware { code: self.code.to_string(), bmc: self.bmc.as_ref().map(ToString::to_string) }
+    }
+}
+
+impl fmt::Display for Firmware {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.code)?;
+        self.bmc.as_ref().map_or(Ok(()), |bmc| write!(f, " and {bmc} of the BMC"))
+    }
+}
 
 /// The security chip's private socket.
 #[derive(Debug)]
@@ -22,30 +50,53 @@ impl Chip {
         self.0.is_there()
     }
 
-    /// Whether reset is held, and how many firmware writes were refused.
+    /// Whether the processors are held, and how many writes were refused.
     pub fn status(&mut self) -> Result<(bool, u64), Refusal> {
         match self.0.call(&Request::Status, &[])? {
-            Reply::Status { reset_held, refused_writes } => Ok((reset_held, refused_writes)),
+            Reply::Status { lines, refused_writes } => Ok((lines.cpu == Reset::Held, refused_writes)),
             _ => Err(unexpected::<ChipSide>()),
         }
     }
 
-    /// The hash of the main board's firmware as it is in flash now.
-    pub fn measure(&mut self) -> Result<Sha256, Refusal> {
-        match self.0.call(&Request::Measure { region: Region::Code }, &[])? {
-            Reply::Measured { sha256, .. } => sha256.parse().map_err(|_| unexpected::<ChipSide>()),
+    /// The hashes of the main board's firmware as it is in flash now.
+    pub fn measure(&mut self) -> Result<Firmware, Refusal> {
+        let (code, _) = self.measure_region(Region::Code)?;
+        let (bmc, length) = self.measure_region(Region::Bmc)?;
+        Ok(Firmware { code, bmc: (length > 0).then_some(bmc) })
+    }
+
+    fn measure_region(&mut self, region: Region) -> Result<(Sha256, u64), Refusal> {
+        match self.0.call(&Request::Measure { region }, &[])? {
+            Reply::Measured { sha256, length } => {
+                Ok((sha256.parse().map_err(|_| unexpected::<ChipSide>())?, length))
+            }
             _ => Err(unexpected::<ChipSide>()),
         }
     }
 
-    /// Lets reset go for firmware with exactly this hash.
-    pub fn release(&mut self, code: &Sha256) -> Result<(), Refusal> {
-        self.done(&Request::ReleaseReset { code: code.to_string() })
+    /// Lets the management controller go, for exactly this firmware: before the main board is asked for anything.
+    pub fn release_bmc(&mut self, firmware: &Firmware) -> Result<(), Refusal> {
+        self.release_line(Line::Bmc, firmware)
     }
 
-    /// Holds the main board in reset.
+    /// Lets everything go, for exactly this firmware: the management controller, the board, the processors.
+    pub fn release(&mut self, firmware: &Firmware) -> Result<(), Refusal> {
+        [Line::Bmc, Line::Board, Line::Cpu].into_iter().try_for_each(|line| self.release_line(line, firmware))
+    }
+
+    fn release_line(&mut self, line: Line, firmware: &Firmware) -> Result<(), Refusal> {
+        self.done(&Request::Release { line, firmware: firmware.told() })
+    }
+
+    /// Holds the main board and its processors, not its management controller.
     pub fn hold(&mut self) -> Result<(), Refusal> {
-        self.done(&Request::HoldReset)
+        [Line::Cpu, Line::Board].into_iter().try_for_each(|line| self.done(&Request::Hold { line }))
+    }
+
+    /// Holds everything.
+    pub fn hold_all(&mut self) -> Result<(), Refusal> {
+        self.hold()?;
+        self.done(&Request::Hold { line: Line::Bmc })
     }
 
     /// Events with a number greater than `after`, and how many were lost before them.
@@ -73,19 +124,42 @@ pub fn counted(n: u64, what: &str) -> String {
 pub fn describe(event: &Event) -> (&'static str, String) {
     let seq = event.seq;
     match &event.what {
-        EventKind::WriteRefused { region, offset, bytes, attempts, changing } => {
-            let region = match region {
-                Region::Code => "the firmware",
-                Region::Variables => "the variables",
-            };
-            let (writes, bytes) = (counted(*attempts, "write"), counted(*bytes, "byte"));
+        EventKind::WriteRefused(refused) => {
             // Firmware that looks for its flash writes what is there; that is no attack.
-            let code = if *changing > 0 { "chip.write-refused" } else { "chip.write-unchanged" };
-            (code, format!("event {seq}: {writes} of {bytes} to {region} at {offset:#x}"))
+            let code = if refused.changing > 0 { "chip.write-refused" } else { "chip.write-unchanged" };
+            (code, format!("event {seq}: {}", attempts("write", refused)))
         }
-        EventKind::ResetReleased => ("chip.reset-released", format!("event {seq}")),
-        EventKind::ResetHeld => ("chip.reset-held", format!("event {seq}")),
-        EventKind::Updated { sha256 } => ("chip.updated", format!("event {seq}: {sha256}")),
+        EventKind::ReadRefused(refused) => {
+            ("chip.read-refused", format!("event {seq}: {}", attempts("read", refused)))
+        }
+        EventKind::ResetReleased { line } => ("chip.reset-released", format!("event {seq}: {}", name(*line))),
+        EventKind::ResetHeld { line } => ("chip.reset-held", format!("event {seq}: {}", name(*line))),
+        EventKind::Updated { sha256, .. } => ("chip.updated", format!("event {seq}: {sha256}")),
         EventKind::UpdateRefused { code } => ("chip.update-refused", format!("event {seq}: {code}")),
+    }
+}
+
+fn attempts(what: &str, refused: &Attempts) -> String {
+    let Attempts { master, target, offset, bytes, attempts, .. } = refused;
+    let by = match master {
+        Master::Cpu => "",
+        Master::Bmc => " by the BMC",
+    };
+    let target = match target {
+        Target::Code => "the firmware",
+        Target::Variables => "the variables",
+        Target::Bmc => "the BMC's firmware",
+        Target::Registers => "a flash's registers",
+        Target::Identity => "the board's identity",
+        Target::ResetController => "the reset controller",
+    };
+    format!("{} of {} to {target} at {offset:#x}{by}", counted(*attempts, what), counted(*bytes, "byte"))
+}
+
+fn name(line: Line) -> &'static str {
+    match line {
+        Line::Bmc => "BMC",
+        Line::Board => "board",
+        Line::Cpu => "processors",
     }
 }

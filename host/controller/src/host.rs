@@ -3,11 +3,12 @@
 
 use crate::{
     Refusal,
+    attest::Attester,
     board::Board,
     boot,
     boot::KnownGood,
     card::Card,
-    chip::{Chip, counted},
+    chip::{Chip, Firmware, counted},
     clock::Clock,
     hypervisors::{Hypervisors, setup::Facts},
     log::Entry,
@@ -18,7 +19,7 @@ use crate::{
     watch::Throttle,
 };
 use host_api::{
-    AcceleratorFamily, ChipStatus, Done, HostStatus, HypervisorStatus, InstanceState, Measured, OutOfService,
+    AcceleratorFamily, AttestHost, ChipStatus, Done, HostEvidence, HostStatus, HypervisorStatus, InstanceState, Measured, OutOfService,
     Pem, Power, Request, Sha256, UpdateTokenKeys,
 };
 use ids::HostId;
@@ -28,6 +29,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
+use token::PublicKey;
 
 mod instances;
 mod numbers;
@@ -53,8 +55,8 @@ pub struct Booted {
     pub measurements: Vec<Measured>,
     /// The register's value at the end.
     pub pcr: Option<Sha256>,
-    /// The firmware's hash.
-    pub firmware: Option<Sha256>,
+    /// The firmware that was measured.
+    pub firmware: Option<Firmware>,
     /// Why the host cannot be in service.
     pub out_of_service: Option<OutOfService>,
 }
@@ -107,6 +109,8 @@ pub struct Rules {
     pub settings: Settings,
     /// What instances that share it run on.
     pub hypervisors: Option<(Arc<Hypervisors>, Facts)>,
+    /// Who shows what it is.
+    pub attester: Option<Attester>,
 }
 
 /// The host.
@@ -115,6 +119,7 @@ pub struct Host {
     known_good: KnownGood,
     stop_grace: Duration,
     hypervisors: Option<(Arc<Hypervisors>, Facts)>,
+    attester: Option<Attester>,
     log: Writer,
     clock: Clock,
     trust: Trust,
@@ -131,7 +136,7 @@ impl Host {
         log: Writer,
         clock: Clock,
     ) -> Self {
-        let Rules { known_good, stop_grace, settings, hypervisors } = rules;
+        let Rules { known_good, stop_grace, settings, hypervisors, attester } = rules;
         let trust = settings.trust();
         let inner = Inner {
             parts,
@@ -143,7 +148,7 @@ impl Host {
             boots: 0,
             told: BTreeSet::new(),
         };
-        Self { identity, known_good, stop_grace, hypervisors, log, clock, trust, inner: Mutex::new(inner) }
+        Self { identity, known_good, stop_grace, hypervisors, attester, log, clock, trust, inner: Mutex::new(inner) }
     }
 
     /// Its name.
@@ -161,6 +166,7 @@ impl Host {
         let any_time = matches!(
             request,
             Request::ReadStatus(_)
+                | Request::AttestHost(_)
                 | Request::ReadLog(_)
                 | Request::AcknowledgeLog(_)
                 | Request::UpdateTokenKeys(_)
@@ -186,6 +192,7 @@ impl Host {
     pub fn act(&self, request: &Request) -> Result<Vec<u8>, Refusal> {
         match request {
             Request::ReadStatus(_) => json(&self.status()),
+            Request::AttestHost(attest) => json(&self.evidence(attest)?),
             Request::ReadLog(read) => Ok(self.log.page(read.after)?),
             Request::AcknowledgeLog(read) => match self.log.acknowledge(read.up_to) {
                 Ok(_) => json(&Done {}),
@@ -215,6 +222,14 @@ impl Host {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Evidence is also given when the host is out of service: it shows what differs.
+    fn evidence(&self, request: &AttestHost) -> Result<HostEvidence, Refusal> {
+        let events = self.lock().booted.measurements.clone();
+        let attester = self.attester.as_ref().ok_or_else(|| Refusal::of("tpm.gone"))?;
+        let Identity { certificate, key, .. } = &self.identity;
+        attester.evidence(request, &PublicKey(key.public()), certificate, &events)
+    }
+
     fn status(&self) -> HostStatus {
         let mut inner = self.lock();
         let Inner { parts, booted, state, settings, .. } = &mut *inner;
@@ -236,7 +251,7 @@ impl Host {
             chip: chip.map(|((reset_held, refused_writes), firmware)| ChipStatus {
                 reset_held,
                 refused_writes,
-                firmware,
+                firmware: firmware.code,
             }),
             board: parts.board.status().ok(),
             card: Some(parts.card.status(
@@ -308,7 +323,7 @@ impl Inner {
     }
 
     /// What holds reset holds whatever ran; what is released next is what is measured here.
-    fn hold_and_verify(&mut self, known_good: &KnownGood) -> Result<Sha256, Refusal> {
+    fn hold_and_verify(&mut self, known_good: &KnownGood) -> Result<Firmware, Refusal> {
         self.parts.chip.hold()?;
         let verdict = boot::verify(&mut self.parts.chip, known_good);
         let boot::Verdict::Good(hash) = &verdict else {

@@ -6,7 +6,7 @@ use crate::{
     board::Board,
     boot::{self, Boot, KnownGood, Verdict, out_of_service},
     card::{Card, Image},
-    chip::Chip,
+    chip::{Chip, Firmware},
     door::{self, Door, opens},
     host::{Booted, Components, Host, Identity, Rules},
     hypervisors::{
@@ -116,9 +116,14 @@ pub fn run(options: &Options) -> Result<(), Failure> {
     let (measurements, pcr) = boot.finish()?;
     let Started { identity, tls, settings, mut parts, known_good, firmware, mut objection, hypervisors } =
         started;
-    if let (None, Some(hash)) = (&objection, &firmware) {
-        note(&mut log, Entry::event("host.releases-reset", &format!("firmware {hash}")))?;
-        objection = failed("boot.chip", "the security chip", release(&mut parts.chip, hash).err().as_ref());
+    if let (None, Some(firmware)) = (&objection, &firmware) {
+        note(&mut log, Entry::event("host.releases-reset", &format!("firmware {firmware}")))?;
+        let bmc = patiently(|| parts.chip.release_bmc(firmware));
+        objection = failed("boot.chip", "the security chip", bmc.err().as_ref())
+            .or_else(|| failed("boot.board", "the main board", clear(&mut parts.board).err().as_ref()))
+            .or_else(|| {
+                failed("boot.chip", "the security chip", parts.chip.release(firmware).err().as_ref())
+            });
     }
     let event = match &objection {
         None => Entry::event("host.in-service", ""),
@@ -175,7 +180,7 @@ struct Started {
     settings: Settings,
     parts: Components,
     known_good: KnownGood,
-    firmware: Option<Sha256>,
+    firmware: Option<Firmware>,
     objection: Option<OutOfService>,
     hypervisors: Option<(Hypervisors, Facts)>,
 }
@@ -201,14 +206,16 @@ fn start(options: &Options, boot: &mut Boot<Tpm>) -> Result<Started, Failure> {
     }
     let mut chip = Chip::new(connect(&options.chip));
     // A controller that starts is a host that starts: whatever ran before is in reset from here on.
-    let held = chip.hold();
+    let held = chip.hold_all();
     let verdict = boot::verify(&mut chip, known_good.as_ref().unwrap_or(&KnownGood::default()));
     let firmware = match &verdict {
         Verdict::Good(hash) | Verdict::Unknown(hash) => Some(hash.clone()),
         Verdict::Unmeasured(_) => None,
     };
-    if let Some(hash) = &firmware {
-        boot.measure_digest("main-board firmware", hash.to_digest())?;
+    for (what, hash) in
+        ["main-board firmware", "bmc firmware"].iter().zip(firmware.iter().flat_map(Firmware::all))
+    {
+        boot.measure_digest(what, hash.to_digest())?;
     }
     let mut board = Board::new(connect(&options.board));
     let card = Card::start(&image);
@@ -226,7 +233,7 @@ fn start(options: &Options, boot: &mut Boot<Tpm>) -> Result<Started, Failure> {
         verdict.objection(),
         failed("boot.chip", "the security chip", held.as_ref().err()),
         failed("boot.card", "the volume card", card.as_ref().err()),
-        failed("boot.board", "the main board", clear(&mut board).err().as_ref()),
+        failed("boot.board", "the main board", board.status().err().as_ref()),
         unfit,
     ];
     let objection = objections.into_iter().flatten().next();
@@ -236,11 +243,11 @@ fn start(options: &Options, boot: &mut Boot<Tpm>) -> Result<Started, Failure> {
     Ok(Started { identity, tls, settings, parts, known_good: known, firmware, objection, hypervisors })
 }
 
-/// Releases reset, and waits for a main board that is still connecting to the reset line.
-fn release(chip: &mut Chip, hash: &Sha256) -> Result<(), Refusal> {
+/// Releases reset, and waits for a main board that is still connecting to the reset lines.
+fn patiently(mut release: impl FnMut() -> Result<(), Refusal>) -> Result<(), Refusal> {
     let end = Instant::now() + BOARD_WAIT;
     loop {
-        match chip.release(hash) {
+        match release() {
             Err(Refusal { code: "chip.board-silent", .. }) if Instant::now() < end => sleep(BOARD_LOOK),
             other => return other,
         }

@@ -96,12 +96,13 @@ pub fn take_turns(hypervisors: Arc<Hypervisors>, stop: Arc<AtomicBool>) -> io::R
 #[cfg(test)]
 mod tests {
     use super::*;
-    use wire::chip::EventKind;
+    use wire::chip::{Attempts, EventKind, Line, Master, Target};
 
     #[test]
     fn a_flood_costs_few_records_and_no_number_is_lost() {
         let mut throttle = Throttle::default();
-        let events: Vec<_> = (0..100).map(|seq| Event { seq, what: EventKind::ResetHeld }).collect();
+        let events: Vec<_> =
+            (0..100).map(|seq| Event { seq, what: EventKind::ResetHeld { line: Line::Cpu } }).collect();
         let looks = 1000;
         let entries: Vec<_> = (0..looks).flat_map(|_| throttle.pass(&events, 3)).collect();
         let listed =
@@ -119,13 +120,15 @@ mod tests {
     fn single_events_are_listed_as_they_come() {
         let mut throttle = Throttle::default();
         for seq in 0..1000 {
-            let what = EventKind::WriteRefused {
-                region: wire::chip::Region::Code,
+            let (master, target) = (Master::Cpu, Target::Code);
+            let what = EventKind::WriteRefused(Attempts {
+                master,
+                target,
                 offset: 64,
                 bytes: 4,
                 attempts: 1,
                 changing: 1,
-            };
+            });
             let entries = throttle.pass(&[Event { seq, what }], 0);
             assert_eq!(entries.len(), 1);
             for _ in 0..LOOKS_PER_RECORD {

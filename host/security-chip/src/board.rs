@@ -1,4 +1,4 @@
-//! The reset line's wire to the main board.
+//! The reset lines' wire to the main board.
 
 use std::{
     os::fd::{AsFd, BorrowedFd},
@@ -6,31 +6,31 @@ use std::{
 };
 use wire::{
     Link, LinkError,
-    chip::{Line, LineReply},
+    chip::{LineReply, Lines},
 };
 
-/// How long the board may take to follow the line: an emulated one first gives its emulator 20 seconds.
+/// How long the board may take to follow the lines: an emulated one first gives its emulator 20 seconds.
 const PATIENCE: Duration = Duration::from_millis(if cfg!(test) { 300 } else { 25_000 });
 
 /// A connected main board. It answers every message, in order.
 #[derive(Debug)]
 pub(crate) struct Board {
-    link: Link<Line, LineReply>,
+    link: Link<Lines, LineReply>,
     unanswered: u32,
     deadline: Instant,
 }
 
 impl Board {
-    /// Tells a board that has just connected how the line is.
-    pub(crate) fn new(link: Link<Line, LineReply>, line: Line) -> Result<Self, LinkError> {
+    /// Tells a board that has just connected how the lines are.
+    pub(crate) fn new(link: Link<Lines, LineReply>, lines: Lines) -> Result<Self, LinkError> {
         let mut board = Self { link, unanswered: 0, deadline: Instant::now() };
-        board.send(line)?;
+        board.send(lines)?;
         Ok(board)
     }
 
-    /// Puts the line into a state. Does not wait.
-    pub(crate) fn send(&mut self, line: Line) -> Result<(), LinkError> {
-        self.link.send(&line, &[])?;
+    /// Puts the lines into a state. Does not wait.
+    pub(crate) fn send(&mut self, lines: Lines) -> Result<(), LinkError> {
+        self.link.send(&lines, &[])?;
         self.unanswered += 1;
         self.deadline = Instant::now() + PATIENCE;
         Ok(())

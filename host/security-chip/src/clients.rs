@@ -1,9 +1,10 @@
 //! The main board's connections to its flash: QEMU opens one per region, and again after each start.
 
 use crate::flash::FlashFiles;
+use chip_core::{Chip, Flash, Master, Refusal, Region};
 use nbd::{Errno, Export, Request, Session};
 use rustix::event::PollFlags;
-use security_chip::{Chip, Refusal, Region};
+
 use std::{
     io::{self, ErrorKind, Read, Write},
     os::{
@@ -13,7 +14,7 @@ use std::{
 };
 
 /// In the order of the exports.
-const REGIONS: [(Region, &str); 2] = [(Region::Code, "code"), (Region::Variables, "variables")];
+const REGIONS: [(Region, &str); 2] = [(Region::Code(Master::Cpu), "code"), (Region::Variables, "variables")];
 /// Requests of one connection that are served before the others get their turn.
 const TURN: usize = 16;
 
@@ -33,7 +34,7 @@ impl Client {
     pub(crate) fn new(stream: UnixStream, flash: &FlashFiles) -> io::Result<Self> {
         stream.set_nonblocking(true)?;
         let exports = REGIONS
-            .map(|(region, name)| Export { name: name.to_owned(), size: flash.region(region).len() as u64 });
+            .map(|(region, name)| Export { name: name.to_owned(), size: flash.served(region).len() as u64 });
         let session = Session::new(exports.into());
         Ok(Self { stream, session, output: Vec::new(), sent: 0, busy: true, finished: false })
     }
@@ -99,7 +100,7 @@ impl Client {
                 self.session.reply(cookie, bytes);
             }
             Request::Write { cookie, offset, data } => {
-                let outcome = chip.board_write(region, offset, &data).map_err(|refusal| match refusal {
+                let outcome = chip.map_write(region, offset, &data).map_err(|refusal| match refusal {
                     Refusal::Write => Errno::Perm,
                     _ => Errno::Io,
                 });

@@ -1,13 +1,14 @@
-//! The flash image files.
+//! The flash image files: one of the processors' firmware, one of the BMC's, one of the processors' variables.
 //!
-//! An update goes through a journal beside the code file, opened at start: first the whole image with its
-//! checksum, made durable, then the code file, made durable, then the journal is emptied. So a power cut at any
+//! An update goes through a journal beside the firmware's file, opened at start: first the whole image with its
+//! checksum, made durable, then the firmware's file, made durable, then the journal is emptied. So a power cut at any
 //! byte leaves the old image (the journal is torn and dropped) or the new one (the journal is whole and written
 //! again at the next start). Journal, numbers big-endian: magic `AZFLASHJ`, format version (2 bytes), producer
 //! (16, text, zero-padded), length (8), SHA-256 of the image (32), image.
 
+use crate::identity;
+use chip_core::{Digest, Flash, Master, Region};
 use rustix::fs::{FlockOperation, flock};
-use security_chip::{Digest, Flash, Region};
 use std::{
     fs::File,
     io::{self, Error, ErrorKind},
@@ -25,49 +26,43 @@ const VERSION: u16 = 1;
 const PRODUCER: &[u8] = concat!("security-chip ", env!("CARGO_PKG_VERSION")).as_bytes();
 const HEADER: usize = 8 + 2 + 16 + 8 + 32;
 
-/// The flash: a code file that only updates change, and variables that are never written back.
+/// One master's firmware: a file that only updates change.
 #[derive(Debug)]
-pub(crate) struct FlashFiles {
+struct Part {
     code: File,
     journal: File,
-    /// What the board reads as code.
+    /// What the board reads.
     served: Vec<u8>,
+}
+
+/// The flashes, and variables that are never written back.
+#[derive(Debug)]
+pub(crate) struct FlashFiles {
+    cpu: Part,
+    /// None on a board whose BMC has no flash.
+    bmc: Option<Part>,
     /// What the flash holds as variables.
     original: Vec<u8>,
     /// What the board reads and writes as variables.
     variables: Vec<u8>,
+    identity: [u8; 256],
 }
 
-impl FlashFiles {
-    /// Opens the files for this process alone and finishes or drops an interrupted update.
-    pub(crate) fn open(code_path: &Path, variables_path: &Path) -> io::Result<Self> {
-        let code = File::options().read(true).write(true).open(code_path)?;
+impl Part {
+    /// Opens the file for this process alone and finishes or drops an interrupted update.
+    fn open(path: &Path) -> io::Result<Self> {
+        let code = File::options().read(true).write(true).open(path)?;
         flock(&code, FlockOperation::NonBlockingLockExclusive)?;
-        let mut name = code_path.as_os_str().to_owned();
+        let mut name = path.as_os_str().to_owned();
         name.push(".journal");
         let journal =
             File::options().read(true).write(true).create(true).truncate(false).mode(0o600).open(&name)?;
-        let folder = code_path.parent().filter(|folder| !folder.as_os_str().is_empty());
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
         File::open(folder.unwrap_or(Path::new(".")))?.sync_all()?;
-        let original = read_all(&File::open(variables_path)?)?;
-        let variables = original.clone();
-        let mut flash = Self { code, journal, served: Vec::new(), original, variables };
-        flash.recover()?;
-        flash.served = read_all(&flash.code)?;
-        Ok(flash)
-    }
-
-    /// What the board reads.
-    pub(crate) fn read(&self, region: Region, offset: u64, length: u32) -> Option<&[u8]> {
-        self.region(region).get(range(offset, length.try_into().ok()?)?)
-    }
-
-    /// A region as the board reads it.
-    pub(crate) fn region(&self, region: Region) -> &[u8] {
-        match region {
-            Region::Code => &self.served,
-            Region::Variables => &self.variables,
-        }
+        let mut part = Self { code, journal, served: Vec::new() };
+        part.recover()?;
+        part.served = read_all(&part.code)?;
+        Ok(part)
     }
 
     fn recover(&self) -> io::Result<()> {
@@ -97,18 +92,6 @@ impl FlashFiles {
         self.journal.set_len(0)?;
         self.journal.sync_all()
     }
-}
-
-impl Flash for FlashFiles {
-    type Error = Error;
-
-    fn code_length(&self) -> u64 {
-        self.served.len() as u64
-    }
-
-    fn measure(&mut self) -> io::Result<Digest> {
-        Ok(sha256(&read_all(&self.code)?))
-    }
 
     fn reload(&mut self) -> io::Result<Digest> {
         let code = read_all(&self.code)?;
@@ -119,29 +102,75 @@ impl Flash for FlashFiles {
         Ok(sha256(&self.served))
     }
 
-    fn digest(&self, bytes: &[u8]) -> Digest {
-        sha256(bytes)
-    }
-
-    fn program(&mut self, image: &[u8]) -> io::Result<()> {
+    fn program(&self, image: &[u8]) -> io::Result<()> {
         self.journal.set_len(0)?;
         self.journal.write_all_at(&journal_of(image), 0)?;
         self.journal.sync_all()?;
         self.finish(image)
     }
+}
 
-    fn holds(&self, region: Region, offset: u64, data: &[u8]) -> bool {
-        range(offset, data.len()).and_then(|at| self.region(region).get(at)) == Some(data)
+impl FlashFiles {
+    /// Opens the files; the BMC's may be none.
+    pub(crate) fn open(code: &Path, variables: &Path, bmc: Option<&Path>) -> io::Result<Self> {
+        let (cpu, bmc) = (Part::open(code)?, bmc.map(Part::open).transpose()?);
+        let original = read_all(&File::open(variables)?)?;
+        let variables = original.clone();
+        Ok(Self { cpu, bmc, original, variables, identity: identity::memory() })
     }
 
-    fn overlay(&mut self, offset: u64, data: &[u8]) -> io::Result<()> {
+    /// What the board reads.
+    pub(crate) fn read(&self, region: Region, offset: u64, length: u32) -> Option<&[u8]> {
+        self.served(region).get(range(offset, length.try_into().ok()?)?)
+    }
+
+    fn part(&mut self, of: Master) -> Option<&mut Part> {
+        match of {
+            Master::Cpu => Some(&mut self.cpu),
+            Master::Bmc => self.bmc.as_mut(),
+        }
+    }
+}
+
+impl Flash for FlashFiles {
+    type Error = Error;
+
+    fn served(&self, region: Region) -> &[u8] {
+        match region {
+            Region::Code(Master::Cpu) => &self.cpu.served,
+            Region::Code(Master::Bmc) => self.bmc.as_ref().map_or(&[], |part| &part.served),
+            Region::Variables => &self.variables,
+        }
+    }
+
+    fn measure(&mut self, of: Master) -> io::Result<Digest> {
+        let code = self.part(of).map(|part| read_all(&part.code)).transpose()?;
+        Ok(sha256(&code.unwrap_or_default()))
+    }
+
+    fn reload(&mut self, of: Master) -> io::Result<Digest> {
+        self.part(of).map_or_else(|| Ok(sha256(&[])), Part::reload)
+    }
+
+    fn digest(&self, bytes: &[u8]) -> Digest {
+        sha256(bytes)
+    }
+
+    fn program(&mut self, of: Master, image: &[u8]) -> io::Result<()> {
+        self.part(of).ok_or(ErrorKind::NotFound)?.program(image)
+    }
+
+    fn overlay(&mut self, offset: u64, data: &[u8]) {
         let target = range(offset, data.len()).and_then(|range| self.variables.get_mut(range));
-        target.ok_or(ErrorKind::InvalidInput)?.copy_from_slice(data);
-        Ok(())
+        target.unwrap_or_default().iter_mut().zip(data).for_each(|(to, from)| *to = *from);
     }
 
     fn drop_overlay(&mut self) {
         self.variables.clone_from(&self.original);
+    }
+
+    fn identity(&self) -> &[u8] {
+        &self.identity
     }
 }
 
@@ -200,10 +229,10 @@ mod tests {
         let start = |code_now: &[u8], journal_now: &[u8]| {
             fs::write(&code, code_now).unwrap();
             fs::write(&journal, journal_now).unwrap();
-            let flash = FlashFiles::open(&code, &variables).unwrap();
+            let flash = FlashFiles::open(&code, &variables, None).unwrap();
             assert_eq!(fs::metadata(&journal).unwrap().len(), 0);
-            assert_eq!(flash.served, fs::read(&code).unwrap());
-            flash.served
+            assert_eq!(flash.cpu.served, fs::read(&code).unwrap());
+            flash.cpu.served
         };
         // Every byte of the header, and a few of the image: each start waits for the disk.
         for cut in (0..=HEADER).chain((HEADER..whole.len()).step_by(61)) {
@@ -226,7 +255,7 @@ mod tests {
         let [code, variables] = ["code", "variables"].map(|name| folder.path().join(name));
         fs::write(&code, [0; 512]).unwrap();
         fs::write(&variables, [0; 512]).unwrap();
-        let _owner = FlashFiles::open(&code, &variables).unwrap();
-        assert_eq!(FlashFiles::open(&code, &variables).unwrap_err().kind(), ErrorKind::WouldBlock);
+        let _owner = FlashFiles::open(&code, &variables, None).unwrap();
+        assert_eq!(FlashFiles::open(&code, &variables, None).unwrap_err().kind(), ErrorKind::WouldBlock);
     }
 }

@@ -1,12 +1,14 @@
 //! azote-security-chip: the shell around the chip's decisions. It owns the firmware flash image files, serves them
-//! to the main board over NBD, holds the main board's reset line and obeys the controller. It only listens; after
-//! start it opens nothing.
+//! to the main board over NBD, serves the board's SPI and I²C buses, holds its reset lines and obeys the controller.
+//! It only listens; after start it opens nothing.
 #![forbid(unsafe_code)]
 
 mod board;
+mod buses;
 mod clients;
 mod control;
 mod flash;
+mod identity;
 mod server;
 
 use clap::Parser;
@@ -23,9 +25,12 @@ use std::{
 #[derive(Debug, Parser)]
 #[command(name = "azote-security-chip", version)]
 struct Args {
-    /// Image of the firmware's code; changed only by authorised updates
+    /// Image of the processors' firmware; changed only by authorised updates
     #[arg(long)]
     code: PathBuf,
+    /// Image of the BMC's firmware; changed only by authorised updates [default: the BMC has no flash]
+    #[arg(long)]
+    bmc: Option<PathBuf>,
     /// Image of the firmware's variables; never changed
     #[arg(long)]
     variables: PathBuf,
@@ -35,9 +40,15 @@ struct Args {
     /// Socket to make: the controller
     #[arg(long)]
     control: PathBuf,
-    /// Socket to make: the main board's reset line
+    /// Socket to make: the main board's reset lines
     #[arg(long)]
     line: PathBuf,
+    /// Socket to make: the processors' SPI and I²C buses [default: not wired]
+    #[arg(long)]
+    cpu_bus: Option<PathBuf>,
+    /// Socket to make: the BMC's SPI and I²C buses [default: not wired]
+    #[arg(long)]
+    bmc_bus: Option<PathBuf>,
 }
 
 fn main() -> ExitCode {
@@ -60,18 +71,31 @@ fn run(args: &Args) -> Result<(), Box<dyn Error>> {
     let policy = sandbox::Policy::parse(include_str!("../../../sandbox/security-chip.toml"))?;
     // Sockets are for this user alone.
     umask(Mode::RWXG | Mode::RWXO);
-    let flash = flash::FlashFiles::open(&args.code, &args.variables)
+    let flash = flash::FlashFiles::open(&args.code, &args.variables, args.bmc.as_deref())
         .map_err(|error| format!("cannot own the flash images: {error}"))?;
-    for path in [&args.nbd, &args.control, &args.line] {
-        remove_stale(path);
-    }
+    let paths = [
+        Some(&args.nbd),
+        Some(&args.control),
+        Some(&args.line),
+        args.cpu_bus.as_ref(),
+        args.bmc_bus.as_ref(),
+    ];
+    paths.into_iter().flatten().for_each(|path| remove_stale(path));
     let nbd = UnixListener::bind(&args.nbd).map_err(|error| format!("{}: {error}", args.nbd.display()))?;
     let listen =
         |path: &Path| wire::Listener::bind(path).map_err(|error| format!("{}: {error}", path.display()));
-    let (control, line) = (listen(&args.control)?, listen(&args.line)?);
+    let sockets = server::Sockets {
+        flash: nbd,
+        control: listen(&args.control)?,
+        line: listen(&args.line)?,
+        buses: [
+            args.cpu_bus.as_deref().map(listen).transpose()?,
+            args.bmc_bus.as_deref().map(listen).transpose()?,
+        ],
+    };
     policy.enter(&[])?;
-    tracing::info!("holding reset");
-    Ok(server::Server::new(flash, nbd, control, line)?.run()?)
+    tracing::info!("holding every line");
+    Ok(server::Server::new(flash, sockets)?.run()?)
 }
 
 /// Removes a socket that a killed predecessor left. The flash is locked, so nobody listens on it.

@@ -1,11 +1,11 @@
 //! The sockets: one thread that waits for all of them, so nobody can hold up anybody else.
 
-use crate::{board::Board, clients::Client, control, flash::FlashFiles};
+use crate::{board::Board, buses::Bus, clients::Client, control, flash::FlashFiles};
+use chip_core::{Chip, Line, Master};
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     io::{Errno, ioctl_fionbio},
 };
-use security_chip::{Chip, Reset};
 use std::{
     io,
     os::{
@@ -16,7 +16,7 @@ use std::{
 };
 use wire::{
     Fault, Link, LinkError, Listener,
-    chip::{Line, LineReply, Reply, Request},
+    chip::{self, LineReply, Lines, Reply, Request},
 };
 
 /// QEMU opens two connections, and two more while an old one is still closing.
@@ -26,7 +26,7 @@ const MAX_CLIENTS: usize = 8;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Wish {
     Hold,
-    Release,
+    Release(Line),
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -36,34 +36,42 @@ enum Source {
     Line,
     Controller,
     Board,
+    Bus(Master),
     Client(usize),
+}
+
+/// Where others connect.
+pub(crate) struct Sockets {
+    pub(crate) flash: UnixListener,
+    pub(crate) control: Listener,
+    pub(crate) line: Listener,
+    /// In the order of [`Master::ALL`].
+    pub(crate) buses: [Option<Listener>; 2],
 }
 
 /// The chip and everyone who is connected to it.
 pub(crate) struct Server {
     chip: Chip<FlashFiles>,
-    flash: UnixListener,
-    control: Listener,
-    line: Listener,
+    sockets: Sockets,
     controller: Option<Link<Reply, Request>>,
     board: Option<Board>,
+    /// In the order of [`Master::ALL`].
+    buses: [Option<Bus>; 2],
     clients: Vec<Client>,
     wish: Option<Wish>,
 }
 
 impl Server {
-    pub(crate) fn new(
-        flash_files: FlashFiles,
-        flash: UnixListener,
-        control: Listener,
-        line: Listener,
-    ) -> io::Result<Self> {
-        flash.set_nonblocking(true)?;
-        ioctl_fionbio(&control, true)?;
-        ioctl_fionbio(&line, true)?;
-        let chip = Chip::new(flash_files);
+    pub(crate) fn new(flash: FlashFiles, mut sockets: Sockets) -> io::Result<Self> {
+        sockets.flash.set_nonblocking(true)?;
+        ioctl_fionbio(&sockets.control, true)?;
+        ioctl_fionbio(&sockets.line, true)?;
+        let chip = Chip::new(flash);
+        let buses = Master::ALL.map(|master| sockets.buses.get_mut(master as usize).and_then(Option::take));
+        let [cpu, bmc] = buses.map(|listener| listener.map(Bus::new).transpose());
+        let buses = [cpu?, bmc?];
         let (controller, board, clients, wish) = (None, None, Vec::new(), None);
-        Ok(Self { chip, flash, control, line, controller, board, clients, wish })
+        Ok(Self { chip, sockets, controller, board, buses, clients, wish })
     }
 
     /// Serves until the system refuses to wait.
@@ -76,6 +84,11 @@ impl Server {
                     Source::Line => self.accept_board(),
                     Source::Controller => self.serve_controller(),
                     Source::Board => self.hear_board(),
+                    Source::Bus(master) => {
+                        if let Some(Some(bus)) = self.buses.get_mut(master as usize) {
+                            bus.turn(master, &mut self.chip);
+                        }
+                    }
                     Source::Client(index) => {
                         if let Some(client) = self.clients.get_mut(index)
                             && !client.turn(&mut self.chip)
@@ -83,7 +96,7 @@ impl Server {
                             // Those after it move up, and have their turn in the next round.
                             self.clients.remove(index);
                             if self.clients.is_empty() {
-                                self.chip.board_stopped();
+                                self.chip.restarted(Master::Cpu);
                             }
                             break;
                         }
@@ -116,14 +129,19 @@ impl Server {
         if let Some(board) = &self.board {
             add(Source::Board, PollFd::new(board, PollFlags::IN));
         }
+        for (master, bus) in Master::ALL.into_iter().zip(&self.buses) {
+            if let Some(bus) = bus {
+                add(Source::Bus(master), PollFd::new(bus, PollFlags::IN));
+            }
+        }
         for (index, client) in self.clients.iter().enumerate() {
             add(Source::Client(index), PollFd::new(client, client.events()));
         }
         // After those who may have gone: who comes back is not turned away because of their old connection.
-        add(Source::Control, PollFd::new(&self.control, PollFlags::IN));
-        add(Source::Line, PollFd::new(&self.line, PollFlags::IN));
+        add(Source::Control, PollFd::new(&self.sockets.control, PollFlags::IN));
+        add(Source::Line, PollFd::new(&self.sockets.line, PollFlags::IN));
         if self.clients.len() < MAX_CLIENTS {
-            add(Source::Flash, PollFd::new(&self.flash, PollFlags::IN));
+            add(Source::Flash, PollFd::new(&self.sockets.flash, PollFlags::IN));
         }
         let patience = self.board.as_ref().and_then(Board::deadline);
         let patience = patience.map(|deadline| deadline.saturating_duration_since(Instant::now()));
@@ -137,26 +155,26 @@ impl Server {
     }
 
     fn accept_client(&mut self) {
-        let client = self.flash.accept().and_then(|(stream, _)| Client::new(stream, self.chip.flash()));
+        let client =
+            self.sockets.flash.accept().and_then(|(stream, _)| Client::new(stream, self.chip.flash()));
         self.clients.extend(client.ok());
     }
 
     /// There is one controller: another is turned away while the first is connected.
     fn accept_controller(&mut self) {
-        if let Some(link) = accepted(self.control.accept())
+        if let Some(link) = accepted(self.sockets.control.accept())
             && self.controller.is_none()
         {
             self.controller = Some(link);
         }
     }
 
-    /// There is one board; a new one learns how the line is.
+    /// There is one board; a new one learns how the lines are.
     fn accept_board(&mut self) {
-        if let Some(link) = accepted(self.line.accept())
+        if let Some(link) = accepted(self.sockets.line.accept())
             && self.board.is_none()
         {
-            let line = if self.chip.reset() == Reset::Held { Line::Hold } else { Line::Release };
-            self.board = Board::new(link, line).ok();
+            self.board = Board::new(link, control::lines(&self.chip)).ok();
         }
     }
 
@@ -191,47 +209,49 @@ impl Server {
             Request::Status => Ok(Some(control::status(&mut self.chip))),
             Request::Measure { region } => control::measure(&mut self.chip, region).map(Some),
             Request::Events { after } => Ok(Some(control::events(&mut self.chip, after))),
-            Request::Update { sha256 } => {
-                let outcome = control::update(&mut self.chip, &sha256, fds);
-                tracing::info!(sha256, refused = outcome.is_err(), "firmware update");
+            Request::Update { region, sha256 } => {
+                let outcome = control::update(&mut self.chip, region, &sha256, fds);
+                tracing::info!(?region, sha256, refused = outcome.is_err(), "firmware update");
                 outcome.map(Some)
             }
-            Request::ReleaseReset { code } => self.release(&code),
-            Request::HoldReset => self.hold(),
+            Request::Release { line, firmware } => self.release(control::line(line), &firmware),
+            Request::Hold { line } => self.hold(control::line(line)),
         }
     }
 
-    fn release(&mut self, code: &str) -> Result<Option<Reply>, Fault> {
-        let verified = control::digest(code)?;
-        let was_held = self.chip.reset() == Reset::Held;
+    fn release(&mut self, line: Line, firmware: &chip::Firmware) -> Result<Option<Reply>, Fault> {
+        let verified = control::verified(firmware)?;
+        let was_held = self.chip.holds(line);
         if was_held && self.board.is_none() {
             return Err(silent());
         }
-        self.chip.release(verified).map_err(control::fault)?;
+        self.chip.release(line, &verified).map_err(control::fault)?;
         if !was_held {
             return Ok(Some(Reply::Done));
         }
-        tracing::info!(code, "reset released");
-        self.wish = Some(Wish::Release);
-        self.tell_board(Line::Release);
+        tracing::info!(?line, firmware.code, "reset released");
+        self.wish = Some(Wish::Release(line));
+        self.tell_board();
         Ok(None)
     }
 
-    fn hold(&mut self) -> Result<Option<Reply>, Fault> {
-        let was_held = self.chip.reset() == Reset::Held;
-        self.chip.hold();
-        tracing::info!("reset held");
+    fn hold(&mut self, line: Line) -> Result<Option<Reply>, Fault> {
+        let was_held = self.chip.holds(line);
+        self.chip.hold(line);
+        tracing::info!(?line, "reset held");
         if self.board.is_none() {
             // A board that was let go and cannot be reached may still run.
             return if was_held { Ok(Some(Reply::Done)) } else { Err(silent()) };
         }
         self.wish = Some(Wish::Hold);
-        self.tell_board(Line::Hold);
+        self.tell_board();
         Ok(None)
     }
 
-    fn tell_board(&mut self, line: Line) {
-        if self.board.as_mut().is_some_and(|board| board.send(line).is_err()) {
+    /// Puts the lines of the board as the chip has them.
+    fn tell_board(&mut self) {
+        let lines: Lines = control::lines(&self.chip);
+        if self.board.as_mut().is_some_and(|board| board.send(lines).is_err()) {
             self.lose_board();
         }
     }
@@ -245,16 +265,16 @@ impl Server {
         match (self.wish.take(), reply) {
             (Some(_), LineReply::Done) => self.answer(&Reply::Done),
             (Some(wish), LineReply::Fault(fault)) => {
-                if wish == Wish::Release {
-                    self.chip.hold();
-                    self.tell_board(Line::Hold);
+                if let Wish::Release(line) = wish {
+                    self.chip.hold(line);
+                    self.tell_board();
                 }
                 // Bounded, so that the board cannot make a reply that is too long to send.
                 let what: String = fault.to_string().chars().take(200).collect();
                 self.answer(&Reply::Fault(Fault::new("chip.board-failed", what)));
             }
             (None, LineReply::Fault(fault)) => {
-                tracing::warn!(%fault, "the main board did not follow the line");
+                tracing::warn!(%fault, "the main board did not follow the lines");
             }
             (None, LineReply::Done) => {}
         }
@@ -262,11 +282,11 @@ impl Server {
 
     /// The board went away or does not answer. A board that was to be let go is held.
     fn lose_board(&mut self) {
-        tracing::warn!("the main board is gone from the reset line");
+        tracing::warn!("the main board is gone from the reset lines");
         self.board = None;
         let wish = self.wish.take();
-        if wish == Some(Wish::Release) {
-            self.chip.hold();
+        if let Some(Wish::Release(line)) = wish {
+            self.chip.hold(line);
         }
         if wish.is_some() {
             self.answer(&Reply::Fault(silent()));
@@ -284,7 +304,7 @@ impl Server {
 fn silent() -> Fault {
     Fault::new(
         "chip.board-silent",
-        "the main board does not answer on the reset line: see that it is connected",
+        "the main board does not answer on the reset lines: see that it is connected",
     )
 }
 
@@ -304,22 +324,27 @@ mod tests {
         let path = |name: &str| folder.path().join(name);
         std::fs::write(path("code"), [1; 512]).unwrap();
         std::fs::write(path("variables"), [2; 512]).unwrap();
-        let files = FlashFiles::open(&path("code"), &path("variables")).unwrap();
+        let files = FlashFiles::open(&path("code"), &path("variables"), None).unwrap();
         let listen = |name| Listener::bind(&path(name)).unwrap();
         let flash = UnixListener::bind(path("nbd")).unwrap();
-        let server = Server::new(files, flash, listen("control"), listen("line")).unwrap();
+        let sockets =
+            Sockets { flash, control: listen("control"), line: listen("line"), buses: [None, None] };
+        let server = Server::new(files, sockets).unwrap();
         std::thread::spawn(|| server.run());
 
-        let line: Link<LineReply, Line> = wire::connect(&path("line")).unwrap();
-        assert_eq!(line.receive().unwrap().0, Line::Hold);
+        let line: Link<LineReply, Lines> = wire::connect(&path("line")).unwrap();
+        assert_eq!(line.receive().unwrap().0, Lines::HELD);
         line.send(&LineReply::Done, &[]).unwrap();
         let controller: Link<Request, Reply> = wire::connect(&path("control")).unwrap();
         let code = sha256(&[1; 512]).iter().map(|byte| format!("{byte:02x}")).collect();
-        let reply = controller.call(&Request::ReleaseReset { code }, &[]).unwrap();
+        let firmware = chip::Firmware { code, bmc: None };
+        let release = Request::Release { line: chip::Line::Bmc, firmware };
+        let reply = controller.call(&release, &[]).unwrap();
         assert!(matches!(reply, Reply::Fault(fault) if fault.code == "chip.board-silent"));
-        assert_eq!(line.receive().unwrap().0, Line::Release);
+        let released = Lines { bmc: chip::Reset::Released, ..Lines::HELD };
+        assert_eq!(line.receive().unwrap().0, released);
         assert!(line.receive().is_err(), "the chip has hung up");
         let status = controller.call(&Request::Status, &[]).unwrap();
-        assert!(matches!(status, Reply::Status { reset_held: true, .. }));
+        assert!(matches!(status, Reply::Status { lines: Lines::HELD, .. }));
     }
 }

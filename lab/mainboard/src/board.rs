@@ -1,4 +1,4 @@
-//! What the board does when its reset line moves, its BMC is asked, or its guest stops; no I/O of its own.
+//! What the board does when its reset lines move, its BMC is asked, or its guest stops; no I/O of its own.
 
 use ids::Slot;
 use std::{
@@ -8,7 +8,7 @@ use std::{
 use wire::{
     Fault,
     board::{Power, Status},
-    chip::Line,
+    chip::{Lines, Reset},
 };
 
 /// The functions in the slots: the lowest slot's is booted from.
@@ -17,8 +17,8 @@ pub(crate) type Functions = BTreeMap<Slot, PathBuf>;
 /// Something that the board must follow.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Event {
-    /// The reset line, or that it was cut ([`Line::Hold`]).
-    Line(Line),
+    /// The reset lines, or that they were cut ([`Lines::HELD`]).
+    Lines(Lines),
     /// Put a function into a slot.
     Plug { slot: Slot, socket: PathBuf },
     /// Forget the slot's function.
@@ -50,7 +50,7 @@ pub(crate) trait Machine {
 /// The board's state.
 #[derive(Debug)]
 pub(crate) struct Board {
-    line: Line,
+    lines: Lines,
     power: Power,
     functions: Functions,
     /// Slots whose function was unplugged while the board ran: the emulator cannot empty them until it is
@@ -62,7 +62,7 @@ pub(crate) struct Board {
 impl Default for Board {
     fn default() -> Self {
         Self {
-            line: Line::Hold,
+            lines: Lines::HELD,
             power: Power::Held,
             functions: BTreeMap::new(),
             spent: BTreeSet::new(),
@@ -86,14 +86,17 @@ impl Board {
     pub(crate) fn handle(&mut self, event: Event, machine: &mut impl Machine) -> Result<(), Fault> {
         tracing::info!(?event, power = ?self.power);
         match event {
-            Event::Line(line) => {
-                self.line = line;
-                match line {
-                    Line::Release if self.power == Power::Running => Ok(()),
-                    Line::Release => self.start(machine),
-                    Line::Hold if self.power == Power::Held => Ok(()),
-                    Line::Hold => self.hold(machine),
+            Event::Lines(lines) => {
+                self.lines = lines;
+                match (lines.run(), self.power) {
+                    (true, Power::Running) | (false, Power::Held) => Ok(()),
+                    (true, _) => self.start(machine),
+                    (false, _) => self.hold(machine),
                 }
+            }
+            Event::Plug { .. } | Event::Unplug { .. } | Event::PowerButton if self.lines.bmc == Reset::Held => {
+                let message = "the management controller is held in reset: verify its firmware and release it";
+                Err(Fault::new("board.bmc-held", message))
             }
             Event::Plug { slot, socket } => self.plug(slot, socket, machine),
             Event::Unplug { slot } => self.unplug(slot),
@@ -101,7 +104,7 @@ impl Board {
             Event::PowerButton => {
                 Err(Fault::new("board.not-running", "the board does not run: release reset first"))
             }
-            Event::GuestReset if self.line == Line::Release => self.start(machine),
+            Event::GuestReset if self.lines.run() => self.start(machine),
             Event::GuestReset => self.hold(machine),
             Event::GuestOff | Event::Died => {
                 machine.stop();

@@ -52,8 +52,8 @@ fn plug(number: u8) -> Event {
     Event::Plug { slot: slot(number), socket: "/run/f.sock".into() }
 }
 
-const RELEASE: Event = Event::Line(Line::Release);
-const HOLD: Event = Event::Line(Line::Hold);
+const RELEASE: Event = Event::Lines(Lines::RELEASED);
+const HOLD: Event = Event::Lines(Lines { bmc: Reset::Released, ..Lines::HELD });
 
 /// Handles events one by one; the codes of the faults.
 fn play(events: impl IntoIterator<Item = Event>, board: &mut Board, machine: &mut Recorder) -> Vec<String> {
@@ -67,7 +67,7 @@ fn play(events: impl IntoIterator<Item = Event>, board: &mut Board, machine: &mu
 #[test]
 fn each_start_takes_what_is_plugged_then() {
     let (mut board, mut machine) = (Board::default(), recorder());
-    let events = [plug(3), RELEASE, plug(1), Event::Unplug { slot: slot(3) }, HOLD, RELEASE];
+    let events = [HOLD, plug(3), RELEASE, plug(1), Event::Unplug { slot: slot(3) }, HOLD, RELEASE];
     assert!(play(events, &mut board, &mut machine).is_empty());
     assert_eq!(machine.told, ["start 3", "hot-plug 1", "park", "start 1"]);
     assert_eq!(board.status("tcg").boots, 2);
@@ -77,7 +77,7 @@ fn each_start_takes_what_is_plugged_then() {
 fn a_slot_that_ran_is_spent_until_a_fresh_start() {
     let (mut board, mut machine) = (Board::default(), recorder());
     let away = || Event::Unplug { slot: slot(3) };
-    let events = [plug(3), plug(3), RELEASE, away(), away(), plug(3), Event::GuestReset, plug(3)];
+    let events = [HOLD, plug(3), plug(3), RELEASE, away(), away(), plug(3), Event::GuestReset, plug(3)];
     assert_eq!(play(events, &mut board, &mut machine), ["slot.busy", "slot.empty", "slot.spent"]);
     assert_eq!(machine.told, ["start 3", "start ", "hot-plug 3"]);
 }
@@ -106,15 +106,27 @@ fn a_machine_that_does_not_start_or_take_a_function_is_not_said_to_have() {
 }
 
 #[test]
+fn a_held_management_controller_does_nothing() {
+    let (mut board, mut machine) = (Board::default(), recorder());
+    let cut = || Event::Lines(Lines::HELD);
+    let events = [plug(3), HOLD, plug(3), cut(), Event::Unplug { slot: slot(3) }, Event::PowerButton];
+    assert_eq!(play(events, &mut board, &mut machine), ["board.bmc-held"; 3]);
+    assert_eq!(board.status("tcg").slots, [slot(3)]);
+}
+
+#[test]
 fn sockets_must_be_absolute() {
     let event = Event::Plug { slot: slot(1), socket: "f.sock".into() };
-    assert_eq!(play([event], &mut Board::default(), &mut recorder()), ["slot.socket"]);
+    assert_eq!(play([HOLD, event], &mut Board::default(), &mut recorder()), ["slot.socket"]);
 }
 
 fn any_event() -> impl Strategy<Value = Event> {
-    (0..7, 1_u8..=4).prop_map(|(kind, number)| match kind {
+    let reset = || prop_oneof![Just(Reset::Held), Just(Reset::Released)];
+    let lines = (reset(), reset(), reset()).prop_map(|(bmc, board, cpu)| Lines { bmc, board, cpu });
+    (0..8, 1_u8..=4, lines).prop_map(|(kind, number, lines)| match kind {
         0 => RELEASE,
         1 => HOLD,
+        7 => Event::Lines(lines),
         2 => plug(number),
         3 => Event::Unplug { slot: slot(number) },
         4 => Event::GuestReset,
@@ -129,18 +141,18 @@ proptest! {
         events in prop::collection::vec((any_event(), any::<bool>()), 0..40)
     ) {
         let (mut board, mut machine) = (Board::default(), recorder());
-        let mut line = Line::Hold;
+        let mut lines = Lines::HELD;
         for (event, works) in events {
             // A guest that does not run does nothing.
             if !machine.runs && matches!(event, Event::GuestReset | Event::GuestOff) {
                 continue;
             }
-            if let Event::Line(now) = event {
-                line = now;
+            if let Event::Lines(now) = event {
+                lines = now;
             }
             machine.works = works;
             let _ = board.handle(event, &mut machine);
-            prop_assert!(!machine.runs || line == Line::Release);
+            prop_assert!(!machine.runs || lines.run());
             prop_assert_eq!(machine.runs, board.status("tcg").power == Power::Running);
         }
     }

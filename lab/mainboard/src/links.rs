@@ -9,7 +9,7 @@ use std::{
 use wire::{
     Fault, Link, LinkError,
     board::{Reply, Request, Status},
-    chip::{Line, LineReply},
+    chip::{LineReply, Lines},
 };
 
 /// The status as of the last finished event: read without waiting for the one in work.
@@ -73,7 +73,7 @@ fn serve(link: &Link<Reply, Request>, messages: &mpsc::Sender<Message>, publishe
     }
 }
 
-/// Follows the chip's reset line from a thread of its own. A cut line holds the board.
+/// Follows the chip's reset lines from a thread of its own. Cut lines hold the board.
 pub(crate) fn follow_line(path: PathBuf, messages: mpsc::Sender<Message>) {
     std::thread::spawn(move || {
         let mut told = false;
@@ -82,8 +82,8 @@ pub(crate) fn follow_line(path: PathBuf, messages: mpsc::Sender<Message>) {
                 Ok(link) => {
                     told = false;
                     let end = obey(&link, &messages);
-                    tracing::warn!(%end, "the reset line is cut: holding");
-                    if let Err(fault) = follow(&messages, Event::Line(Line::Hold)) {
+                    tracing::warn!(%end, "the reset lines are cut: holding");
+                    if let Err(fault) = follow(&messages, Event::Lines(Lines::HELD)) {
                         tracing::error!(code = fault.code, "{}", fault.message);
                     }
                 }
@@ -98,13 +98,13 @@ pub(crate) fn follow_line(path: PathBuf, messages: mpsc::Sender<Message>) {
     });
 }
 
-fn obey(link: &Link<LineReply, Line>, messages: &mpsc::Sender<Message>) -> LinkError {
+fn obey(link: &Link<LineReply, Lines>, messages: &mpsc::Sender<Message>) -> LinkError {
     loop {
-        let line = match link.receive() {
-            Ok((line, _)) => line,
+        let lines = match link.receive() {
+            Ok((lines, _)) => lines,
             Err(error) => return error,
         };
-        let reply = follow(messages, Event::Line(line)).map_or_else(LineReply::Fault, |()| LineReply::Done);
+        let reply = follow(messages, Event::Lines(lines)).map_or_else(LineReply::Fault, |()| LineReply::Done);
         if let Err(error) = link.send(&reply, &[]) {
             return error;
         }

@@ -10,12 +10,11 @@
 #![forbid(unsafe_code)]
 
 pub mod admission;
-mod domain;
 pub mod kernel;
 pub mod quota;
 mod reason;
 
-pub use domain::{Domain, Native};
+pub use ::domain::{Domain, Native};
 pub use kernel::{Call, Charge, Times, Verdict, decide};
 pub use reason::Reason;
 

@@ -1,4 +1,4 @@
-//! The typed messages of the private sockets inside a host: controller to volume card, to security chip, to main
+//! The typed messages of the private sockets inside a host: controller to volume card, to attestation card, to security chip, to main
 //! board, to launcher and to hypervisor, and security chip to main board. Requests go one way, each gets
 //! exactly one reply; nothing here starts a conversation upwards. This crate moves messages and file
 //! descriptors; it makes no decision. Both ends parse what the other end says as hostile input.
@@ -7,6 +7,7 @@
 //! with at most [`MAX_FDS`] file descriptors beside it.
 #![forbid(unsafe_code)]
 
+pub mod attestation;
 pub mod board;
 pub mod card;
 pub mod chip;

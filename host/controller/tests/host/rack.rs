@@ -57,7 +57,7 @@ impl Drop for Process {
 /// What the played main board saw and has.
 #[derive(Default)]
 pub(crate) struct Board {
-    pub(crate) lines: Vec<chip::Line>,
+    pub(crate) lines: Vec<chip::Lines>,
     pub(crate) slots: Vec<Slot>,
     boots: u64,
 }
@@ -207,7 +207,17 @@ impl Rack {
         lines.map(|line| serde_json::from_slice(line).unwrap()).collect()
     }
 
-    pub(crate) fn lines(&self) -> Vec<chip::Line> {
+    /// Whether the board's processors run.
+    pub(crate) fn runs(&self) -> bool {
+        self.lines().last().is_some_and(|lines| lines.run())
+    }
+
+    /// Whether they ever did.
+    pub(crate) fn ran(&self) -> bool {
+        self.lines().iter().any(|lines| lines.run())
+    }
+
+    pub(crate) fn lines(&self) -> Vec<chip::Lines> {
         self.board.lock().unwrap().lines.clone()
     }
 }
@@ -264,12 +274,13 @@ fn run_controller(dir: &Path) -> Process {
 
 fn play_board(line: &Path, bmc: &Path) -> Arc<Mutex<Board>> {
     let board = Arc::new(Mutex::new(Board::default()));
-    let line: Link<chip::LineReply, chip::Line> = wire::connect(line).unwrap();
+    let line: Link<chip::LineReply, chip::Lines> = wire::connect(line).unwrap();
     let shared = Arc::clone(&board);
     thread::spawn(move || {
         while let Ok((state, _)) = line.receive() {
             let mut board = shared.lock().unwrap();
-            board.boots += u64::from(state == chip::Line::Release);
+            let ran = board.lines.last().is_some_and(|lines| lines.run());
+            board.boots += u64::from(state.run() && !ran);
             board.lines.push(state);
             line.send(&chip::LineReply::Done, &[]).unwrap();
         }
@@ -292,7 +303,7 @@ fn play_board(line: &Path, bmc: &Path) -> Arc<Mutex<Board>> {
 fn bmc_answers(board: &mut Board, request: &board::Request) -> board::Reply {
     match request {
         board::Request::Status => {
-            let running = board.lines.last() == Some(&chip::Line::Release);
+            let running = board.lines.last().is_some_and(|lines| lines.run());
             let power = if running { board::Power::Running } else { board::Power::Held };
             let (slots, accelerator, boots) = (board.slots.clone(), "tcg".to_owned(), board.boots);
             return board::Reply::Status(board::Status { power, slots, accelerator, boots });

@@ -8,7 +8,10 @@ use ids::VolumeId;
 use image::{PROMPT, READY};
 use parts::Parts;
 use std::{fs, time::Instant};
-use wire::board::{Power, Reply, Request};
+use wire::{
+    board::{Power, Reply, Request},
+    chip::Line,
+};
 
 #[test]
 fn linux_boots_from_an_encrypted_volume_and_a_second_one_comes_and_goes() {
@@ -21,6 +24,7 @@ fn linux_boots_from_an_encrypted_volume_and_a_second_one_comes_and_goes() {
     let image = fs::read(image::build(&parts, &lab, &mut |at| println!("{at}")).unwrap()).unwrap();
     let socket = card.attach(&root, image.len() as u64);
     write(&socket, &image);
+    rack.release_line(Line::Bmc);
     rack.plug(1, &socket);
 
     rack.release();

@@ -13,7 +13,7 @@ use std::{
 use wire::{
     Link,
     board::{Power, Reply as BoardReply, Request as BoardRequest, Status},
-    chip::{EventKind, Region, Reply as ChipReply, Request as ChipRequest},
+    chip::{Attempts, EventKind, Firmware, Line, Region, Reply as ChipReply, Request as ChipRequest, Target},
 };
 
 /// The prompt of the firmware's shell, with the colours after it: before them it drops what is typed.
@@ -109,7 +109,7 @@ impl Rack {
             panic!("no events")
         };
         events.iter().any(|event| {
-            matches!(&event.what, EventKind::WriteRefused { region: Region::Code, offset, bytes, .. }
+            matches!(&event.what, EventKind::WriteRefused(Attempts { target: Target::Code, offset, bytes, .. })
                 if (*offset..offset + bytes).contains(&byte))
         })
     }
@@ -128,12 +128,19 @@ impl Rack {
     }
 
     pub fn release(&self) {
-        let reply = self.to_chip.call(&ChipRequest::ReleaseReset { code: self.code() }, &[]).unwrap();
+        for line in [Line::Bmc, Line::Board, Line::Cpu] {
+            self.release_line(line);
+        }
+    }
+
+    pub fn release_line(&self, line: Line) {
+        let firmware = Firmware { code: self.code(), bmc: None };
+        let reply = self.to_chip.call(&ChipRequest::Release { line, firmware }, &[]).unwrap();
         assert!(matches!(reply, ChipReply::Done), "{reply:?}");
     }
 
     pub fn hold(&self) {
-        let reply = self.to_chip.call(&ChipRequest::HoldReset, &[]).unwrap();
+        let reply = self.to_chip.call(&ChipRequest::Hold { line: Line::Board }, &[]).unwrap();
         assert!(matches!(reply, ChipReply::Done), "{reply:?}");
     }
 

@@ -33,7 +33,13 @@ async fn a_main_job_goes_through_and_is_recorded_before_it_is_done() {
     client.call(detach(1, false)).await.unwrap();
     assert_eq!(
         rig.chip.log(),
-        ["hold", "hold", "measure", "release", "status", "hold"],
+        [
+            &["hold", "hold-board"][..],
+            &["hold", "hold-board", "measure", "measure-bmc"],
+            &["release-bmc", "release-board", "release"],
+            &["status", "hold", "hold-board"]
+        ]
+        .concat(),
         "a running guest's board was reset, or reset was released without measuring"
     );
     let records = rig.records();

@@ -45,7 +45,11 @@ async fn a_host_that_is_out_of_service_cannot_be_resumed_or_power_cycled() {
     client.call(DrainHost {}).await.unwrap();
     rig.chip.set_firmware([0xee; 32]);
     assert_eq!(client.refused(PowerCycleHost {}).await, "host.out-of-service");
-    assert_eq!(rig.chip.log(), ["hold", "measure"], "reset was released for unknown firmware");
+    assert_eq!(
+        rig.chip.log(),
+        ["hold", "hold-board", "measure", "measure-bmc"],
+        "reset was released for unknown firmware"
+    );
     assert_eq!(client.refused(ResumeHost {}).await, "host.out-of-service");
     assert_eq!(client.refused(PowerCycleHost {}).await, "host.out-of-service");
     client.call(DrainHost {}).await.unwrap();
@@ -57,7 +61,10 @@ async fn a_power_cycle_holds_measures_and_releases_unless_an_instance_would_suff
     let rig = Rig::new();
     let client = Client::new(&rig);
     client.call(PowerCycleHost {}).await.unwrap();
-    assert_eq!(rig.chip.log(), ["hold", "measure", "release"]);
+    assert_eq!(
+        rig.chip.log(),
+        ["hold", "hold-board", "measure", "measure-bmc", "release-bmc", "release-board", "release"]
+    );
     assert_eq!(rig.board.log(), ["status"]);
     rig.make_storage(&volume(1));
     client.call(attach(1, 1)).await.unwrap();

@@ -4,7 +4,7 @@
 
 use super::*;
 use host_api::{
-    AcknowledgeLog, DrainHost, PowerCycleHost, ReadConsole, ReadStatistics, ResumeHost, SealedConsole,
+    AcknowledgeLog, AttestHost, DrainHost, Nonce, PowerCycleHost, ReadConsole, ReadStatistics, ResumeHost, SealedConsole,
     Sha256, SignedKeys, UpdateTokenKeys, WriteConsole,
 };
 use ids::Identity;
@@ -83,9 +83,13 @@ fn asks_hypervisor(operation: Operation) -> bool {
     matches!(operation, InstanceStatistics | ReadConsole | WriteConsole)
 }
 
-/// What comes of a call that the door lets through: the prepared host has no hypervisors.
+/// What comes of a call that the door lets through: the prepared host has no hypervisors and no TPM.
 fn reached(operation: Operation) -> &'static str {
-    if asks_hypervisor(operation) { "hypervisor.absent" } else { "done" }
+    match operation {
+        Operation::AttestHost => "tpm.gone",
+        _ if asks_hypervisor(operation) => "hypervisor.absent",
+        _ => "done",
+    }
 }
 
 async fn prepare(rig: &Rig, operation: Operation) {
@@ -107,6 +111,7 @@ fn request(operation: Operation, rig: &Rig) -> (HttpCall, Request) {
     }
     match operation {
         Operation::HostStatus => both(ReadStatus {}),
+        Operation::AttestHost => both(AttestHost { nonce: Nonce::from_bytes(&[7; 32]) }),
         Operation::ReadLog => both(ReadLog { after: 0 }),
         Operation::AcknowledgeLog => {
             both(AcknowledgeLog { up_to: 0, checkpoint: Sha256::from_digest(&[1; 32]) })

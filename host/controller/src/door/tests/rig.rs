@@ -5,7 +5,7 @@ use crate::{
     board::Board,
     boot::KnownGood,
     card::Card,
-    chip::Chip,
+    chip::{Chip, Firmware},
     host::{Booted, Components, Identity, Rules},
     limits::Bounds,
     log::{Log, log_key, on_disk},
@@ -101,13 +101,9 @@ impl Part {
     }
 
     pub(super) fn guest_writes_flash(&self) {
-        let what = chip::EventKind::WriteRefused {
-            region: chip::Region::Code,
-            offset: 0,
-            bytes: 4,
-            attempts: 1,
-            changing: 1,
-        };
+        let (master, target) = (chip::Master::Cpu, chip::Target::Code);
+        let refused = chip::Attempts { master, target, offset: 0, bytes: 4, attempts: 1, changing: 1 };
+        let what = chip::EventKind::WriteRefused(refused);
         self.0.lock().unwrap().events.push(chip::Event { seq: 1, what });
     }
 
@@ -175,22 +171,33 @@ fn card_answers(memory: &mut Memory, request: card::Request) -> (&'static str, c
 fn chip_answers(memory: &mut Memory, request: chip::Request) -> (&'static str, chip::Reply) {
     match request {
         chip::Request::Status => {
-            ("status", chip::Reply::Status { reset_held: memory.held, refused_writes: 0 })
+            let lines = if memory.held { chip::Lines::HELD } else { chip::Lines::RELEASED };
+            ("status", chip::Reply::Status { lines, refused_writes: 0 })
+        }
+        chip::Request::Measure { region: chip::Region::Bmc } => {
+            // No flash of its own.
+            let sha256 = Sha256::from_digest(&[0; 32]).to_string();
+            ("measure-bmc", chip::Reply::Measured { sha256, length: 0 })
         }
         chip::Request::Measure { .. } => {
             let sha256 = Sha256::from_digest(&memory.firmware).to_string();
             ("measure", chip::Reply::Measured { sha256, length: 4096 })
         }
-        chip::Request::ReleaseReset { code } => {
-            if code != Sha256::from_digest(&memory.firmware).as_str() {
-                return ("release", chip::Reply::Fault(Fault::new("chip.unverified", "")));
+        chip::Request::Release { line, firmware } => {
+            let told = match line {
+                chip::Line::Bmc => "release-bmc",
+                chip::Line::Board => "release-board",
+                chip::Line::Cpu => "release",
+            };
+            if firmware.code != Sha256::from_digest(&memory.firmware).as_str() {
+                return (told, chip::Reply::Fault(Fault::new("chip.unverified", "")));
             }
-            memory.held = false;
-            ("release", chip::Reply::Done)
+            memory.held &= line != chip::Line::Cpu;
+            (told, chip::Reply::Done)
         }
-        chip::Request::HoldReset => {
-            memory.held = true;
-            ("hold", chip::Reply::Done)
+        chip::Request::Hold { line } => {
+            memory.held |= line == chip::Line::Cpu;
+            (if line == chip::Line::Cpu { "hold" } else { "hold-board" }, chip::Reply::Done)
         }
         chip::Request::Update { .. } => ("update", chip::Reply::Done),
         chip::Request::Events { after } => {
@@ -302,8 +309,12 @@ impl Rig {
         };
         let certificate = "-----BEGIN CERTIFICATE-----\n".parse().unwrap();
         let known_good = KnownGood::parse(&format!("{}  firmware\n", good_firmware())).unwrap();
-        let booted =
-            Booted { measurements: vec![], pcr: None, firmware: Some(good_firmware()), out_of_service: None };
+        let booted = Booted {
+            measurements: vec![],
+            pcr: None,
+            firmware: Some(Firmware { code: good_firmware(), bmc: None }),
+            out_of_service: None,
+        };
         let settings =
             Settings::open(&dir.path().join("settings"), own(), host_id(), installed.clone()).unwrap();
         let who = Identity { host: host_id(), certificate, key: own() };

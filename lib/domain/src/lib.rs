@@ -1,7 +1,14 @@
-use std::{fmt::Debug, hash::Hash};
+//! What a decision is written over, so that one text of it is read twice: programs run it over [`Native`], the proofs
+//! over the bit-vectors of a solver, where one run speaks of all inputs.
+//!
+//! It decides nothing by itself. No heap, no dependencies: the security chip's core stands on it.
+#![no_std]
+#![forbid(unsafe_code)]
 
-/// What the kernel calculates with: unsigned 64-bit numbers whose sums wrap, and truths. Nobody can branch on a truth
-/// of an unknown domain, so one run of the kernel speaks of all inputs.
+use core::{fmt::Debug, hash::Hash};
+
+/// What a kernel calculates with: unsigned 64-bit numbers whose sums wrap, and truths. Nobody can branch on a truth
+/// of an unknown domain, so one run of a kernel speaks of all inputs.
 pub trait Domain {
     /// A number, 0 to 2^64 - 1.
     type N: Copy + Debug + Eq + Hash;
@@ -26,6 +33,11 @@ pub trait Domain {
     /// `a <= b`.
     fn at_most(&self, a: Self::N, b: Self::N) -> Self::B {
         self.not(self.below(b, a))
+    }
+
+    /// `a == b`.
+    fn equal(&self, a: Self::N, b: Self::N) -> Self::B {
+        self.and(self.at_most(a, b), self.at_most(b, a))
     }
 
     /// The later of two.
