@@ -25,6 +25,8 @@ use wire::hypervisor::{Request, State};
 const ROOT_SLOT: u8 = 4;
 /// The slot and the size of one that comes later.
 pub(crate) const LATER_SLOT: u8 = 9;
+/// How many lines of a guest that does not end are told.
+const LAST: usize = 12;
 const LATER_SIZE: u64 = 8 << 20;
 /// No byte before the console's driver: each is an exit, and nested exits are dear.
 const COMMAND_LINE: &str = "root=/dev/nvme0n1p2 rw rootwait console=ttyS0 quiet panic=-1 reboot=t";
@@ -66,11 +68,12 @@ pub fn here(
     let begun = Instant::now();
     rig.ask(&Request::Resume, &[])?;
     let mut rows = Vec::new();
-    let mut pressed = None;
+    let (mut pressed, mut last) = (None, Vec::new());
     loop {
         let state = rig.statistics()?.state;
         for line in rig.lines()? {
             rows.extend(read(&line, begun));
+            last.push(line.trim().to_owned());
             if line.trim() == image::READY && pressed.is_none() {
                 rows.push(hot_plug(&rig, &mut card)?);
                 for function in hardware {
@@ -82,10 +85,14 @@ pub fn here(
         }
         if state != State::Running || begun.elapsed() > limit {
             let off = state == State::Off && pressed.is_some();
-            let text = pressed.map_or_else(
+            let mut text = pressed.map_or_else(
                 || format!("{state:?} after {:.1} s, before it was ready", begun.elapsed().as_secs_f64()),
                 |at| format!("{state:?} {:.1} s after the power button", at.elapsed().as_secs_f64()),
             );
+            if !off {
+                let said = last.get(last.len().saturating_sub(LAST)..).unwrap_or_default().join(" | ");
+                text = format!("{text}; its last words: {said}; {:?}", rig.statistics()?.cpus);
+            }
             rows.push(row("linux-power-button", off, text));
             rig.stop()?;
             return Ok(rows);
