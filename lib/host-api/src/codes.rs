@@ -85,6 +85,7 @@ pub const CODES: &[RefusalCode] = codes! {
         "log.unavailable" "the host cannot write its log and does nothing until it can: free or repair its log"
         "clock.ahead" "the host's clock was set forward: set it right, or start the controller again if it is right"
         "host.out-of-service" "the host took itself out of service: its status says why"
+        "tpm.gone" "the host has no TPM that answers, so it can show nothing: power-cycle the host"
         "card.gone" "the volume card is gone: power-cycle the host"
         "hypervisor.gone" "the instance's hypervisor is gone: stop the instance, then start it again"
         "launcher.gone" "the host can start no hypervisor any more: power-cycle the host"

@@ -1,8 +1,9 @@
 //! The answers.
 
 use crate::{
-    Code, DeviceName, Family, InstanceType, Label, LogHead, LogRecord, Pem, SealedConsole, Sentence, Sha256,
-    datum::Listed, text::CardCertificate,
+    AttestationKey, Code, DeviceName, Family, InstanceType, Label, LogHead, LogRecord, Pem, SealedConsole,
+    Sentence, Sha256, SignedConfiguration, SignedManifest, TpmStructure, datum::Listed,
+    text::CardCertificate,
 };
 use ids::{HostId, InstanceId, Slot, VolumeId};
 
@@ -21,8 +22,10 @@ messages! {
         token_keys: u64,
         /// What the controller measured into the TPM, in order; replaying it gives the registers' values.
         measurements: Vec<Measured>,
-        /// The measuring register's value, as the TPM gave it after the last measurement.
-        pcr: Option<Sha256>,
+        /// The registers' values, as the TPM gave them after the last measurement.
+        registers: Vec<Register>,
+        /// The release that the host runs.
+        release: Option<ReleaseStatus>,
         /// The security chip.
         chip: Option<ChipStatus>,
         /// The main board.
@@ -49,6 +52,24 @@ messages! {
         message: Sentence,
     }
 
+    /// A register of the TPM.
+    Register {
+        /// Its number.
+        pcr: u64,
+        /// Its value.
+        value: Sha256,
+    }
+
+    /// A release.
+    ReleaseStatus {
+        /// Its version, for people.
+        version: Label,
+        /// Its security version: the host goes back to none with a lower one.
+        security_version: u64,
+        /// What it is made for: production or non-production.
+        environment: Label,
+    }
+
     /// One measurement.
     Measured {
         /// The register that was extended.
@@ -57,6 +78,26 @@ messages! {
         what: Label,
         /// Its hash.
         sha256: Sha256,
+    }
+
+    /// What shows which host this is and what it runs (`attest::Evidence`).
+    HostEvidence {
+        /// `TPMS_ATTEST`: registers 8 to 12, for the nonce and the host's identity key.
+        quote: TpmStructure,
+        /// `TPMT_SIGNATURE` over it by the attestation key.
+        signature: TpmStructure,
+        /// The TPM's attestation key, `TPM2B_PUBLIC`.
+        attestation_key: AttestationKey,
+        /// What certifies that key: COSE_Sign1 by the environment's authority. Empty if there is none.
+        attestation_certificate: AttestationKey,
+        /// The host's certificate and those above it.
+        certificate: Pem,
+        /// What was measured, in order.
+        events: Vec<Measured>,
+        /// The signed manifest of the release. Empty if the host runs none.
+        manifest: SignedManifest,
+        /// The signed configuration. Empty if there is none.
+        configuration: SignedConfiguration,
     }
 
     /// State of the security chip.
@@ -289,7 +330,7 @@ impl Listed for SlotStatistics {
 }
 
 impl Listed for Measured {
-    const MOST: usize = 16;
+    const MOST: usize = 64;
 }
 
 choices! {

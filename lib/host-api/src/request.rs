@@ -4,10 +4,11 @@ use crate::{
     Api, ConsoleKey, DeviceName, InstanceType, Resource, SealedConsole, SealedKey, Sentence,
     datum::Datum,
     messages::{
-        ConsoleOutput, CreditMode, Done, HostStatus, InstanceStatus, LogPage, Statistics, VolumeStatus,
+        ConsoleOutput, CreditMode, Done, HostEvidence, HostStatus, InstanceStatus, LogPage, Statistics,
+        VolumeStatus,
     },
     operation::SchemaOf,
-    text::{Sha256, SignedKeys},
+    text::{Nonce, Sha256, SignedKeys},
 };
 use ids::{HostId, InstanceId, Slot, VolumeId};
 use operations::Method;
@@ -18,6 +19,12 @@ pub const MAX_BODY: usize = 48 * 1024;
 messages! {
     /// Asks for the host's state.
     ReadStatus {}
+
+    /// Asks for evidence.
+    AttestHost {
+        /// Random, of whoever asks, used once.
+        nonce: Nonce,
+    }
 
     /// Asks for records of the host's log.
     ReadLog {
@@ -168,6 +175,7 @@ macro_rules! calls {
 
 calls! {
     ReadStatus, HostStatus => HostStatus;
+    AttestHost, AttestHost => HostEvidence;
     ReadLog, ReadLog => LogPage;
     AcknowledgeLog, AcknowledgeLog => Done;
     DrainHost, DrainHost => Done;
@@ -199,6 +207,7 @@ impl Request {
         let instance = |id: &InstanceId| Resource::Instance(id.clone());
         match self {
             Self::ReadStatus(_)
+            | Self::AttestHost(_)
             | Self::ReadLog(_)
             | Self::AcknowledgeLog(_)
             | Self::DrainHost(_)
@@ -237,6 +246,7 @@ impl Request {
             }
             Self::StopInstance(r) => vec![("force", r.force.to_string())],
             Self::ReadStatus(_)
+            | Self::AttestHost(_)
             | Self::ReadLog(_)
             | Self::DrainHost(_)
             | Self::ResumeHost(_)

@@ -120,6 +120,21 @@ texts! {
     /// A set of the token service's public keys, signed by one of the set before (`token::KeySet`), in base64.
     SignedKeys: Public, "a signed key set", 4 to 1024, "^([A-Za-z0-9+/]{4})*([A-Za-z0-9+/][AQgw]==|[A-Za-z0-9+/]{2}[AEIMQUYcgkosw048]=)?$",
         "base64", |text| STANDARD.decode(text).is_ok();
+    /// A random number, used once, of who asks for evidence: 32 bytes in base64url.
+    Nonce: Parameter, "a nonce", 43 to 43, "^[A-Za-z0-9_-]{42}[AEIMQUYcgkosw048]$", "base64url",
+        |text| URL_SAFE_NO_PAD.decode(text).is_ok();
+    /// A structure that a TPM made (at most 2 KiB), in base64.
+    TpmStructure: Measurement, "a TPM structure", 0 to 2732, "^([A-Za-z0-9+/]{4})*([A-Za-z0-9+/][AQgw]==|[A-Za-z0-9+/]{2}[AEIMQUYcgkosw048]=)?$",
+        "base64", |text| STANDARD.decode(text).is_ok();
+    /// A TPM's attestation key, or what certifies it (at most 2 KiB), in base64.
+    AttestationKey: Public, "an attestation key", 0 to 2732, "^([A-Za-z0-9+/]{4})*([A-Za-z0-9+/][AQgw]==|[A-Za-z0-9+/]{2}[AEIMQUYcgkosw048]=)?$",
+        "base64", |text| STANDARD.decode(text).is_ok();
+    /// A release's signed manifest (at most 16 KiB), in base64.
+    SignedManifest: Measurement, "a signed manifest", 0 to 21848, "^([A-Za-z0-9+/]{4})*([A-Za-z0-9+/][AQgw]==|[A-Za-z0-9+/]{2}[AEIMQUYcgkosw048]=)?$",
+        "base64", |text| STANDARD.decode(text).is_ok();
+    /// A signed configuration (at most 65 KiB), in base64.
+    SignedConfiguration: Measurement, "a signed configuration", 0 to 88748, "^([A-Za-z0-9+/]{4})*([A-Za-z0-9+/][AQgw]==|[A-Za-z0-9+/]{2}[AEIMQUYcgkosw048]=)?$",
+        "base64", |text| STANDARD.decode(text).is_ok();
     /// X.509 certificates in PEM form (RFC 7468), the host's own first.
     Pem: Public, "a certificate", 1 to 16384, "^[\\n -~]+$", "PEM text",
         |text| all(text, |b| matches!(b, b'\n' | b' '..=b'~'));
@@ -159,7 +174,28 @@ macro_rules! base64_texts {
         }
     )*};
 }
-base64_texts!(SealedKey, SealedConsole, SignedKeys, CardCertificate);
+base64_texts!(
+    SealedKey,
+    SealedConsole,
+    SignedKeys,
+    CardCertificate,
+    TpmStructure,
+    AttestationKey,
+    SignedManifest,
+    SignedConfiguration
+);
+
+impl Nonce {
+    /// From the bytes.
+    pub fn from_bytes(nonce: &[u8; 32]) -> Self {
+        Self(URL_SAFE_NO_PAD.encode(nonce))
+    }
+
+    /// The bytes.
+    pub fn to_bytes(&self) -> [u8; 32] {
+        URL_SAFE_NO_PAD.decode(&self.0).ok().and_then(|bytes| bytes.try_into().ok()).unwrap_or([0; 32])
+    }
+}
 
 impl ConsoleKey {
     /// From the public key.
@@ -266,6 +302,8 @@ mod tests {
         documented::<SealedConsole>();
         documented::<ConsoleKey>();
         documented::<InstanceType>();
+        documented::<Nonce>();
+        documented::<TpmStructure>();
     }
 
     proptest! {
@@ -285,6 +323,11 @@ mod tests {
             let text = ConsoleKey::from_bytes(&key);
             prop_assert_eq!(text.to_bytes(), key);
             prop_assert_eq!(ConsoleKey::try_from(text.to_string()), Ok(text));
+        }
+
+        #[test]
+        fn nonces_come_back(nonce: [u8; 32]) {
+            prop_assert_eq!(Nonce::from_bytes(&nonce).to_bytes(), nonce);
         }
 
         #[test]

@@ -85,6 +85,11 @@ operations! {
         on Host; for Operator ControlPlane Pipeline Auditor; Observe; sensitive false;
         asks; answers Identifier Parameter State Measurement Public; notes;
     }
+    AttestHost {
+        Get "/v1/attest", "Give evidence for a nonce of what the host measured: what its TPM signs, the event log, certificates and the release.";
+        on Host; for Operator ControlPlane Auditor; Observe; sensitive false;
+        asks Parameter; answers State Measurement Public; notes;
+    }
     ReadLog {
         Get "/v1/log", "Give the next records of the host's log.";
         on Host; for Auditor; Observe; sensitive false;

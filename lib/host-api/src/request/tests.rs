@@ -13,6 +13,7 @@ fn every_request() -> Vec<(Request, HttpCall)> {
     let instance = InstanceId::from_random(8);
     vec![
         both(&ReadStatus {}),
+        both(&AttestHost { nonce: Nonce::from_bytes(&[0xff; 32]) }),
         both(&ReadLog { after: 41 }),
         both(&AcknowledgeLog { up_to: 40, checkpoint: Sha256::from_digest(&[3; 32]) }),
         both(&DrainHost {}),

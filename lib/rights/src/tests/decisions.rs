@@ -2,14 +2,15 @@ use super::*;
 
 /// What each of the shipped groups has, written a second time: a change of the files must be meant.
 const TABLE: &[(&str, &[&str])] = &[
-    ("azote:operator/alice", &["HostStatus", "DrainHost", "ResumeHost", "PowerCycleHost"]),
+    ("azote:operator/alice", &["HostStatus", "AttestHost", "DrainHost", "ResumeHost", "PowerCycleHost"]),
     ("azote:operator/olga", &["HostStatus", "ReadAuditLog"]),
-    ("azote:operator/ada", &["HostStatus", "ReadLog", "ReadAuditLog"]),
+    ("azote:operator/ada", &["HostStatus", "AttestHost", "ReadLog", "ReadAuditLog"]),
     ("azote:service/audit", &["HostStatus", "ReadLog", "AcknowledgeLog"]),
     (
         "azote:service/control-plane",
         &[
             "HostStatus",
+            "AttestHost",
             "AttachVolume",
             "DetachVolume",
             "StartInstance",
