@@ -7,6 +7,7 @@ use attest::{
     lab::{Lab, NOW},
     verify,
 };
+use base64::{Engine, engine::general_purpose::STANDARD};
 use libfuzzer_sys::fuzz_target;
 use std::sync::LazyLock;
 use token::cose;
@@ -24,6 +25,7 @@ fuzz_target!(|input: &[u8]| {
     let (lab, policy, evidence) = &*GOOD;
     let (mut evidence, mut question) =
         (evidence.clone(), Question { nonce: &NONCE_OF_OURS, now: NOW, crl: None, seen: None });
+    let list = format!("-----BEGIN X509 CRL-----\n{}\n-----END X509 CRL-----\n", STANDARD.encode(rest));
     let bytes = || Bytes(rest.to_vec());
     let signed = |key, context: &[u8]| Bytes(cose::sign(key, rest.to_vec(), context).unwrap());
     match kind {
@@ -38,7 +40,7 @@ fuzz_target!(|input: &[u8]| {
             let _ = Policy::parse(rest);
             return;
         }
-        2 => question.crl = Some(rest),
+        2 => question.crl = Some(&list),
         3 => evidence.certificate = String::from_utf8_lossy(rest).into_owned(),
         4 => evidence.attestation_key = bytes(),
         5 => evidence.signature = bytes(),

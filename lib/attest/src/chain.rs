@@ -2,17 +2,20 @@
 
 use crate::{Code, Refusal};
 use ids::{HostId, Identity};
-use rustls_pki_types::{CertificateDer, TrustAnchor, UnixTime, pem::PemObject};
+use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, TrustAnchor, UnixTime, pem::PemObject};
 use std::time::Duration;
 use token::PublicKey;
 use webpki::{
-    BorrowedCertRevocationList, CertRevocationList, EndEntityCert, Error, ExpirationPolicy, KeyUsage,
+    CertRevocationList, EndEntityCert, Error, ExpirationPolicy, KeyUsage, OwnedCertRevocationList,
     RevocationOptionsBuilder, anchor_from_trusted_cert, aws_lc_rs::ED25519,
 };
 
 /// What a refusal calls it.
 const NAME: &str = "host certificate";
+const LIST: &str = "revocation list";
 const MOST: usize = 4;
+/// Longest revocation list in bytes of PEM.
+const MAX_LIST: usize = 16 * 1024 * 1024;
 /// What precedes the key of an Ed25519 `SubjectPublicKeyInfo` (RFC 8410 §4), whole and without its outer header.
 pub(crate) const WHOLE: [u8; 12] = [0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00];
 
@@ -36,14 +39,13 @@ impl Authority {
     pub(crate) fn host(
         &self,
         chain: &str,
-        crl: Option<&[u8]>,
+        crl: Option<&str>,
         now: u64,
     ) -> Result<(HostId, PublicKey), Refusal> {
         let chain = certificates(chain).ok_or_else(|| Code::Certificate.at(NAME))?;
         let (holder, others) = chain.split_first().ok_or_else(|| Code::Certificate.at(NAME))?;
         let certificate = EndEntityCert::try_from(holder).map_err(|error| refused(&error))?;
-        let crl = crl.map(BorrowedCertRevocationList::from_der).transpose();
-        let crl = crl.map_err(|_| Code::Certificate.at("revocation list"))?.map(CertRevocationList::from);
+        let crl = crl.map(revocations).transpose()?;
         let crls: Vec<&CertRevocationList<'_>> = crl.iter().collect();
         let revocation = RevocationOptionsBuilder::new(&crls).ok();
         let revocation = revocation.map(|it| it.with_expiration_policy(ExpirationPolicy::Enforce).build());
@@ -63,6 +65,13 @@ impl Authority {
     }
 }
 
+fn revocations(pem: &str) -> Result<CertRevocationList<'static>, Refusal> {
+    let der = Some(pem.as_bytes()).filter(|pem| pem.len() <= MAX_LIST);
+    let der = der.and_then(|pem| CertificateRevocationListDer::from_pem_slice(pem).ok());
+    let list = der.and_then(|der| OwnedCertRevocationList::from_der(&der).ok());
+    list.map(CertRevocationList::from).ok_or_else(|| Code::Certificate.at(LIST))
+}
+
 fn certificates(pem: &str) -> Option<Vec<CertificateDer<'static>>> {
     let all: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem.as_bytes()).take(MOST + 1).collect();
     all.ok().filter(|all| (1..=MOST).contains(&all.len()))
@@ -72,7 +81,7 @@ fn refused(error: &Error) -> Refusal {
     match error {
         Error::CertRevoked => Code::Revoked.at(NAME),
         Error::CertExpired { .. } | Error::CertNotValidYet { .. } => Code::Expired.at(NAME),
-        Error::CrlExpired { .. } => Code::Expired.at("revocation list"),
+        Error::CrlExpired { .. } => Code::Expired.at(LIST),
         _ => Code::Certificate.at(NAME),
     }
 }

@@ -20,9 +20,9 @@ use time::OffsetDateTime;
 use token::PublicKey;
 use tpm::{Measurement, replay};
 
-/// The moment at which everything here is valid, Unix time.
+/// The moment around which everything of [`Lab::default`] is valid, Unix time.
 pub const NOW: u64 = 1_800_000_000;
-/// For how many seconds around it certificates are.
+/// For how many seconds before and after it.
 pub const DAY: u64 = 86_400;
 
 /// Keys and papers of one host and of those above it. Tests change what they like before they ask for evidence.
@@ -50,18 +50,12 @@ pub struct Lab {
     pub counters: Counters,
     /// The serial number of the host's certificate.
     pub serial: u64,
+    /// When everything is valid: a day before and after this, Unix time.
+    pub now: u64,
 }
 
-/// A key pair for X.509, and the same for COSE.
-fn key() -> (KeyPair, Ed25519KeyPair) {
-    let key = KeyPair::generate_for(&PKCS_ED25519).unwrap();
-    let same = Ed25519KeyPair::from_pkcs8_maybe_unchecked(&key.serialize_der()).unwrap();
-    (key, same)
-}
-
-fn valid(params: &mut CertificateParams) {
-    let at = |seconds: u64| OffsetDateTime::from_unix_timestamp(i64::try_from(seconds).unwrap()).unwrap();
-    (params.not_before, params.not_after) = (at(NOW - DAY), at(NOW + DAY));
+fn at(seconds: u64) -> OffsetDateTime {
+    OffsetDateTime::from_unix_timestamp(i64::try_from(seconds).unwrap()).unwrap()
 }
 
 impl Default for Lab {
@@ -71,14 +65,21 @@ impl Default for Lab {
 }
 
 impl Lab {
-    /// A good host.
+    /// A good host, and an authority of its own, around [`NOW`].
     pub fn new(environment: Environment) -> Self {
-        let (ca, authority_key) = key();
+        let ca = KeyPair::generate_for(&PKCS_ED25519).unwrap();
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-        valid(&mut params);
+        (params.not_before, params.not_after) = (at(NOW - DAY), at(NOW + DAY));
         let authority = params.self_signed(&ca).unwrap().pem();
+        Self::under(&authority, &ca.serialize_pem(), environment, NOW)
+    }
+
+    /// A good host of the authority with this certificate and key (PEM).
+    pub fn under(authority: &str, key: &str, environment: Environment, now: u64) -> Self {
+        let ca = KeyPair::from_pem(key).unwrap();
+        let authority_key = Ed25519KeyPair::from_pkcs8_maybe_unchecked(&ca.serialize_der()).unwrap();
         let attestation = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING).unwrap();
         let images = Kind::ALL.iter().map(|kind| Image {
             kind: *kind,
@@ -87,8 +88,8 @@ impl Lab {
             sha256: sha256(kind.name().as_bytes()),
         });
         Self {
-            authority,
-            issuer: Issuer::new(params, ca),
+            authority: authority.to_owned(),
+            issuer: Issuer::from_ca_cert_pem(authority, ca).unwrap(),
             authority_key,
             root: Ed25519KeyPair::generate().unwrap(),
             host: HostId::from_random(1),
@@ -99,6 +100,7 @@ impl Lab {
             configuration: Configuration { environment, sequence: 5, text: "stop-grace=8\n".to_owned() },
             counters: Counters { reset_count: 4, restart_count: 0, clock: 1_000_000 },
             serial: 1,
+            now,
         }
     }
 
@@ -114,30 +116,29 @@ impl Lab {
         params.subject_alt_names = vec![SanType::URI(identity.to_string().try_into().unwrap())];
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
         params.serial_number = Some(SerialNumber::from(self.serial));
-        valid(&mut params);
+        (params.not_before, params.not_after) = (at(self.now - DAY), at(self.now + DAY));
         let public = [&crate::chain::WHOLE[..], key.public_key().as_ref()].concat();
         let public = rcgen::SubjectPublicKeyInfo::from_der(&public).unwrap();
         params.signed_by(&public, &self.issuer).unwrap().pem()
     }
 
-    /// The authority's revocation list (DER), with these serial numbers in it, good until `until`.
-    pub fn revocations(&self, serials: &[u64], until: u64) -> Vec<u8> {
-        let at = |seconds: u64| OffsetDateTime::from_unix_timestamp(i64::try_from(seconds).unwrap()).unwrap();
+    /// The authority's revocation list (PEM), with these serial numbers in it, good until `until`.
+    pub fn revocations(&self, serials: &[u64], until: u64) -> String {
         let revoked = |serial: &u64| RevokedCertParams {
             serial_number: SerialNumber::from(*serial),
-            revocation_time: at(NOW - DAY),
+            revocation_time: at(self.now - DAY),
             reason_code: None,
             invalidity_date: None,
         };
         let list = CertificateRevocationListParams {
-            this_update: at(NOW - DAY),
+            this_update: at(self.now - DAY),
             next_update: at(until),
             crl_number: SerialNumber::from(1),
             issuing_distribution_point: None,
             revoked_certs: serials.iter().map(revoked).collect(),
             key_identifier_method: KeyIdMethod::Sha256,
         };
-        list.signed_by(&self.issuer).unwrap().der().to_vec()
+        list.signed_by(&self.issuer).unwrap().pem().unwrap()
     }
 
     /// What the boot measures.
@@ -168,8 +169,8 @@ impl Lab {
             environment: self.environment,
             attestation_key: attestation_key.clone(),
             endorsement: Hash([7; 32]),
-            not_before: NOW - DAY,
-            not_after: NOW + DAY,
+            not_before: self.now - DAY,
+            not_after: self.now + DAY,
         };
         let quote = self.quote(nonce, &events);
         Evidence {

@@ -14,6 +14,7 @@ mod clock;
 mod evidence;
 #[cfg(any(test, feature = "lab"))]
 pub mod lab;
+mod launch;
 mod policy;
 mod refusal;
 #[cfg(test)]
@@ -26,6 +27,7 @@ pub use evidence::{
     Bytes, Event, Evidence, Hash, MAX_CHAIN, MAX_CONFIGURATION, MAX_EVENTS, MAX_EVIDENCE, MAX_MANIFEST,
     MAX_STRUCTURE,
 };
-pub use policy::{MAX_POLICY, MAX_RELEASES, Policy, Version};
+pub use launch::{LaunchPolicy, Release, Version};
+pub use policy::{MAX_POLICY, MAX_RELEASES, Policy};
 pub use refusal::{Code, Refusal};
 pub use verify::{Appraisal, NONCE, PCRS, Question, qualifying_data, verify};

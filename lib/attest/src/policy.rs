@@ -1,4 +1,4 @@
-use crate::{Bytes, Code, Refusal, chain::Authority};
+use crate::{Bytes, Code, Hash, LaunchPolicy, Refusal, Release, Version, chain::Authority, verify::sha256};
 use ids::Environment;
 use release::Manifest;
 use serde::{Deserialize, Serialize};
@@ -30,32 +30,10 @@ pub struct Policy {
     pub configuration: u64,
 }
 
-/// What of a release can be compared.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Version {
-    /// Its security version.
-    pub svn: u32,
-    /// Its version: numbers with dots between them.
-    pub version: String,
-}
-
-impl Version {
-    /// Whether neither the security version nor the version is older than the other's. A version that is not
-    /// made of numbers is only ever the same.
-    pub fn reaches(&self, other: &Self) -> bool {
-        let numbers =
-            |text: &str| text.split('.').map(|part| part.parse::<u64>().ok()).collect::<Option<Vec<_>>>();
-        let (mine, theirs) = (numbers(&self.version), numbers(&other.version));
-        let newer = mine.zip(theirs).is_some_and(|(mine, theirs)| mine >= theirs);
-        self.svn >= other.svn && (newer || self.version == other.version)
-    }
-}
-
 /// A policy whose parts have been checked against each other.
 pub(crate) struct Checked {
     pub(crate) authority: Authority,
-    pub(crate) releases: Vec<Version>,
+    pub(crate) launch: LaunchPolicy,
 }
 
 impl Policy {
@@ -91,11 +69,9 @@ impl Policy {
         serde_json::to_string_pretty(self).unwrap_or_default()
     }
 
-    /// The least of its releases: what a grant can demand.
-    pub fn least(&self) -> Result<Version, Refusal> {
-        let releases = self.check()?.releases;
-        let least = releases.iter().find(|one| releases.iter().all(|other| other.reaches(one)));
-        least.or(releases.first()).cloned().ok_or(Code::PolicyEmpty.into())
+    /// What of it another verifier, who has the authority and the root key too, can hold a host to.
+    pub fn launch(&self) -> Result<LaunchPolicy, Refusal> {
+        Ok(self.check()?.launch)
     }
 
     pub(crate) fn check(&self) -> Result<Checked, Refusal> {
@@ -104,18 +80,19 @@ impl Policy {
         }
         let authority =
             Authority::read(&self.authority).ok_or_else(|| Code::PolicyMalformed.at("authority"))?;
-        let version = |manifest: &Bytes| {
-            let manifest = Manifest::open(&manifest.0, &self.root_key)
+        let release = |signed: &Bytes| {
+            let manifest = Manifest::open(&signed.0, &self.root_key)
                 .map_err(|_| Code::PolicyMalformed.at("release manifest"))?;
             if manifest.environment != self.environment {
                 return Err(Code::Environment.at("release manifest"));
             }
-            Ok(Version { svn: manifest.svn, version: manifest.version })
+            Ok(Release { manifest: Hash(sha256(&signed.0)), version: Version::of(&manifest) })
         };
         if self.releases.len() > MAX_RELEASES {
             return Err(Code::PolicyMalformed.at("releases"));
         }
-        let releases = self.releases.iter().map(version).collect::<Result<_, _>>()?;
-        Ok(Checked { authority, releases })
+        let releases = self.releases.iter().map(release).collect::<Result<_, _>>()?;
+        let Self { environment, root_key, or_later, .. } = *self;
+        Ok(Checked { authority, launch: LaunchPolicy { environment, root_key, releases, or_later } })
     }
 }

@@ -31,8 +31,8 @@ pub struct Question<'a> {
     pub nonce: &'a [u8; NONCE],
     /// Unix time in seconds.
     pub now: u64,
-    /// The authority's certificate revocation list (RFC 5280 §5, DER), where one is at hand.
-    pub crl: Option<&'a [u8]>,
+    /// The authority's certificate revocation list (RFC 5280 §5, PEM), where one is at hand.
+    pub crl: Option<&'a str>,
     /// The TPM's counters when this identity was last seen.
     pub seen: Option<Counters>,
 }
@@ -48,6 +48,8 @@ pub struct Appraisal {
     pub identity: PublicKey,
     /// SHA-256 of its TPM's endorsement key.
     pub endorsement: Hash,
+    /// The key that signed what it runs.
+    pub root_key: PublicKey,
     /// What it runs.
     pub release: Version,
     /// SHA-256 of that release's manifest.
@@ -76,7 +78,8 @@ pub fn verify(evidence: &Evidence, policy: &Policy, question: &Question<'_>) -> 
         environment: policy.environment,
         identity,
         endorsement: key.endorsement,
-        release: Version { svn: manifest.svn, version: manifest.version },
+        root_key: policy.root_key,
+        release: Version::of(&manifest),
         manifest: Hash(sha256(&evidence.manifest.0)),
         configuration,
         counters,
@@ -142,16 +145,8 @@ fn release(evidence: &Evidence, policy: &Policy, checked: &Checked) -> Result<Ma
     if [Kind::Stage1, Kind::Controller].iter().any(|kind| manifest.image(*kind).is_none()) {
         return Err(Code::Release.at(NAME));
     }
-    let version = Version { svn: manifest.svn, version: manifest.version.clone() };
-    if policy.releases.contains(&evidence.manifest) {
-        Ok(manifest)
-    } else if !checked.releases.iter().any(|least| version.reaches(least)) {
-        Err(Code::Rollback.at(NAME))
-    } else if policy.or_later {
-        Ok(manifest)
-    } else {
-        Err(Code::Release.at(NAME))
-    }
+    checked.launch.takes(&Hash(sha256(&evidence.manifest.0)), &Version::of(&manifest))?;
+    Ok(manifest)
 }
 
 /// The number of the host's configuration.
