@@ -15,10 +15,15 @@ mod key;
 pub mod process;
 mod server;
 mod tls;
+mod trust;
 
 pub use client::{CallError, Client, MAX_ANSWER};
 pub use error::{Error, ErrorBody, Json};
 pub use files::{bind, write_atomic};
 pub use key::{Key, KeyError, enrol, load_key, seal_to, unseal_from};
 pub use server::{Incident, Limits, Peer, Service, serve, stop_signal};
-pub use tls::{Callers, Certified, Credentials, TlsError, certified_by, client_config, server_config};
+pub use tls::{
+    Callers, Certified, Credentials, Served, TlsError, certified_by, client_config, server_config,
+    server_config_of,
+};
+pub use trust::{Known, MAX_LIST, REVOCATIONS, Revocations, Trust, revocations};

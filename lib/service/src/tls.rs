@@ -7,16 +7,29 @@ use rustls::{
         danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
     },
     crypto::{CryptoProvider, aws_lc_rs},
-    pki_types::{CertificateDer, PrivatePkcs8KeyDer, ServerName, UnixTime, pem::PemObject},
-    server::{NoServerSessionStorage, WebPkiClientVerifier, danger::ClientCertVerifier},
+    pki_types::{
+        CertificateDer, CertificateRevocationListDer, PrivatePkcs8KeyDer, ServerName, UnixTime,
+        pem::PemObject,
+    },
+    server::{
+        ClientHello, NoServerSessionStorage, ResolvesServerCert, WebPkiClientVerifier,
+        danger::ClientCertVerifier,
+    },
     sign::{CertifiedKey, SingleCertAndKey},
     version::TLS13,
 };
-use std::{io, path::Path, sync::Arc, time::Duration};
+use std::{
+    io,
+    path::Path,
+    sync::{Arc, PoisonError, RwLock},
+    time::Duration,
+};
 use x509_parser::{extensions::GeneralName, parse_x509_certificate};
 use zeroize::Zeroizing;
 
-const MAX_PEM: usize = 32 * 1024;
+pub(crate) const MAX_PEM: usize = 32 * 1024;
+/// How a revocation list begins, which may follow the authority's certificate.
+pub(crate) const LIST: &str = "-----BEGIN X509 CRL-----";
 const MAX_CHAIN: usize = 4;
 const ED25519_OID: &str = "1.3.101.112";
 const ED25519_KEY: usize = 32;
@@ -38,6 +51,9 @@ pub enum TlsError {
     /// The authority's certificate is of no use.
     #[error("the authority's certificate is of no use: {0}")]
     Authority(String),
+    /// A revocation list is of no use.
+    #[error("this is no revocation list of the environment's authority")]
+    List,
     /// The private key is of no use.
     #[error(transparent)]
     Key(#[from] KeyError),
@@ -83,11 +99,39 @@ impl Credentials {
     }
 
     fn resolver(&self) -> Result<Arc<SingleCertAndKey>, TlsError> {
+        Ok(Arc::new(SingleCertAndKey::from(self.certified()?)))
+    }
+
+    fn certified(&self) -> Result<CertifiedKey, TlsError> {
         let der = self.key.pkcs8();
         let key = aws_lc_rs::sign::any_eddsa_type(&PrivatePkcs8KeyDer::from(der.as_slice()))?;
         let certified = CertifiedKey::new(self.chain.clone(), key);
         certified.keys_match()?;
-        Ok(Arc::new(SingleCertAndKey::from(certified)))
+        Ok(certified)
+    }
+}
+
+/// The certificate that a server shows. Another can take its place while it serves.
+#[derive(Debug)]
+pub struct Served(RwLock<Arc<CertifiedKey>>);
+
+impl Served {
+    /// Shows this one at first.
+    pub fn new(credentials: &Credentials) -> Result<Arc<Self>, TlsError> {
+        Ok(Arc::new(Self(RwLock::new(Arc::new(credentials.certified()?)))))
+    }
+
+    /// From the next handshake on shows this one.
+    pub fn replace(&self, credentials: &Credentials) -> Result<(), TlsError> {
+        let next = Arc::new(credentials.certified()?);
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = next;
+        Ok(())
+    }
+}
+
+impl ResolvesServerCert for Served {
+    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(self.0.read().unwrap_or_else(PoisonError::into_inner).clone())
     }
 }
 
@@ -100,7 +144,8 @@ pub struct Certified {
     pub public_key: [u8; ED25519_KEY],
 }
 
-/// Who gets past the handshake of a server. The authority's certificate is in PEM.
+/// Who gets past the handshake of a server. The authority's certificate is in PEM; a revocation list of its may follow,
+/// here and wherever this crate takes one: then nobody is trusted whom it names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Callers<'a> {
     /// Everybody; no certificate is asked for.
@@ -113,13 +158,18 @@ pub enum Callers<'a> {
 
 /// TLS 1.3 for a server. Sessions are not resumed: each connection checks its certificates.
 pub fn server_config(credentials: &Credentials, callers: Callers<'_>) -> Result<ServerConfig, TlsError> {
+    server_config_of(Served::new(credentials)?, callers)
+}
+
+/// The same for a server whose certificate will be replaced.
+pub fn server_config_of(served: Arc<Served>, callers: Callers<'_>) -> Result<ServerConfig, TlsError> {
     let builder = ServerConfig::builder_with_provider(provider()).with_protocol_versions(&[&TLS13])?;
     let builder = match callers {
         Callers::Anyone => builder.with_no_client_auth(),
         Callers::Certified(ca) => builder.with_client_cert_verifier(client_verifier(ca, false)?),
         Callers::CertifiedOrNot(ca) => builder.with_client_cert_verifier(client_verifier(ca, true)?),
     };
-    let mut config = builder.with_cert_resolver(credentials.resolver()?);
+    let mut config = builder.with_cert_resolver(served);
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 0;
     Ok(config)
@@ -132,6 +182,7 @@ pub fn client_config(
     me: Option<&Credentials>,
 ) -> Result<ClientConfig, TlsError> {
     let chain = WebPkiServerVerifier::builder_with_provider(roots(ca)?, provider())
+        .with_crls(lists(ca)?)
         .build()
         .map_err(|error| TlsError::Authority(error.to_string()))?;
     let verifier = Arc::new(ExactServer { chain, server: server.clone() });
@@ -172,7 +223,7 @@ pub(crate) fn read_identity(certificate: &CertificateDer<'_>) -> Option<Certifie
     Some(Certified { identity: uri.parse().ok()?, public_key })
 }
 
-fn read_chain(pem: &str) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+pub(crate) fn read_chain(pem: &str) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     if pem.len() > MAX_PEM {
         return Err(TlsError::Pem);
     }
@@ -183,14 +234,27 @@ fn read_chain(pem: &str) -> Result<Vec<CertificateDer<'static>>, TlsError> {
 
 fn roots(ca: &str) -> Result<Arc<RootCertStore>, TlsError> {
     let mut roots = RootCertStore::empty();
-    for certificate in read_chain(ca)? {
+    for certificate in read_chain(split(ca).0)? {
         roots.add(certificate)?;
     }
     Ok(Arc::new(roots))
 }
 
+/// The authority's certificate, and the revocation list that may follow.
+pub(crate) fn split(ca: &str) -> (&str, Option<&str>) {
+    ca.find(LIST).and_then(|at| ca.split_at_checked(at)).map_or((ca, None), |(ca, list)| (ca, Some(list)))
+}
+
+fn lists(ca: &str) -> Result<Vec<CertificateRevocationListDer<'static>>, TlsError> {
+    let (_, Some(list)) = split(ca) else { return Ok(Vec::new()) };
+    if list.len() > crate::trust::MAX_LIST {
+        return Err(TlsError::List);
+    }
+    Ok(vec![CertificateRevocationListDer::from_pem_slice(list.as_bytes()).map_err(|_| TlsError::List)?])
+}
+
 fn client_verifier(ca: &str, or_none: bool) -> Result<Arc<dyn ClientCertVerifier>, TlsError> {
-    let builder = WebPkiClientVerifier::builder_with_provider(roots(ca)?, provider());
+    let builder = WebPkiClientVerifier::builder_with_provider(roots(ca)?, provider()).with_crls(lists(ca)?);
     let builder = if or_none { builder.allow_unauthenticated() } else { builder };
     builder.build().map_err(|error| TlsError::Authority(error.to_string()))
 }

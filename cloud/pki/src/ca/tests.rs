@@ -1,5 +1,7 @@
 use super::*;
+use crate::{Attestation, MAX_LIFETIME};
 use base64::{Engine, engine::general_purpose::STANDARD};
+use rcgen::{CertificateParams, DnType};
 use std::os::unix::fs::PermissionsExt;
 use x509_parser::{
     extensions::GeneralName,
