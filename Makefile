@@ -2,7 +2,7 @@
 # A toolchain that tools/bootstrap had to fetch lies here.
 export PATH := $(PATH):$(CURDIR)/target/rustup/bin
 
-TASKS := demo test fuzz check prove redteam schemathesis guest ci parts
+TASKS := demo test fuzz check prove redteam schemathesis documents guest ci parts
 
 .PHONY: help bench bench-door bench-hypervisor guest-linux guest-passthrough guest-tpm $(TASKS)
 help:

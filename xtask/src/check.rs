@@ -11,6 +11,7 @@ pub(crate) fn run(advisories: bool) -> Outcome {
     step("format", cargo().args(["fmt", "--all", "--check"]))?;
     step("lints", cargo().args(["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]))?;
     crate::schemathesis::run(5)?;
+    crate::documents::run()?;
     deny(advisories)
 }
 

@@ -5,9 +5,11 @@
 
 mod bench;
 mod check;
+mod documents;
 mod fuzz;
 mod guest;
 mod prove;
+mod python;
 mod run;
 mod schemathesis;
 
@@ -59,6 +61,9 @@ enum Task {
         #[arg(long, default_value_t = 100)]
         examples: u32,
     },
+    /// Documents by which instances prove what they are, checked by others' code: accepted, and refused with any byte
+    /// changed.
+    Documents,
     /// Formatting, lints, licences and sources of dependencies.
     Check {
         /// Also look for known vulnerabilities, with a database that is fetched from outside the registries.
@@ -99,6 +104,7 @@ fn main() -> ExitCode {
         Task::Fuzz { target, seconds } => fuzz::run(target.as_deref(), seconds),
         Task::Bench { what } => bench::run(&what),
         Task::Schemathesis { examples } => schemathesis::run(examples),
+        Task::Documents => documents::run(),
         Task::Check { advisories } => check::run(advisories),
         Task::Prove(what) => prove::run(&what),
         Task::Guest { json, what } => guest::run(what.as_ref(), json),

@@ -66,8 +66,10 @@ fn document(module: &mut Module, request: &Request, issuer: &Issuer, now: Durati
     }
 }
 
+type Entries = Vec<(Value, Value)>;
+
 /// The four parts of a COSE_Sign1, the payload's entries, and its certificates, leaf first.
-fn take_apart(document: &[u8]) -> (Vec<Value>, Vec<(Value, Value)>, Vec<Vec<u8>>) {
+fn take_apart(document: &[u8]) -> (Vec<Value>, Entries, Vec<Vec<u8>>) {
     let parts = ciborium::from_reader::<Value, _>(document).unwrap().into_array().unwrap();
     let payload = parts[2].as_bytes().unwrap();
     let entries = ciborium::from_reader::<Value, _>(payload.as_slice()).unwrap().into_map().unwrap();

@@ -27,6 +27,9 @@ const BARS: usize = 0x10;
 const EXPRESS: usize = 0x40;
 const DEVICE_CONTROL: usize = EXPRESS + 8;
 const MSIX_CAPABILITY: usize = 0x80;
+/// Where a device's own capabilities begin, and where the last one must have ended.
+const OWN_CAPABILITIES: usize = 0x90;
+const LEGACY_END: usize = 0x100;
 /// Initiate Function Level Reset, in the high byte of Device Control (PCI Express 4.0, 7.5.3.4).
 const FLR: u8 = 0x80;
 
@@ -85,13 +88,22 @@ pub struct ConfigSpace {
     /// Bits that the driver may change.
     writable: Box<[u8; CONFIG_SIZE]>,
     initial: Box<[u8; CONFIG_SIZE]>,
+    /// The last capability, and where the next one goes.
+    last: usize,
+    next: usize,
 }
 
 impl ConfigSpace {
     /// The state after power on. BARs are sized as PCI does it: write ones, read the size mask back.
     pub fn new(identity: &Identity, bars: &[Bar], msix: &Msix) -> Self {
         let empty = || Box::new([0; CONFIG_SIZE]);
-        let mut space = Self { bytes: empty(), writable: empty(), initial: empty() };
+        let mut space = Self {
+            bytes: empty(),
+            writable: empty(),
+            initial: empty(),
+            last: MSIX_CAPABILITY,
+            next: OWN_CAPABILITIES,
+        };
         let [base, sub, interface] = identity.class;
         space.put(0x00, &identity.vendor.to_le_bytes());
         space.put(0x02, &identity.device.to_le_bytes());
@@ -145,6 +157,23 @@ impl ConfigSpace {
         let bar = u32::from(msix.bar & 7);
         self.put(MSIX_CAPABILITY + 4, &(msix.table & !7 | bar).to_le_bytes());
         self.put(MSIX_CAPABILITY + 8, &(msix.pending & !7 | bar).to_le_bytes());
+    }
+
+    /// Adds a capability: its id, what comes behind the link to the next one, and which bits of that the driver may change.
+    /// Gives its place; none if there is no room for it below 256.
+    pub fn add_capability(&mut self, id: u8, body: &[u8], writable: &[u8]) -> Option<u16> {
+        let at = self.next;
+        let end = at.checked_add(2)?.checked_add(body.len())?.next_multiple_of(4);
+        if end > LEGACY_END {
+            return None;
+        }
+        self.put(self.last + 1, &[u8::try_from(at).ok()?]);
+        self.put(at, &[id, 0]);
+        self.put(at + 2, body);
+        self.allow(at + 2, writable);
+        (self.last, self.next) = (at, end);
+        self.initial = self.bytes.clone();
+        u16::try_from(at).ok()
     }
 
     /// Reads; beyond the end are zeros.

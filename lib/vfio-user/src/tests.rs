@@ -220,3 +220,28 @@ fn a_client_gives_up_on_a_silent_or_broken_device() {
     finish(client, server);
     assert_eq!(pci::REGIONS, 9);
 }
+
+#[test]
+fn a_devices_own_capabilities_are_in_the_list_until_there_is_no_room() {
+    let identity = pci::Identity { vendor: 1, device: 2, subsystem: 3, revision: 0, class: [0; 3] };
+    let msix = pci::Msix { vectors: 1, bar: 0, table: 0, pending: 0x800 };
+    let mut space = pci::ConfigSpace::new(&identity, &[], &msix);
+    let places: Vec<_> =
+        (0..9).map_while(|n| space.add_capability(9, &[n; 14], &[0, 0xff])).map(u64::from).collect();
+    assert_eq!(places, [0x90, 0xa0, 0xb0, 0xc0, 0xd0, 0xe0, 0xf0]);
+    space.write(0x92, &[0x55, 0x55]);
+    let byte = |space: &pci::ConfigSpace, at: u64| {
+        let mut byte = [0];
+        space.read(at, &mut byte);
+        byte[0]
+    };
+    assert_eq!((byte(&space, 0x92), byte(&space, 0x93)), (0, 0x55));
+    space.reset();
+    let (mut at, mut seen) = (u64::from(byte(&space, 0x34)), Vec::new());
+    while at != 0 {
+        seen.push(byte(&space, at));
+        at = u64::from(byte(&space, at + 1));
+    }
+    assert_eq!(seen, [0x10, 0x11, 9, 9, 9, 9, 9, 9, 9]);
+    assert_eq!(byte(&space, 0xf2), 6);
+}

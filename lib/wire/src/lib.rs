@@ -1,6 +1,6 @@
-//! The typed messages of the private sockets inside a host: controller to volume card, to attestation card, to security chip, to main
-//! board, to launcher and to hypervisor, and security chip to main board. Requests go one way, each gets
-//! exactly one reply; nothing here starts a conversation upwards. This crate moves messages and file
+//! The typed messages of the private sockets inside a host: controller to volume card, to attestation card, to
+//! security chip, to main board, to launcher and to hypervisor, and security chip to main board. Requests go one way,
+//! each gets exactly one reply; nothing here starts a conversation upwards. This crate moves messages and file
 //! descriptors; it makes no decision. Both ends parse what the other end says as hostile input.
 //!
 //! One message is one packet of a `SOCK_SEQPACKET` Unix socket: JSON of at most [`MAX_MESSAGE`] bytes,
