@@ -4,8 +4,8 @@
 
 use std::{path::Path, process::ExitCode};
 use tpm::{
-    Approval, Error, Hierarchy, Limit, Measurement, NV_FLOOR, NV_IDENTITY, PcrValues, Policy, QuoteError,
-    SigningKey, Tpm, make_credential, replay,
+    Approval, Clock, Error, Hierarchy, Limit, Measurement, NV_EK_CERTIFICATE, NV_FLOOR, NV_IDENTITY,
+    PcrValues, Policy, QuoteError, SigningKey, Tpm, make_credential, replay,
 };
 
 type Check = fn(&Path) -> Outcome;
@@ -216,13 +216,15 @@ fn credential(path: &Path) -> Outcome {
 
 fn clear(path: &Path) -> Outcome {
     let mut tpm = Tpm::connect(path)?;
+    let made = tpm.nv_read(NV_EK_CERTIFICATE)?;
     let (ek, blob) = (tpm.endorsement_key()?, tpm.seal(b"secret", Policy::None)?);
     let counted = tpm.nv_counter(NV_FLOOR)?.ok_or("no counter")?;
     tpm.clear(LOCKOUT)?;
     want!(!tpm.has_auth(Hierarchy::Owner)? && !tpm.has_auth(Hierarchy::Lockout)?);
     want!(tpm.nv_public(NV_IDENTITY)?.is_none() && tpm.nv_public(NV_FLOOR)?.is_none());
     want!(matches!(tpm.unseal(&blob), Err(Error::Integrity)));
-    want!(tpm.endorsement_key()? == ek);
+    want!(tpm.endorsement_key()? == ek && tpm.nv_read(NV_EK_CERTIFICATE)? == made);
+    want!(matches!(tpm.clock()?, Clock { resets: 0, restarts: 0, .. }));
     want!(tpm.nv_define_counter(&[], NV_FLOOR)? > counted);
     Ok(())
 }

@@ -25,7 +25,7 @@ pub use client::{Error, Tpm};
 pub use credential::{Credential, CredentialError, MAX_CREDENTIAL, endorsement_point, make_credential, name};
 pub use hierarchy::{Hierarchy, STORAGE_ROOT};
 pub use log::{Measurement, PcrValues, replay};
-pub use nv::{MAX_NV, NV_FLOOR, NV_IDENTITY, NvPublic};
+pub use nv::{MAX_NV, NV_EK_CERTIFICATE, NV_FLOOR, NV_IDENTITY, NvPublic};
 pub use port::MAX_FRAME;
 pub use quote::{Clock, Quote, QuoteError, check_attestation_key};
 pub use seal::{MAX_SECRET, Policy};

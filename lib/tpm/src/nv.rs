@@ -20,8 +20,11 @@ use tpm2_protocol::{
 pub const NV_IDENTITY: u32 = 0x0180_0A00;
 /// The index of the counter below whose value no release starts.
 pub const NV_FLOOR: u32 = 0x0180_0A01;
+/// The index where a TPM's maker puts the certificate of the P-256 endorsement key (TCG EK Credential Profile for TPM
+/// 2.0, §2.2.1.5), X.509 in DER.
+pub const NV_EK_CERTIFICATE: u32 = 0x01C0_000A;
 /// Longest value in bytes that one read or write of every TPM takes.
-pub const MAX_NV: usize = 512;
+pub const MAX_NV: usize = 768;
 
 /// Size of a counter in bytes.
 const COUNTER: u16 = 8;
@@ -54,12 +57,28 @@ impl Tpm {
             Some(_) => self.nv_undefine(owner, index)?,
             None => {}
         }
-        self.nv_define(owner, index, TpmaNv::WRITEDEFINE, size)?;
-        let data = Tpm2bMaxNvBuffer::try_from(data)?;
-        let write = TpmNvWriteCommand { handles: by_owner(index), data, offset: TpmUint16::new(0) };
-        self.call::<_, TpmNvWriteResponse>(&write, &[password(owner)?])?;
-        let lock = TpmNvWriteLockCommand { handles: by_owner(index) };
-        self.call::<_, TpmNvWriteLockResponse>(&lock, &[password(owner)?]).map(drop)
+        self.nv_define(owner, index, TpmaNv::OWNERWRITE | TpmaNv::WRITEDEFINE, size)?;
+        self.nv_write_and_lock(TpmRh::Owner, owner, index, data)
+    }
+
+    /// What a TPM's maker does before anybody owns it: puts the certificate of its endorsement key where everybody
+    /// looks for it, for good. Needs the platform, which a host's first stage closes. No other is written over it.
+    pub fn manufacture(&mut self, certificate: &[u8]) -> Result<(), Error> {
+        let size = u16::try_from(certificate.len()).map_err(|_| Error::Length)?;
+        if !(1..=MAX_NV).contains(&certificate.len()) {
+            return Err(Error::Length);
+        }
+        let kind = TpmaNv::PPWRITE | TpmaNv::PPREAD | TpmaNv::PLATFORMCREATE | TpmaNv::WRITEDEFINE;
+        self.nv_define_by(TpmRh::Platform, &[], NV_EK_CERTIFICATE, kind, size)?;
+        self.nv_write_and_lock(TpmRh::Platform, &[], NV_EK_CERTIFICATE, certificate)
+    }
+
+    fn nv_write_and_lock(&mut self, by: TpmRh, auth: &[u8], index: u32, data: &[u8]) -> Result<(), Error> {
+        let (handles, data) = ([by.value().into(), index.into()], Tpm2bMaxNvBuffer::try_from(data)?);
+        let write = TpmNvWriteCommand { handles, data, offset: TpmUint16::new(0) };
+        self.call::<_, TpmNvWriteResponse>(&write, &[password(auth)?])?;
+        let lock = TpmNvWriteLockCommand { handles };
+        self.call::<_, TpmNvWriteLockResponse>(&lock, &[password(auth)?]).map(drop)
     }
 
     /// The value of an index, none if it is not defined or has none.
@@ -79,7 +98,7 @@ impl Tpm {
     pub fn nv_define_counter(&mut self, owner: &[u8], index: u32) -> Result<u64, Error> {
         let public = self.nv_public(index)?;
         if public.is_none() {
-            self.nv_define(owner, index, TpmaNv::COUNTER, COUNTER)?;
+            self.nv_define(owner, index, TpmaNv::OWNERWRITE | TpmaNv::COUNTER, COUNTER)?;
         }
         if !public.is_some_and(|public| public.written) {
             self.nv_increment(owner, index)?;
@@ -124,7 +143,18 @@ impl Tpm {
     }
 
     fn nv_define(&mut self, owner: &[u8], index: u32, kind: TpmaNv, size: u16) -> Result<(), Error> {
-        let attributes = TpmaNv::OWNERWRITE | TpmaNv::OWNERREAD | TpmaNv::AUTHREAD | TpmaNv::NO_DA | kind;
+        self.nv_define_by(TpmRh::Owner, owner, index, kind, size)
+    }
+
+    fn nv_define_by(
+        &mut self,
+        by: TpmRh,
+        auth: &[u8],
+        index: u32,
+        kind: TpmaNv,
+        size: u16,
+    ) -> Result<(), Error> {
+        let attributes = TpmaNv::OWNERREAD | TpmaNv::AUTHREAD | TpmaNv::NO_DA | kind;
         let inner = TpmsNvPublic {
             nv_index: index.into(),
             name_alg: TpmAlgId::Sha256,
@@ -133,11 +163,11 @@ impl Tpm {
             data_size: TpmUint16::new(size),
         };
         let command = TpmNvDefineSpaceCommand {
-            handles: [TpmRh::Owner.value().into()],
+            handles: [by.value().into()],
             auth: Tpm2bAuth::new(),
             public_info: Tpm2bNvPublic { inner },
         };
-        self.call::<_, TpmNvDefineSpaceResponse>(&command, &[password(owner)?]).map(drop)
+        self.call::<_, TpmNvDefineSpaceResponse>(&command, &[password(auth)?]).map(drop)
     }
 }
 

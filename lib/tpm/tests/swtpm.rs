@@ -11,7 +11,10 @@ use std::{
     time::{Duration, Instant},
 };
 use tempfile::TempDir;
-use tpm::{Credential, Error, Hierarchy, NV_FLOOR, NV_IDENTITY, PcrValues, Policy, QuoteError, Tpm, replay};
+use tpm::{
+    Credential, Error, Hierarchy, MAX_NV, NV_EK_CERTIFICATE, NV_FLOOR, NV_IDENTITY, PcrValues, Policy,
+    QuoteError, Tpm, replay,
+};
 
 #[path = "../examples/tpm-check.rs"]
 #[allow(dead_code, reason = "its main is not called here")]
@@ -92,9 +95,17 @@ fn spawn(mut swtpm: Command, state: &Path) -> Child {
 #[test]
 fn one_tpm_does_all_of_it() {
     let Some(swtpm) = Swtpm::start() else { return };
+    let certificate = [5; MAX_NV];
+    swtpm.tpm().manufacture(&certificate).unwrap();
     for (name, outcome) in check::all(&swtpm.socket()) {
         assert!(outcome.is_ok(), "{name}: {outcome:?}");
     }
+    assert_eq!(
+        swtpm.tpm().nv_read(NV_EK_CERTIFICATE).unwrap().unwrap(),
+        certificate,
+        "the maker's word stays"
+    );
+    assert!(swtpm.tpm().manufacture(b"another").is_err());
 }
 
 #[test]
