@@ -15,7 +15,7 @@ const MAX_SENTENCE: usize = 300;
 /// A name of readers of the audit log's only operation; it is none of a host.
 const READ_AUDIT_LOG: &str = "ReadAuditLog";
 const SOURCES: [&str; 5] = ["host", "tokens", "callers", "audit", "monitor"];
-const SUBJECTS: [&str; 5] = ["operator", "service", "tenant", "host", "unknown"];
+const SUBJECTS: [&str; 6] = ["operator", "service", "tenant", "host", "importer", "unknown"];
 const PLACES: [&str; 7] = ["{subject}", "{host}", "{operation}", "{code}", "{count}", "{source}", "{scope}"];
 /// The keys that any rule may have; the others belong to what it watches.
 const COMMON: [&str; 12] = [
@@ -349,13 +349,14 @@ impl Filter {
     }
 }
 
-/// `operator`, `service`, `tenant`, `host` or `unknown`.
+/// `operator`, `service`, `tenant`, `host`, `importer` or `unknown`.
 fn class(subject: Option<&Identity>) -> &'static str {
     match subject {
         Some(Identity::Operator(_)) => "operator",
         Some(Identity::Service(_)) => "service",
         Some(Identity::Tenant(_)) => "tenant",
         Some(Identity::Host(_)) => "host",
+        Some(Identity::Importer(_)) => "importer",
         None => "unknown",
     }
 }

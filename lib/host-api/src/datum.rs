@@ -85,7 +85,7 @@ id_datum!(HostId, VolumeId, InstanceId);
 impl sealed::Sealed for Identity {}
 impl Datum for Identity {
     fn schema(_: &mut Components) -> RefOr<Schema> {
-        string(DataClass::Audit, (1, 80), "^azote:(host|service|tenant|operator)/[a-z][a-z0-9-]*$")
+        string(DataClass::Audit, (1, 80), "^azote:(host|service|tenant|importer|operator)/[a-z][a-z0-9-]*$")
     }
 }
 

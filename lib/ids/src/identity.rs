@@ -3,7 +3,7 @@ use serde::{Deserialize, Serialize};
 use std::{fmt, str::FromStr};
 
 /// Who somebody is in an environment, as its authority certifies it: `azote:host/h-…`,
-/// `azote:service/kms`, `azote:tenant/acme`, `azote:operator/alice`. Certificates carry it as a URI
+/// `azote:service/kms`, `azote:tenant/acme`, `azote:importer/acme`, `azote:operator/alice`. Certificates carry it as a URI
 /// (RFC 5280 §4.2.1.6), tokens as issuer and subject.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
@@ -14,6 +14,9 @@ pub enum Identity {
     Service(Name),
     /// A customer.
     Tenant(Name),
+    /// The machine of the customer of this name on which its images are encrypted before they leave it. It is no host:
+    /// it has no TPM, nobody attests it, and no instance runs there.
+    Importer(Name),
     /// A person who keeps servers alive.
     Operator(Name),
 }
@@ -36,8 +39,10 @@ impl Name {
 /// Why a text is no [`Identity`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum BadIdentity {
-    /// Not one of the four kinds.
-    #[error("not an identity: want azote:host/…, azote:service/…, azote:tenant/… or azote:operator/…")]
+    /// Not one of the five kinds.
+    #[error(
+        "not an identity: want azote:host/…, azote:service/…, azote:tenant/…, azote:importer/… or azote:operator/…"
+    )]
     Kind,
     /// The name is not well formed.
     #[error("not a name: want 1 to {} of a-z, 0-9 and -, starting with a letter", Name::MAX)]
@@ -86,6 +91,7 @@ impl FromStr for Identity {
             "host" => Self::Host(name.parse()?),
             "service" => Self::Service(name.parse()?),
             "tenant" => Self::Tenant(name.parse()?),
+            "importer" => Self::Importer(name.parse()?),
             "operator" => Self::Operator(name.parse()?),
             _ => return Err(BadIdentity::Kind),
         })
@@ -111,6 +117,7 @@ impl fmt::Display for Identity {
             Self::Host(host) => ("host", host.as_str()),
             Self::Service(name) => ("service", name.as_str()),
             Self::Tenant(name) => ("tenant", name.as_str()),
+            Self::Importer(name) => ("importer", name.as_str()),
             Self::Operator(name) => ("operator", name.as_str()),
         };
         write!(f, "azote:{kind}/{name}")
@@ -123,11 +130,12 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn the_four_kinds_read_back_as_written() {
+    fn the_five_kinds_read_back_as_written() {
         for text in [
             "azote:host/h-0123456789abcdef0",
             "azote:service/control-plane",
             "azote:tenant/acme",
+            "azote:importer/acme",
             "azote:operator/a",
         ] {
             assert_eq!(text.parse::<Identity>().unwrap().to_string(), text);
