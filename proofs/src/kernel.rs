@@ -1,8 +1,8 @@
 //! The decision kernel, read with bit-vectors: what holds of it for all inputs.
 
-mod prove;
-mod subject;
-mod symbolic;
+pub(crate) mod prove;
+pub(crate) mod subject;
+pub(crate) mod symbolic;
 
 use crate::{report::Proof, solver::Solver};
 use subject::{Decision, Quota};

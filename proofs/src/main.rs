@@ -4,7 +4,7 @@
 
 use ::rights::{Rights, RightsError, Sources};
 use clap::{Parser, Subcommand};
-use proofs::{kernel, model, rights, solver::Solver};
+use proofs::{chip, kernel, model, rights, solver::Solver};
 use std::{
     path::{Path, PathBuf},
     process::ExitCode,
@@ -70,8 +70,9 @@ fn main() -> ExitCode {
 
 /// Whether all that has `name` in its name holds, and something has.
 fn prove(args: &Args, name: &str) -> bool {
-    let proofs =
-        rights::proofs(&args.solvers).into_iter().chain(kernel::proofs(&args.solvers)).chain(model::proofs());
+    let solvers = &args.solvers;
+    let proofs = rights::proofs(solvers).into_iter().chain(kernel::proofs(solvers)).chain(model::proofs());
+    let proofs = proofs.chain(chip::proofs(solvers));
     let (mut some, mut holds) = (false, true);
     for proof in proofs.filter(|proof| proof.name.contains(name)) {
         let line = proof.prove();

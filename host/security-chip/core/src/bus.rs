@@ -23,6 +23,12 @@ pub(crate) struct Side {
     reset: u8,
 }
 
+impl Side {
+    pub(crate) const fn enabled(&self) -> bool {
+        self.port.enabled
+    }
+}
+
 /// What a command would do to the bytes of a flash.
 #[derive(Clone, Copy)]
 enum Change<'a> {
@@ -56,11 +62,11 @@ impl<F: Flash, const SIZE: usize> Chip<F, SIZE> {
         let own = master == owner;
         let side = master as usize;
         // The other master's flash listens to nobody here: what would change it is an attempt, enabled or not.
-        let port = if own { self.sides[side].port } else { Port { enabled: true, four_bytes: false } };
+        let port = if own { self.state.sides[side].port } else { Port { enabled: true, four_bytes: false } };
         let command = port.parse(out);
         if self.spi_change(master, owner, port, command) {
             if own {
-                self.sides[side].port.enabled = false;
+                self.state.sides[side].port.enabled = false;
             }
             return;
         }
@@ -70,8 +76,8 @@ impl<F: Flash, const SIZE: usize> Chip<F, SIZE> {
             return;
         }
         match command {
-            Command::Enable(enabled) => self.sides[side].port.enabled = enabled,
-            Command::FourBytes(four) => self.sides[side].port.four_bytes = four,
+            Command::Enable(enabled) => self.state.sides[side].port.enabled = enabled,
+            Command::FourBytes(four) => self.state.sides[side].port.four_bytes = four,
             Command::Read(from) => self.spi_read(owner, from, into),
             Command::Identify => fill(into, 0, |at| spi::identification(size, at as usize)),
             Command::Signature(from) => fill(into, from, |at| spi::signature(size, at)),
@@ -132,7 +138,7 @@ impl<F: Flash, const SIZE: usize> Chip<F, SIZE> {
             address::RESET => (device::RESET, Target::ResetController),
             _ => return false,
         };
-        let side = &mut self.sides[master as usize];
+        let side = &mut self.state.sides[master as usize];
         let pointer = if device == device::IDENTITY { &mut side.identity } else { &mut side.reset };
         if let Some((first, data)) = out.split_first() {
             *pointer = *first;

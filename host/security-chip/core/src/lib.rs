@@ -172,28 +172,36 @@ impl Refusal {
     }
 }
 
-/// The chip with its flashes; keeps the newest `SIZE` events. Starts holding every line.
-#[derive(Debug, Clone)]
-pub struct Chip<F, const SIZE: usize = RECORD> {
-    flash: F,
+/// All that the chip decides by, beside its flashes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct State {
     /// The lines that are let go, in the order of [`Line`].
     released: [bool; 3],
     /// The digest of what a master runs.
     running: [Option<Digest>; 2],
     sides: [bus::Side; 2],
+}
+
+impl State {
+    /// Whether a master's own flash takes the next write of it.
+    pub const fn write_enabled(&self, master: Master) -> bool {
+        self.sides[master as usize].enabled()
+    }
+}
+
+/// The chip with its flashes; keeps the newest `SIZE` events. Starts holding every line.
+#[derive(Debug, Clone)]
+pub struct Chip<F, const SIZE: usize = RECORD> {
+    flash: F,
+    state: State,
     record: Record<SIZE>,
 }
 
 impl<F: Flash, const SIZE: usize> Chip<F, SIZE> {
     /// Powers on.
     pub fn new(flash: F) -> Self {
-        Self {
-            flash,
-            released: [false; 3],
-            running: [None; 2],
-            sides: Default::default(),
-            record: Record::new(),
-        }
+        let state = State { released: [false; 3], running: [None; 2], sides: Default::default() };
+        Self { flash, state, record: Record::new() }
     }
 
     /// The flashes, to read from. Nothing outside the chip can change them.
@@ -201,14 +209,25 @@ impl<F: Flash, const SIZE: usize> Chip<F, SIZE> {
         &self.flash
     }
 
+    /// For models alone: the flashes, for somebody who changes them past the chip.
+    #[doc(hidden)]
+    pub const fn past_the_chip(&mut self) -> &mut F {
+        &mut self.flash
+    }
+
+    /// What it decides by.
+    pub const fn state(&self) -> State {
+        self.state
+    }
+
     /// Whether a line is held.
     pub const fn holds(&self, line: Line) -> bool {
-        !self.released[line as usize]
+        !self.state.released[line as usize]
     }
 
     /// The digest of what a master runs, if its line is let go.
     pub const fn running(&self, master: Master) -> Option<Digest> {
-        self.running[master as usize]
+        self.state.running[master as usize]
     }
 
     /// What happened.
@@ -240,9 +259,9 @@ impl<F: Flash, const SIZE: usize> Chip<F, SIZE> {
             },
         ))?;
         if self.holds(line) {
-            self.released[line as usize] = true;
+            self.state.released[line as usize] = true;
             if let Some(master) = line.master() {
-                self.running[master as usize] = Some(present[master as usize]);
+                self.state.running[master as usize] = Some(present[master as usize]);
             }
             self.record.push(Event::Released(line));
         }
@@ -256,10 +275,10 @@ impl<F: Flash, const SIZE: usize> Chip<F, SIZE> {
         }
         if let Some(master) = line.master() {
             self.restarted(master);
-            self.running[master as usize] = None;
+            self.state.running[master as usize] = None;
         }
         if !self.holds(line) {
-            self.released[line as usize] = false;
+            self.state.released[line as usize] = false;
             self.record.push(Event::Held(line));
         }
     }
@@ -267,7 +286,7 @@ impl<F: Flash, const SIZE: usize> Chip<F, SIZE> {
     /// A master was reset without its line: it starts again from the bytes that it ran, and from the flash's own
     /// variables.
     pub fn restarted(&mut self, master: Master) {
-        self.sides[master as usize] = bus::Side::default();
+        self.state.sides[master as usize] = bus::Side::default();
         if master == Master::Cpu {
             self.flash.drop_overlay();
         }
