@@ -3,9 +3,10 @@
 use crate::{
     Kms, KmsError,
     client::{
-        CREATE_GRANT, CREATE_KEY, CreateGrant, CreateKey, DECRYPT, DESCRIBE_KEY, DataKey,
-        DecryptForRecipient, DescribeKey, GENERATE_DATA_KEY, GenerateDataKeyWithoutPlaintext, Grant,
-        GrantRetired, KeyDescription, RETIRE_GRANT, RetireGrant, SealedKey,
+        ATTESTATION_NONCE, AttestationNonce, CREATE_GRANT, CREATE_KEY, CreateGrant, CreateKey, DECRYPT,
+        DESCRIBE_KEY, DataKey, DecryptForRecipient, DescribeKey, GENERATE_DATA_KEY,
+        GenerateDataKeyWithoutPlaintext, Grant, GrantRetired, KeyDescription, Nonce, RETIRE_GRANT,
+        RetireGrant, SealedKey,
     },
     key_of,
 };
@@ -30,6 +31,7 @@ pub fn router(kms: Kms) -> Router {
         .route(GENERATE_DATA_KEY, call("GenerateDataKeyWithoutPlaintext", Kms::generate_data_key))
         .route(CREATE_GRANT, call("CreateGrant", Kms::create_grant))
         .route(RETIRE_GRANT, call("RetireGrant", Kms::retire_grant))
+        .route(ATTESTATION_NONCE, call("AttestationNonce", Kms::attestation_nonce))
         .route(DECRYPT, call("DecryptForRecipient", Kms::decrypt_for_recipient))
         .with_state(Arc::new(kms))
 }
@@ -95,13 +97,15 @@ loggable! {
     KeyDescription(m) => m.key_id.to_string();
     GenerateDataKeyWithoutPlaintext(m) => format!("{} {} bytes for {}", m.key_id, m.number_of_bytes, m.encryption_context);
     DataKey(m) => m.key_id.to_string();
-    CreateGrant(m) => format!("{} to {} for {}", m.key_id, m.grantee_host, m.constraint);
+    CreateGrant(m) => format!("{} to {} for {}", m.key_id, m.grantee, m.constraint);
     Grant(m) => m.grant_id.to_string();
     RetireGrant(m) => match m {
         Self::ById { key_id, grant_id } => format!("{key_id} {grant_id}"),
         Self::ByToken { grant_token } => public_part(grant_token),
     };
     GrantRetired(m) => m.grant_id.to_string();
+    AttestationNonce(m) => m.host.to_string();
+    Nonce(_m) => String::new();
     DecryptForRecipient(m) => {
         let key = key_of(&m.ciphertext_blob.0).map(|key| key.to_string()).unwrap_or_default();
         format!("{key} by {} for {}", public_part(&m.grant_token), m.encryption_context)

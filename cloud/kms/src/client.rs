@@ -1,8 +1,9 @@
 //! Calls of the key service, typed. Names are those of AWS KMS where the meaning is.
 
 use crate::EncryptionContext;
+use attest::{Evidence, LaunchPolicy, NONCE};
 use base64::{Engine, engine::general_purpose::STANDARD};
-use ids::{GrantId, HostId, Identity, InstanceId, KeyId, VolumeId};
+use ids::{GrantId, HostId, Identity, InstanceId, KeyId, Name, VolumeId};
 use serde::{Deserialize, Serialize};
 use service::{CallError, Client};
 
@@ -89,14 +90,18 @@ messages! {
         /// Names its key; opens only here.
         ciphertext_blob: Bytes,
     }
-    /// Lets the control plane have data keys of the caller's key opened for one host.
+    /// Lets the control plane have data keys of the caller's key opened for one host; or lets the caller's importer
+    /// have one opened, once.
     CreateGrant {
         /// Of which key.
         key_id: KeyId,
-        /// For the cards of which host.
-        grantee_host: HostId,
-        /// What for.
+        /// For the cards of which host; or which importer, that of the caller.
+        grantee: Identity,
+        /// What for: a host decrypts, an importer imports.
         operations: Vec<GrantOperation>,
+        /// What the host must show that it is, beside what this service demands of every host.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        launch: Option<LaunchPolicy>,
         /// Pairs that the encryption context must contain; `aws:ebs:id` among them.
         constraint: EncryptionContext,
         /// For which instance, if that is known.
@@ -114,12 +119,24 @@ messages! {
         /// Whoever may ask for the operation shows this with it.
         grant_token: GrantToken,
     }
+    /// Asks for a nonce, for evidence of a host.
+    AttestationNonce {
+        /// Which host will be asked.
+        host: HostId,
+    }
+    /// A nonce: good for one [`DecryptForRecipient`] for this host.
+    Nonce {
+        /// 32 random bytes.
+        nonce: Bytes,
+        /// Until when it is good, Unix seconds.
+        expires: u64,
+    }
     /// A grant that is no more.
     GrantRetired {
         /// Its id.
         grant_id: GrantId,
     }
-    /// Opens a volume key by a grant and seals it to a card of the grant's host.
+    /// Opens a volume key by a grant and seals it to a card of the grant's host, or to that of an importer.
     DecryptForRecipient {
         /// The volume key.
         ciphertext_blob: Bytes,
@@ -129,14 +146,14 @@ messages! {
         grant_token: GrantToken,
         /// The card's (`token::CardKeyCertificate`).
         card_key_certificate: Bytes,
-        /// The host's, PEM.
-        host_certificate: String,
+        /// Whose card it is.
+        recipient: Recipient,
     }
     /// A volume key that one card can open.
     SealedKey {
         /// Under which key it was.
         key_id: KeyId,
-        /// For which host.
+        /// For which host, or for which name of the importer's card.
         host: HostId,
         /// As `seal::CardKey::open` takes it.
         sealed_key: Bytes,
@@ -146,8 +163,30 @@ messages! {
 /// What a grant can be for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum GrantOperation {
-    /// [`DecryptForRecipient`].
+    /// [`DecryptForRecipient`] for a card of a host.
     Decrypt,
+    /// [`DecryptForRecipient`] for the card of an importer, once.
+    Import,
+}
+
+/// Who certifies the card that a key is sealed to.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub enum Recipient {
+    /// A host: it shows that it is what it should be.
+    #[serde(rename_all = "PascalCase")]
+    Host {
+        /// From [`Nonce`].
+        nonce: Bytes,
+        /// The host's answer to `AttestHost` with that nonce.
+        evidence: Box<Evidence>,
+    },
+    /// The machine of the key's owner on which an image is encrypted.
+    #[serde(rename_all = "PascalCase")]
+    Importer {
+        /// Its certificate chain, PEM.
+        certificate: String,
+    },
 }
 
 /// Ends a grant.
@@ -175,6 +214,7 @@ pub(crate) const DESCRIBE_KEY: &str = "/v1/DescribeKey";
 pub(crate) const GENERATE_DATA_KEY: &str = "/v1/GenerateDataKeyWithoutPlaintext";
 pub(crate) const CREATE_GRANT: &str = "/v1/CreateGrant";
 pub(crate) const RETIRE_GRANT: &str = "/v1/RetireGrant";
+pub(crate) const ATTESTATION_NONCE: &str = "/v1/AttestationNonce";
 pub(crate) const DECRYPT: &str = "/v1/DecryptForRecipient";
 
 /// Makes a customer key; the caller, a tenant, owns it.
@@ -201,22 +241,52 @@ pub async fn generate_volume_key(
     Ok(client.post::<_, DataKey>(GENERATE_DATA_KEY, &request).await?.ciphertext_blob.0)
 }
 
-/// Lets the key of one volume be opened for one host, for as long as an attach may take.
+/// Lets the key of one volume be opened for one host, for as long as an attach may take, if the host is also what
+/// `launch` says.
 pub async fn create_grant(
     client: &Client,
     key: &KeyId,
     host: &HostId,
     volume: &VolumeId,
+    launch: Option<LaunchPolicy>,
 ) -> Result<Grant, CallError> {
+    grant(client, key, Identity::Host(host.clone()), volume, launch).await
+}
+
+/// Lets the key of one volume be opened once for the caller's own importer.
+pub async fn create_import_grant(
+    client: &Client,
+    key: &KeyId,
+    importer: &Name,
+    volume: &VolumeId,
+) -> Result<Grant, CallError> {
+    grant(client, key, Identity::Importer(importer.clone()), volume, None).await
+}
+
+async fn grant(
+    client: &Client,
+    key: &KeyId,
+    grantee: Identity,
+    volume: &VolumeId,
+    launch: Option<LaunchPolicy>,
+) -> Result<Grant, CallError> {
+    let imports = matches!(grantee, Identity::Importer(_));
     let request = CreateGrant {
         key_id: key.clone(),
-        grantee_host: host.clone(),
-        operations: vec![GrantOperation::Decrypt],
+        grantee,
+        operations: vec![if imports { GrantOperation::Import } else { GrantOperation::Decrypt }],
+        launch,
         constraint: EncryptionContext::of_volume(volume),
         instance: None,
         seconds: ATTACH,
     };
     client.post(CREATE_GRANT, &request).await
+}
+
+/// A nonce with which a host can be asked for evidence: for the control plane.
+pub async fn attestation_nonce(client: &Client, host: &HostId) -> Result<[u8; NONCE], CallError> {
+    let nonce: Nonce = client.post(ATTESTATION_NONCE, &AttestationNonce { host: host.clone() }).await?;
+    nonce.nonce.0.try_into().map_err(|_| CallError::Malformed(client.server().clone()))
 }
 
 /// Ends a grant of a key of the caller's.
@@ -225,21 +295,21 @@ pub async fn retire_grant(client: &Client, key: &KeyId, grant: &GrantId) -> Resu
     client.post::<_, GrantRetired>(RETIRE_GRANT, &request).await.map(drop)
 }
 
-/// Has a volume key sealed to a card: for the control plane, with a grant's token.
+/// Has a volume key sealed to a card: for the control plane with a grant's token, or for an importer.
 pub async fn decrypt_for(
     client: &Client,
     ciphertext: &[u8],
     volume: &VolumeId,
     grant_token: &str,
     card_key_certificate: &[u8],
-    host_certificate: &str,
+    recipient: Recipient,
 ) -> Result<Vec<u8>, CallError> {
     let request = DecryptForRecipient {
         ciphertext_blob: Bytes(ciphertext.to_vec()),
         encryption_context: EncryptionContext::of_volume(volume),
         grant_token: GrantToken(grant_token.to_owned()),
         card_key_certificate: Bytes(card_key_certificate.to_vec()),
-        host_certificate: host_certificate.to_owned(),
+        recipient,
     };
     Ok(client.post::<_, SealedKey>(DECRYPT, &request).await?.sealed_key.0)
 }

@@ -1,4 +1,4 @@
-use crate::{MAX_CIPHERTEXT, MAX_DATA_KEY, MAX_GRANT_LIFE, MAX_GRANTS, MAX_KEYS};
+use crate::{MAX_CIPHERTEXT, MAX_DATA_KEY, MAX_GRANT_LIFE, MAX_GRANTS, MAX_IMPORT_LIFE, MAX_KEYS};
 use seal::KeyError;
 
 /// Why the key service does not do what it is asked.
@@ -29,10 +29,21 @@ pub enum KmsError {
         "the card key must be certified, now, by the host that the grant names: read both certificates again"
     )]
     Recipient,
+    /// The host has not shown, for a nonce of this service, that it is what it should be.
+    #[error("the host does not get the key: {0}")]
+    Evidence(#[from] attest::Refusal),
+    /// The tenant's importer, and nobody else, may use this grant; or this is no such grant.
+    #[error(
+        "a grant for an importer is for the importer of the key's owner alone, by its own certificate, and for nothing else"
+    )]
+    Importer,
+    /// Too many nonces.
+    #[error("too many hosts are being asked: ask again in a minute")]
+    Nonces,
     /// Out of bounds.
     #[error(
-        "want 1 to {MAX_DATA_KEY} bytes in a data key, and in a grant the one operation Decrypt for 1 to \
-         {MAX_GRANT_LIFE} seconds"
+        "want 1 to {MAX_DATA_KEY} bytes in a data key; in a grant for a host the one operation Decrypt for 1 to \
+         {MAX_GRANT_LIFE} seconds, in one for an importer Import for 1 to {MAX_IMPORT_LIFE} and no launch policy"
     )]
     Malformed,
     /// Too much of it.
@@ -54,6 +65,9 @@ impl KmsError {
             Self::Grant => "kms.grant",
             Self::GrantExpired => "kms.grant-expired",
             Self::Recipient => "kms.recipient",
+            Self::Evidence(refusal) => refusal.code.as_str(),
+            Self::Importer => "kms.importer",
+            Self::Nonces => "kms.nonces",
             Self::Malformed => "kms.malformed",
             Self::Limit => "kms.limit",
             Self::Internal(_) => "internal",
@@ -64,9 +78,14 @@ impl KmsError {
     pub fn status(&self) -> u16 {
         match self {
             Self::NotFound => 404,
-            Self::Denied | Self::Grant | Self::GrantExpired | Self::Recipient => 403,
+            Self::Denied
+            | Self::Grant
+            | Self::GrantExpired
+            | Self::Recipient
+            | Self::Importer
+            | Self::Evidence(_) => 403,
             Self::Ciphertext | Self::Context | Self::Malformed => 400,
-            Self::Limit => 429,
+            Self::Limit | Self::Nonces => 429,
             Self::Internal(_) => 500,
         }
     }

@@ -1,21 +1,24 @@
 use crate::{
-    EncryptionContext, KmsError, MAX_DATA_KEY, MAX_GRANT_LIFE, blob, cipher,
+    EncryptionContext, KmsError, MAX_DATA_KEY, MAX_GRANT_LIFE, MAX_IMPORT_LIFE, blob, cipher,
     client::{
-        Bytes, CreateGrant, CreateKey, DataKey, DecryptForRecipient, DescribeKey,
+        AttestationNonce, Bytes, CreateGrant, CreateKey, DataKey, DecryptForRecipient, DescribeKey,
         GenerateDataKeyWithoutPlaintext, Grant, GrantOperation, GrantRetired, GrantToken, KeyDescription,
-        RetireGrant, SealedKey,
+        Nonce, Recipient, RetireGrant, SealedKey,
     },
+    hosts::Appraiser,
     store::{GrantRecord, KeyRecord, Store},
 };
+use attest::{Evidence, MAX_RELEASES, NONCE, Policy};
 use aws_lc_rs::{
     constant_time::verify_slices_are_equal,
     digest::{SHA256, digest},
     rand,
 };
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
-use ids::{GrantId, HostId, Identity, KeyId};
+use ids::{GrantId, Identity, KeyId};
 use seal::{Context, Secret, VolumeKey};
-use std::path::Path;
+use service::Trust;
+use std::{path::Path, sync::Arc};
 use token::{CardKeyCertificate, PublicKey};
 
 const ROOT_CHECK: &[u8] = b"azote/kms/root-check/1";
@@ -29,13 +32,21 @@ const OPENERS: [&str; 2] = ["control-plane", "volumes"];
 pub struct Kms {
     store: Store,
     root: Secret<32>,
-    ca: String,
+    trust: Arc<Trust>,
+    appraiser: Appraiser,
 }
 
 impl Kms {
-    /// Opens or makes the store in `path`, whose keys are under `root`. `ca` (PEM) certifies hosts.
-    pub fn open(path: &Path, root: Secret<32>, ca: String) -> Result<Self, KmsError> {
-        let kms = Self { store: Store::open(path)?, root, ca };
+    /// Opens or makes the store in `path`, whose keys are under `root`. `trust` certifies hosts and importers; `policy`
+    /// says which hosts are good, and without it none is.
+    pub fn open(
+        path: &Path,
+        root: Secret<32>,
+        trust: Arc<Trust>,
+        policy: Option<Policy>,
+    ) -> Result<Self, KmsError> {
+        let appraiser = Appraiser::new(policy, Arc::clone(&trust));
+        let kms = Self { store: Store::open(path)?, root, trust, appraiser };
         match kms.store.root_check()? {
             Some(check) => drop(cipher::open(&kms.root, ROOT_CHECK, &check).map_err(|_| {
                 KmsError::internal(
@@ -98,9 +109,19 @@ impl Kms {
 
     /// Makes a grant.
     pub fn create_grant(&self, caller: &Identity, request: CreateGrant, now: u64) -> Result<Grant, KmsError> {
-        let CreateGrant { key_id, grantee_host, operations, constraint, instance, seconds } = request;
+        let CreateGrant { key_id, grantee, operations, launch, constraint, instance, seconds } = request;
         self.owned(caller, &key_id)?;
-        if operations != [GrantOperation::Decrypt] || !(1..=MAX_GRANT_LIFE).contains(&seconds) {
+        let (operation, longest) = match (&grantee, caller) {
+            (Identity::Host(_), _) => (GrantOperation::Decrypt, MAX_GRANT_LIFE),
+            (Identity::Importer(importer), Identity::Tenant(owner)) if importer == owner => {
+                (GrantOperation::Import, MAX_IMPORT_LIFE)
+            }
+            _ => return Err(KmsError::Importer),
+        };
+        let bounded = launch.as_ref().is_none_or(|launch| {
+            operation == GrantOperation::Decrypt && (1..=MAX_RELEASES).contains(&launch.releases.len())
+        });
+        if operations != [operation] || !(1..=longest).contains(&seconds) || !bounded {
             return Err(KmsError::Malformed);
         }
         constraint.volume().ok_or(KmsError::Context)?;
@@ -109,8 +130,7 @@ impl Kms {
         fill(&mut secret)?;
         let token_hash = Bytes(hash(&secret));
         let expires = now.saturating_add(seconds.into());
-        let host = grantee_host;
-        let record = GrantRecord { host, operations, constraint, instance, expires, token_hash };
+        let record = GrantRecord { grantee, launch, operations, constraint, instance, expires, token_hash };
         self.store.add_grant(&key_id, &grant_id, &record, now)?;
         let grant_token = GrantToken(format!("{key_id}.{grant_id}.{}", URL_SAFE_NO_PAD.encode(secret)));
         Ok(Grant { grant_id, expires, grant_token })
@@ -143,14 +163,31 @@ impl Kms {
         }
     }
 
-    /// Opens a volume key by a grant and seals it to a card of the grant's host. The control plane only.
+    /// Gives a nonce for evidence of a host. The services that open keys only.
+    pub fn attestation_nonce(
+        &self,
+        caller: &Identity,
+        request: AttestationNonce,
+        now: u64,
+    ) -> Result<Nonce, KmsError> {
+        if !opens(caller) {
+            return Err(KmsError::Denied);
+        }
+        let mut nonce = [0; NONCE];
+        fill(&mut nonce)?;
+        let expires = self.appraiser.ask(&self.store, request.host, nonce, now)?;
+        Ok(Nonce { nonce: Bytes(nonce.to_vec()), expires })
+    }
+
+    /// Opens a volume key by a grant and seals it: to a card of the grant's host, for the services that open keys, if
+    /// the host is what it should be; or to the card of the grant's importer, for that importer, once.
     pub fn decrypt_for_recipient(
         &self,
         caller: &Identity,
         request: DecryptForRecipient,
         now: u64,
     ) -> Result<SealedKey, KmsError> {
-        if !opens(caller) {
+        if !opens(caller) && !matches!(caller, Identity::Importer(_)) {
             return Err(KmsError::Denied);
         }
         let DecryptForRecipient {
@@ -158,11 +195,11 @@ impl Kms {
             encryption_context: context,
             grant_token,
             card_key_certificate: Bytes(card),
-            host_certificate,
+            recipient,
         } = request;
         let key_id = blob::key_of(&blob).ok_or(KmsError::Ciphertext)?;
-        let (granted, _, grant) = self.granted(&grant_token)?;
-        if granted != key_id || !grant.operations.contains(&GrantOperation::Decrypt) {
+        let (granted, grant_id, grant) = self.granted(&grant_token)?;
+        if granted != key_id {
             return Err(KmsError::Grant);
         }
         if grant.expires <= now {
@@ -170,11 +207,62 @@ impl Kms {
         }
         let volume =
             context.volume().filter(|_| context.satisfies(&grant.constraint)).ok_or(KmsError::Context)?;
-        let host = grant.host;
-        let card = self.recipient(&host, &host_certificate, &card, now)?;
+        let imports = matches!(recipient, Recipient::Importer { .. });
+        let card = match recipient {
+            Recipient::Host { nonce, evidence } => self.host(caller, &grant, &nonce, &evidence, &card, now),
+            Recipient::Importer { certificate } => self.importer(caller, &grant, &certificate, &card, now),
+        }?;
         let volume_key = self.open_volume_key(&key_id, &context, &blob)?;
-        let sealed = seal::seal(&card, &Context { host: host.clone(), volume }, &volume_key)?;
-        Ok(SealedKey { key_id, host, sealed_key: Bytes(sealed) })
+        // Gone before the key is out: of two who come at once, one gets it.
+        if imports && !self.store.remove_grant(&key_id, &grant_id)? {
+            return Err(KmsError::Grant);
+        }
+        let sealed_key =
+            seal::seal(&card.public_key, &Context { host: card.host.clone(), volume }, &volume_key)?;
+        Ok(SealedKey { key_id, host: card.host, sealed_key: Bytes(sealed_key) })
+    }
+
+    /// The card of a host that has shown what it is: certified by the very identity key that its TPM's quote names.
+    fn host(
+        &self,
+        caller: &Identity,
+        grant: &GrantRecord,
+        nonce: &Bytes,
+        evidence: &Evidence,
+        card: &[u8],
+        now: u64,
+    ) -> Result<CardKeyCertificate, KmsError> {
+        let Identity::Host(host) = &grant.grantee else { return Err(KmsError::Importer) };
+        if !opens(caller) {
+            return Err(KmsError::Denied);
+        }
+        let nonce = nonce.0.as_slice().try_into().map_err(|_| KmsError::Malformed)?;
+        let appraisal = self.appraiser.appraise(&self.store, host, evidence, nonce, now)?;
+        grant.launch.as_ref().map_or(Ok(()), |launch| launch.admits(&appraisal))?;
+        let card =
+            CardKeyCertificate::verify(card, &appraisal.identity, now).map_err(|_| KmsError::Recipient)?;
+        if card.host == *host { Ok(card) } else { Err(KmsError::Recipient) }
+    }
+
+    /// The card of an importer. Nobody attests it: its owner, who alone can have named it, runs it.
+    fn importer(
+        &self,
+        caller: &Identity,
+        grant: &GrantRecord,
+        chain: &str,
+        card: &[u8],
+        now: u64,
+    ) -> Result<CardKeyCertificate, KmsError> {
+        if !matches!(caller, Identity::Importer(_)) || grant.grantee != *caller {
+            return Err(KmsError::Importer);
+        }
+        let certified =
+            service::certified_by(&self.trust.pem(), chain, now).map_err(|_| KmsError::Recipient)?;
+        if certified.identity != *caller {
+            return Err(KmsError::Recipient);
+        }
+        CardKeyCertificate::verify(card, &PublicKey(certified.public_key), now)
+            .map_err(|_| KmsError::Recipient)
     }
 
     fn open_volume_key(
@@ -186,18 +274,6 @@ impl Kms {
         let record = self.store.key(id)?.ok_or(KmsError::NotFound)?;
         let opened = blob::open(&self.unwrap(id, &record)?, context, blob)?;
         Ok(VolumeKey::new(opened.exactly()?)?)
-    }
-
-    /// The card's public key, if `host` has certified it and is itself certified.
-    fn recipient(&self, host: &HostId, chain: &str, card: &[u8], now: u64) -> Result<[u8; 32], KmsError> {
-        let certified = service::certified_by(&self.ca, chain, now).map_err(|_| KmsError::Recipient)?;
-        let identity = PublicKey(certified.public_key);
-        let card = CardKeyCertificate::verify(card, &identity, now).map_err(|_| KmsError::Recipient)?;
-        if certified.identity == Identity::Host(host.clone()) && card.host == *host {
-            Ok(card.public_key)
-        } else {
-            Err(KmsError::Recipient)
-        }
     }
 
     fn owned(&self, caller: &Identity, key: &KeyId) -> Result<KeyRecord, KmsError> {

@@ -1,6 +1,6 @@
 //! The key service: it makes customer keys, data keys under them, and grants; and it opens a volume key only
-//! to seal it again to one host's certified card. It never gives a key in plain, imports none, and decides
-//! nothing about hosts or instances. It stands between tenants, the control plane and the cards; all that
+//! to seal it again to one host's certified card, after that host has shown what it runs (`attest`); or, once, to the
+//! machine on which its owner encrypts an image. It never gives a key in plain and imports none. It stands between tenants, the control plane and the cards; all that
 //! callers send, ciphertexts and certificates included, is hostile, and so is what its store holds.
 //!
 //! | key | is | under |
@@ -18,6 +18,7 @@ mod cipher;
 pub mod client;
 mod context;
 mod error;
+mod hosts;
 mod keys;
 mod store;
 
@@ -25,6 +26,7 @@ pub use api::router;
 pub use blob::key_of;
 pub use context::EncryptionContext;
 pub use error::KmsError;
+pub use hosts::{MAX_NONCES, NONCE_LIFE};
 pub use keys::Kms;
 
 /// Longest ciphertext of a data key in bytes.
@@ -37,3 +39,5 @@ pub const MAX_KEYS: u64 = 1000;
 pub const MAX_GRANTS: u64 = 1000;
 /// Longest life of a grant in seconds.
 pub const MAX_GRANT_LIFE: u32 = 24 * 60 * 60;
+/// Longest life of a grant for an importer in seconds.
+pub const MAX_IMPORT_LIFE: u32 = 15 * 60;

@@ -5,10 +5,16 @@ use kms::{Kms, router};
 use sandbox::Policy;
 use seal::Secret;
 use service::{
+    Trust,
     process::{self, Door, Failure, Home},
-    seal_to, unseal_from,
+    revocations, seal_to, unseal_from,
 };
-use std::process::ExitCode;
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    sync::Arc,
+};
 
 const SANDBOX: &str = include_str!("../../../sandbox/kms.toml");
 const ROOT_FILE: &str = "root.sealed";
@@ -32,13 +38,16 @@ enum Command {
         home: Home,
         #[command(flatten)]
         door: Door,
+        /// What hosts must show that they are (`azote attest policy` makes it); without it, no host gets a key
+        #[arg(long, value_name = "FILE")]
+        attestation_policy: Option<PathBuf>,
     },
 }
 
 fn main() -> ExitCode {
     process::main(|Arguments { command }| match command {
         Command::Enrol(home) => enrol(&home),
-        Command::Run { home, door } => run(&home, &door),
+        Command::Run { home, door, attestation_policy } => run(&home, &door, attestation_policy.as_deref()),
     })
 }
 
@@ -55,14 +64,21 @@ fn enrol(home: &Home) -> Result<(), Failure> {
     home.enrol()
 }
 
-fn run(home: &Home, door: &Door) -> Result<(), Failure> {
+fn run(home: &Home, door: &Door, policy: Option<&Path>) -> Result<(), Failure> {
     let mut root = Secret::<32>::zeroed()?;
     let sealed = unseal_from(&home.state.join(ROOT_FILE), &mut home.tpm()?)?;
     let bytes: &[u8; 32] = sealed.as_slice().try_into()?;
     root.expose_mut().copy_from_slice(bytes);
     drop(sealed);
-    let kms = Kms::open(&home.state.join(STORE_FILE), root, door.authority()?)?;
+    let trust = Arc::new(Trust::new(&door.authority()?)?);
+    let policy = policy.map(read_policy).transpose()?;
+    let kms = Kms::open(&home.state.join(STORE_FILE), root, Arc::clone(&trust), policy)?;
     let opened = door.open(home.key()?)?;
     Policy::parse(SANDBOX)?.enter(&[])?;
-    Ok(opened.serve(router(kms))?)
+    Ok(opened.serve(router(kms).merge(revocations(trust)))?)
+}
+
+fn read_policy(path: &Path) -> Result<attest::Policy, Failure> {
+    let json = fs::read(path).map_err(|error| format!("{}: {error}", path.display()))?;
+    Ok(attest::Policy::parse(&json).map_err(|refusal| format!("{}: {refusal}", path.display()))?)
 }

@@ -1,19 +1,25 @@
 //! What survives: wrapped keys and grants, durable before a call is answered.
 
 use crate::{EncryptionContext, KmsError, MAX_GRANTS, MAX_KEYS, client::GrantOperation};
+use attest::{Counters, LaunchPolicy};
 use ids::{GrantId, HostId, Identity, InstanceId, KeyId};
 use redb::{Builder, Database, ReadableDatabase, ReadableTable, TableDefinition};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::{fs::File, os::unix::fs::OpenOptionsExt, path::Path};
+use token::PublicKey;
 
 /// Format version and check of the root key.
 const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
 const KEYS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("keys");
 const OWNED: TableDefinition<'_, (&str, &str), ()> = TableDefinition::new("owned");
+/// The counters of hosts' TPMs when they were last seen, by host and identity key.
+const SEEN: TableDefinition<'_, (&str, &str), &[u8]> = TableDefinition::new("seen");
 const GRANTS: TableDefinition<'_, (&str, &str), &[u8]> = TableDefinition::new("grants");
 
 const FORMAT: &str = "format";
-const VERSION: &[u8] = b"1";
+const VERSION: &[u8] = b"2";
+/// Its grants did not say what a host must be: they are over.
+const EARLIER: &[u8] = b"1";
 const ROOT_CHECK: &str = "root check";
 /// Bytes of the store that are kept in memory.
 const CACHE: usize = 16 << 20;
@@ -32,12 +38,12 @@ pub(crate) struct KeyRecord {
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct GrantRecord {
-    pub(crate) host: HostId,
+    pub(crate) grantee: Identity,
+    pub(crate) launch: Option<LaunchPolicy>,
     pub(crate) operations: Vec<GrantOperation>,
     pub(crate) constraint: EncryptionContext,
     pub(crate) instance: Option<InstanceId>,
-    /// Unix seconds. A record of a release without it is over.
-    #[serde(default)]
+    /// Unix seconds.
     pub(crate) expires: u64,
     /// SHA-256 of the token's secret.
     pub(crate) token_hash: crate::client::Bytes,
@@ -61,12 +67,17 @@ impl Store {
             let version = meta.get(FORMAT)?.map(|value| value.value().to_vec());
             match version.as_deref() {
                 None => drop(meta.insert(FORMAT, VERSION)?),
+                Some(EARLIER) => {
+                    write.delete_table(GRANTS)?;
+                    meta.insert(FORMAT, VERSION)?;
+                }
                 Some(VERSION) => {}
                 Some(_) => return Err(KmsError::internal("the store is of another release's format")),
             }
             write.open_table(KEYS)?;
             write.open_table(OWNED)?;
             write.open_table(GRANTS)?;
+            write.open_table(SEEN)?;
         }
         write.commit()?;
         Ok(store)
@@ -126,6 +137,36 @@ impl Store {
                 return Err(KmsError::Limit);
             }
             grants.insert((key.as_str(), id.as_str()), serde_json::to_vec(record)?.as_slice())?;
+        }
+        Ok(write.commit()?)
+    }
+
+    /// The counters of a host's TPM when it was last seen, for each identity key that it has had.
+    pub(crate) fn seen(&self, host: &HostId) -> Result<Vec<(PublicKey, Counters)>, KmsError> {
+        let read = self.0.begin_read()?;
+        let entries = read.open_table(SEEN)?.range((host.as_str(), "")..(host.as_str(), END))?;
+        entries
+            .map(|entry| {
+                let (key, value) = entry?;
+                let damaged = |_| KmsError::internal("the store is damaged: no identity key");
+                Ok((PublicKey::try_from(key.value().1.to_owned()).map_err(damaged)?, parse(value.value())?))
+            })
+            .collect()
+    }
+
+    /// Remembers the later of these counters and those that are kept.
+    pub(crate) fn see(
+        &self,
+        host: &HostId,
+        identity: &PublicKey,
+        counters: Counters,
+    ) -> Result<(), KmsError> {
+        let (identity, write) = (String::from(*identity), self.0.begin_write()?);
+        {
+            let (mut table, key) = (write.open_table(SEEN)?, (host.as_str(), identity.as_str()));
+            let kept = table.get(key)?.map(|value| parse::<Counters>(value.value())).transpose()?;
+            let later = kept.map_or(counters, |kept| counters.later(kept));
+            table.insert(key, serde_json::to_vec(&later)?.as_slice())?;
         }
         Ok(write.commit()?)
     }

@@ -4,43 +4,64 @@
 #[path = "../../tokens/tests/house/mod.rs"]
 mod house;
 
-use house::{DAY, House, Running};
-use ids::{HostId, Identity, KeyId, VolumeId};
-use kms::client::{create_grant, create_key, decrypt_for, describe_key, generate_volume_key, retire_grant};
+use attest::lab::Lab;
+use house::{House, Running};
+use ids::{Environment, HostId, KeyId, VolumeId};
+use kms::client::{
+    Bytes, Recipient, attestation_nonce, create_grant, create_key, decrypt_for, describe_key,
+    generate_volume_key, retire_grant,
+};
 use seal::{CardKey, Context, VolumeKey};
-use service::{CallError, Client, Key, unseal_from};
+use service::{CallError, Client, unseal_from};
 use std::{fs, path::Path, time::UNIX_EPOCH};
 use token::CardKeyCertificate;
 use tpm::Tpm;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_azote-kms");
 
-/// A card, its host's word for it, and the host's certificate.
+/// A host, its card, and its host's word for it.
 struct Card {
+    lab: Lab,
     key: CardKey,
-    host: HostId,
     certificate: Vec<u8>,
-    chain: String,
 }
 
 impl Card {
-    fn of(house: &House, host: u128) -> Self {
-        let (identity, key) = (Key::generate().unwrap(), CardKey::generate().unwrap());
-        let host = HostId::from_random(host);
-        let name = Identity::Host(host.clone());
-        let chain = house.ca.issue(&identity.request().unwrap(), &name, true, DAY).unwrap();
-        let now = UNIX_EPOCH.elapsed().unwrap().as_secs();
+    fn of(house: &House) -> Self {
+        let (now, key) = (UNIX_EPOCH.elapsed().unwrap().as_secs(), CardKey::generate().unwrap());
+        let ca_key = fs::read_to_string(house.path("ca.key")).unwrap();
+        let lab = Lab::under(house.ca.certificate(), &ca_key, Environment::NonProduction, now);
         let certificate = CardKeyCertificate {
-            host: host.clone(),
+            host: lab.host.clone(),
             public_key: *key.public(),
             not_before: now,
             not_after: now + 60,
         };
-        Self { certificate: certificate.sign(identity.pair()).unwrap(), key, host, chain }
+        Self { certificate: certificate.sign(&lab.identity).unwrap(), key, lab }
+    }
+
+    /// The key service, for hosts that run what this one runs.
+    fn kms(&self, house: &House) -> Running {
+        let policy = house.path("attestation-policy.json");
+        fs::write(&policy, self.lab.policy().to_json()).unwrap();
+        house.start(PROGRAM, "kms", &["--attestation-policy", policy.to_str().unwrap()])
+    }
+
+    async fn ask(
+        &self,
+        caller: &Client,
+        blob: &[u8],
+        volume: &VolumeId,
+        token: &str,
+    ) -> Result<Vec<u8>, CallError> {
+        let nonce = attestation_nonce(caller, &self.lab.host).await?;
+        let evidence = Box::new(self.lab.evidence(&nonce));
+        let recipient = Recipient::Host { nonce: Bytes(nonce.to_vec()), evidence };
+        decrypt_for(caller, blob, volume, token, &self.certificate, recipient).await
     }
 
     fn open(&self, sealed: &[u8], volume: &VolumeId) -> VolumeKey {
-        self.key.open(sealed, &Context { host: self.host.clone(), volume: volume.clone() }).unwrap()
+        self.key.open(sealed, &Context { host: self.lab.host.clone(), volume: volume.clone() }).unwrap()
     }
 }
 
@@ -68,22 +89,20 @@ fn code<T>(answer: Result<T, CallError>) -> String {
 #[tokio::test]
 async fn a_volume_key_reaches_the_granted_card_and_everything_survives_a_kill() {
     let house = House::new();
-    let mut kms = house.start(PROGRAM, "kms", &[]);
+    let card = Card::of(&house);
+    let mut kms = card.kms(&house);
     let volume = VolumeId::from_random(1);
-    let card = Card::of(&house, 1);
 
     let before = parties(&house, &kms);
     let key = create_key(&before.acme).await.unwrap().key_id;
     let blob = generate_volume_key(&before.acme, &key, &volume).await.unwrap();
-    let grant = create_grant(&before.acme, &key, &card.host, &volume).await.unwrap();
+    let grant = create_grant(&before.acme, &key, &card.lab.host, &volume, None).await.unwrap();
     // Answered means durable.
     kms.kill_and_restart();
 
     let Parties { acme, control_plane, .. } = parties(&house, &kms);
     assert_eq!(describe_key(&acme, &key).await.unwrap().owner.to_string(), "azote:tenant/acme");
-    let open = async || {
-        decrypt_for(&control_plane, &blob, &volume, &grant.grant_token, &card.certificate, &card.chain).await
-    };
+    let open = async || card.ask(&control_plane, &blob, &volume, &grant.grant_token).await;
     let first = card.open(&open().await.unwrap(), &volume);
     let second = card.open(&open().await.unwrap(), &volume);
     assert_eq!(first.expose(), second.expose());
@@ -91,12 +110,11 @@ async fn a_volume_key_reaches_the_granted_card_and_everything_survives_a_kill() 
     assert_eq!(code(open().await), "kms.grant");
     kms.kill_and_restart();
     assert_eq!(
-        code(create_grant(&parties(&house, &kms).evil, &key, &card.host, &volume).await),
+        code(create_grant(&parties(&house, &kms).evil, &key, &card.lab.host, &volume, None).await),
         "kms.denied"
     );
     let control_plane = parties(&house, &kms).control_plane;
-    let after =
-        decrypt_for(&control_plane, &blob, &volume, &grant.grant_token, &card.certificate, &card.chain).await;
+    let after = card.ask(&control_plane, &blob, &volume, &grant.grant_token).await;
     assert_eq!(code(after), "kms.grant", "a retired grant stays retired");
     assert_eq!(kms.stop(), Some(0), "{}", kms.log());
 
@@ -128,30 +146,39 @@ fn contains(bytes: &[u8], secret: &[u8]) -> bool {
 #[tokio::test]
 async fn every_refusal_has_its_code_and_is_logged() {
     let house = House::new();
-    let kms = house.start(PROGRAM, "kms", &[]);
+    let (mut card, other) = (Card::of(&house), Card::of(&house));
+    let kms = card.kms(&house);
     let Parties { acme, evil, control_plane } = parties(&house, &kms);
     let volume = VolumeId::from_random(1);
-    let (card, other) = (Card::of(&house, 1), Card::of(&house, 2));
     let key = create_key(&acme).await.unwrap().key_id;
     let blob = generate_volume_key(&acme, &key, &volume).await.unwrap();
-    let token = create_grant(&acme, &key, &card.host, &volume).await.unwrap().grant_token;
+    let token = create_grant(&acme, &key, &card.lab.host, &volume, None).await.unwrap().grant_token;
 
     let none = KeyId::from_random(9);
     assert_eq!(code(describe_key(&acme, &none).await), "kms.not-found");
     assert_eq!(code(create_key(&control_plane).await), "kms.denied");
     assert_eq!(code(generate_volume_key(&evil, &key, &volume).await), "kms.denied");
-    let by_tenant = decrypt_for(&acme, &blob, &volume, &token, &card.certificate, &card.chain).await;
-    assert_eq!(code(by_tenant), "kms.denied");
+    assert_eq!(code(card.ask(&acme, &blob, &volume, &token).await), "kms.denied");
     let mut changed = blob.clone();
     changed[60] ^= 1;
     let open = async |blob: &[u8], volume: u128, token: &str, card: &Card| {
         let volume = VolumeId::from_random(volume);
-        decrypt_for(&control_plane, blob, &volume, token, &card.certificate, &card.chain).await
+        card.ask(&control_plane, blob, &volume, token).await
     };
     assert_eq!(code(open(&changed, 1, &token, &card).await), "kms.ciphertext");
     assert_eq!(code(open(&blob, 2, &token, &card).await), "kms.context");
     assert_eq!(code(open(&blob, 1, "none", &card).await), "kms.grant");
-    assert_eq!(code(open(&blob, 1, &token, &other).await), "kms.recipient");
+    assert_eq!(code(open(&blob, 1, &token, &other).await), "attest.release");
+    card.lab.counters.clock += 1000;
+    card.open(&open(&blob, 1, &token, &card).await.unwrap(), &volume);
+    card.lab.counters.clock -= 1;
+    assert_eq!(code(open(&blob, 1, &token, &card).await), "attest.clock");
+    let list = card.lab.revocations(&[card.lab.serial], UNIX_EPOCH.elapsed().unwrap().as_secs() + 60);
+    card.lab.counters.clock += 1;
+    let offer = async |list: String| {
+        acme.post::<_, service::Known>(service::REVOCATIONS, &service::Revocations { list }).await
+    };
+    assert_eq!(code(offer(list.replace('A', "B")).await), "revocation.list");
     let request = kms::client::GenerateDataKeyWithoutPlaintext {
         key_id: key,
         number_of_bytes: 0,
@@ -161,10 +188,15 @@ async fn every_refusal_has_its_code_and_is_logged() {
         acme.post::<_, kms::client::DataKey>("/v1/GenerateDataKeyWithoutPlaintext", &request).await;
     assert_eq!(code(malformed), "kms.malformed");
     card.open(&open(&blob, 1, &token, &card).await.unwrap(), &volume);
+    assert_eq!(offer(list).await.unwrap().number, 1);
+    assert_eq!(code(open(&blob, 1, &token, &card).await), "attest.revoked");
 
     let log = kms.log();
-    for code in ["not-found", "denied", "ciphertext", "context", "grant", "recipient", "malformed"] {
+    for code in ["not-found", "denied", "ciphertext", "context", "grant", "malformed"] {
         assert!(log.contains(&format!("\"code\":\"kms.{code}\"")), "{code}: {log}");
+    }
+    for code in ["release", "clock", "revoked"] {
+        assert!(log.contains(&format!("\"code\":\"attest.{code}\"")), "{code}: {log}");
     }
 }
 
@@ -192,7 +224,7 @@ async fn many_callers_at_once_are_all_served() {
                 for round in 0..20 {
                     let volume = VolumeId::from_random(n * 100 + round);
                     generate_volume_key(&acme, &key, &volume).await.unwrap();
-                    create_grant(&acme, &key, &HostId::from_random(n), &volume).await.unwrap();
+                    create_grant(&acme, &key, &HostId::from_random(n), &volume, None).await.unwrap();
                 }
             })
         })
