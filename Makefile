@@ -4,7 +4,7 @@ export PATH := $(PATH):$(CURDIR)/target/rustup/bin
 
 TASKS := demo test fuzz check prove redteam schemathesis documents guest ci parts
 
-.PHONY: help bench bench-door bench-hypervisor guest-linux guest-passthrough guest-tpm $(TASKS)
+.PHONY: help bench bench-door bench-hypervisor guest-linux guest-passthrough guest-tpm guest-attestation $(TASKS)
 help:
 	@tools/bootstrap && cargo xtask --help
 
@@ -22,6 +22,9 @@ guest-passthrough:
 
 guest-tpm:
 	@tools/bootstrap && cargo xtask guest tpm
+
+guest-attestation:
+	@tools/bootstrap && cargo xtask guest attestation
 
 bench-hypervisor:
 	@tools/bootstrap && cargo xtask bench hypervisor

@@ -3,19 +3,19 @@
 
 use crate::{
     python,
-    run::{Outcome, cargo, root, step},
+    run::{Outcome, cargo, quietly, root, step},
 };
-use std::{fs, path::Path, process::Command};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 const CHECKERS: &str = "host/cards/attestation/checkers";
 
 /// Makes documents and has them checked, and each again with every byte changed.
 pub(crate) fn run() -> Outcome {
-    let checkers = Path::new(CHECKERS);
-    let programs = python::environment("documents", &checkers.join("requirements.txt"))?;
-    let folder = root().join("target/documents");
-    fs::create_dir_all(&folder).map_err(|error| format!("{}: {error}", folder.display()))?;
-    let folder = folder.canonicalize().map_err(|error| format!("{}: {error}", folder.display()))?;
+    let folder = folder("documents")?;
     step(
         "documents of the attestation card",
         cargo()
@@ -23,16 +23,34 @@ pub(crate) fn run() -> Outcome {
             .args(["--", "--ignored"])
             .env("AZOTE_DOCUMENTS", &folder),
     )?;
+    check(&folder)
+}
+
+/// A folder below `target`, as an absolute path.
+pub(crate) fn folder(name: &str) -> Result<PathBuf, String> {
+    let folder = root().join("target").join(name);
+    let made = fs::create_dir_all(&folder).and_then(|()| folder.canonicalize());
+    made.map_err(|error| format!("{}: {error}", folder.display()))
+}
+
+/// Has the documents in a folder checked.
+pub(crate) fn check(folder: &Path) -> Outcome {
+    let checkers = Path::new(CHECKERS);
+    let programs = python::environment("documents", &checkers.join("requirements.txt"))?;
     let check = root().join(checkers).join("check.py");
-    step("cbor2 and cryptography", Command::new(programs.join("python")).arg(check).arg(&folder))?;
-    let manifest = root().join(checkers).join("Cargo.toml");
-    step(
-        "nsm-nitro-enclave-utils",
+    step("cbor2 and cryptography", Command::new(programs.join("python")).arg(check).arg(folder))?;
+    let mut checker = Command::new(build("document-checkers")?);
+    step("nsm-nitro-enclave-utils", checker.arg(folder))
+}
+
+/// Builds a program of the checkers, which have their own dependencies.
+pub(crate) fn build(program: &str) -> Result<PathBuf, String> {
+    let target = folder(".")?;
+    quietly(
         cargo()
-            .args(["run", "--quiet", "--locked", "--manifest-path"])
-            .arg(manifest)
-            .arg("--")
-            .arg(&folder)
-            .env("CARGO_TARGET_DIR", root().join("target")),
-    )
+            .args(["build", "--quiet", "--locked", "--bin", program, "--manifest-path"])
+            .arg(root().join(CHECKERS).join("Cargo.toml"))
+            .env("CARGO_TARGET_DIR", &target),
+    )?;
+    Ok(target.join("debug").join(program))
 }

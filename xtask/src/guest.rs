@@ -1,6 +1,9 @@
 //! Guests under the hypervisor of this tree.
 
-use crate::run::{Outcome, cargo, quietly, root, step};
+use crate::{
+    documents,
+    run::{Outcome, cargo, quietly, root, step},
+};
 use clap::Subcommand;
 use std::{path::Path, process::Command};
 
@@ -13,6 +16,9 @@ pub(crate) enum Guest {
     /// The self-checking guest with a function of the host's hardware (VFIO), in an emulated machine with an IOMMU and
     /// SR-IOV.
     Passthrough,
+    /// Debian's next kernel, whose own driver takes the attestation card's function, on the main board and under the
+    /// hypervisor; others' code checks the documents that it got.
+    Attestation,
     /// The TPM client against the kernel's TPM device, CRB and TIS, in emulated machines that have one.
     Tpm,
 }
@@ -27,6 +33,9 @@ const TPM: [&str; 8] = ["-p", "guest", "-p", "tpm", "--bin", "azote-guest", "--e
 pub(crate) fn run(what: Option<&Guest>, json: bool) -> Outcome {
     match what {
         Some(Guest::Tpm) => quietly(cargo().args(["build", "--quiet"]).args(TPM)),
+        Some(Guest::Attestation) => {
+            quietly(cargo().args(["build", "--quiet", "-p", "attestation-card"]).args(PACKAGES))
+        }
         _ => quietly(cargo().args(["build", "--quiet"]).args(PACKAGES)),
     }?;
     let mut run = Command::new(root().join("target/debug/azote-guest"));
@@ -35,11 +44,21 @@ pub(crate) fn run(what: Option<&Guest>, json: bool) -> Outcome {
     }
     run.arg(match what {
         None => "check",
+        Some(Guest::Attestation) => "attestation",
         Some(Guest::Linux) => "linux",
         Some(Guest::Passthrough) => "passthrough",
         Some(Guest::Tpm) => "tpm",
     });
-    if json { quietly(run.arg("--json")) } else { step("guest", &mut run) }
+    let documents = documents::folder("documents-guest")?;
+    if let Some(Guest::Attestation) = what {
+        run.arg("--client").arg(documents::build("nsm-client")?).arg("--documents").arg(&documents);
+    }
+    if json {
+        return quietly(run.arg("--json"));
+    }
+    step("guest", &mut run)?;
+    let checked = matches!(what, Some(Guest::Attestation)).then_some(["board", "machine"]);
+    checked.into_iter().flatten().try_for_each(|way| documents::check(&documents.join(way)))
 }
 
 /// Gets the lab's parts without a word on standard output.

@@ -114,7 +114,8 @@ fn main() -> ExitCode {
             .and_then(|()| prove::run(&prove::Prove::all()))
             .and_then(|()| run::redteam(false, None))
             .and_then(|()| guest::run(Some(&guest::Guest::Linux), false))
-            .and_then(|()| guest::run(Some(&guest::Guest::Passthrough), false)),
+            .and_then(|()| guest::run(Some(&guest::Guest::Passthrough), false))
+            .and_then(|()| guest::run(Some(&guest::Guest::Attestation), false)),
         Task::Parts => run::parts(),
     };
     match done {

@@ -6,6 +6,7 @@
 #![deny(unsafe_code)]
 
 mod admin;
+pub mod attestation;
 pub mod bell;
 pub mod bench;
 pub mod card;

@@ -4,7 +4,7 @@
 
 use clap::{Parser, Subcommand};
 use guest::{
-    Error,
+    Error, attestation,
     bench::{self, Row},
     facts, linux, passthrough,
     peer::Peer,
@@ -60,6 +60,22 @@ enum What {
         #[arg(long)]
         here: bool,
         /// Seconds until it is given up.
+        #[arg(long, default_value_t = 400)]
+        limit: u64,
+    },
+    /// Debian's next kernel with the attestation card's function, on the main board and under the hypervisor; what it got
+    /// signed is left for others to check.
+    Attestation {
+        /// The program that asks, in the guest.
+        #[arg(long, required_unless_present = "here")]
+        client: Option<PathBuf>,
+        /// Where documents are left.
+        #[arg(long, required_unless_present = "here")]
+        documents: Option<PathBuf>,
+        /// Here, under the hypervisor, with the kernel and the initial file system of this folder.
+        #[arg(long)]
+        here: Option<PathBuf>,
+        /// Seconds until one of them is given up.
         #[arg(long, default_value_t = 400)]
         limit: u64,
     },
@@ -162,6 +178,19 @@ fn run(arguments: &Arguments) -> Result<Vec<Check>, Error> {
         What::Passthrough { here: true, .. } => passthrough::here(&programs, &mut plain),
         What::Passthrough { limit, .. } => {
             let rows = passthrough::nested(&programs, Duration::from_secs(*limit))?;
+            rows.iter().for_each(print);
+            Ok(rows)
+        }
+        What::Attestation { client, documents, here, limit } => {
+            let limit = Duration::from_secs(*limit);
+            let (Some(client), Some(documents)) = (client, documents) else {
+                let told = attestation::here(&programs, here.as_deref().unwrap_or(Path::new("/")), limit)?;
+                told.checks.iter().for_each(plain);
+                told.lines().for_each(|line| println!("{line}"));
+                return Ok(told.checks);
+            };
+            let mut rows = attestation::board(&programs, client, documents, limit)?;
+            rows.extend(attestation::anywhere(&programs, client, documents, limit)?);
             rows.iter().for_each(print);
             Ok(rows)
         }

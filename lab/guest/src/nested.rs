@@ -108,7 +108,7 @@ impl Machine<'_> {
     }
 
     /// Its initial file system.
-    fn archive(&self, parts: &Parts) -> Result<Vec<u8>, Error> {
+    pub(crate) fn archive(&self, parts: &Parts) -> Result<Vec<u8>, Error> {
         let mut archive = Archive::default();
         for folder in ["bin", "dev", "proc", "sys", "tmp"] {
             archive.folder(folder)?;

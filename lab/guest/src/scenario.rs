@@ -41,6 +41,11 @@ impl Programs {
         self.0.join("azote-volume-card")
     }
 
+    /// The attestation card.
+    pub fn attestation_card(&self) -> PathBuf {
+        self.0.join("azote-attestation-card")
+    }
+
     /// What uses a TPM for all that it can.
     pub fn tpm_check(&self) -> PathBuf {
         self.0.join("examples/tpm-check")

@@ -3,7 +3,7 @@
 use crate::{
     Error, Progress,
     apt::{Apt, file_error, run},
-    find::{is_suitable_qemu, locate, suitable_qemu},
+    find::{is_suitable_qemu, kernel_in, locate, suitable_qemu},
 };
 use rustix::fs::{FlockOperation, flock};
 use std::{
@@ -144,6 +144,27 @@ pub(crate) fn alertmanager(dir: &Path) -> Result<PathBuf, Error> {
         unpack(&apt, fresh, &mut |_| {})?;
         relocate(&fresh.join(ALERTMANAGER))?;
         fs::remove_dir_all(&state).map_err(|e| file_error(&state, e))
+    })?;
+    Ok(dir.join(NAME))
+}
+
+/// Makes sure that a kernel newer than the lab's own is in `dir`, with the modules `wanted`, unpacked; the folder that it
+/// is in. Only who tests what the lab's own kernel does not have needs it.
+pub(crate) fn newer_kernel(dir: &Path, busybox: &Path, wanted: &[&str]) -> Result<PathBuf, Error> {
+    const NAME: &str = "newer-kernel";
+    once(dir, NAME, &format!("{} {wanted:?}", TOOLS[0]), |fresh| {
+        let state = fresh.join("apt");
+        let apt = Apt::new(&state, &[TOOLS[0]])?;
+        apt.update(&mut |_| {})?;
+        apt.fetch_behind(KERNEL.0, TOOLS[0])?;
+        unpack(&apt, fresh, &mut |_| {})?;
+        fs::remove_dir_all(&state).map_err(|e| file_error(&state, e))?;
+        let (_, modules) = kernel_in(fresh).ok_or(Error::Unsuitable("kernel"))?;
+        let unpack = |module: &&str| {
+            let packed = modules.join(module).with_added_extension("xz");
+            run(Command::new(busybox).arg("unxz").arg(packed), "unpacking kernel modules").map(drop)
+        };
+        wanted.iter().try_for_each(unpack)
     })?;
     Ok(dir.join(NAME))
 }

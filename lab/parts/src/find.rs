@@ -44,19 +44,23 @@ pub(crate) fn locate(dir: &Path) -> Result<Parts, Error> {
     let read = |name: &str| fs::read_to_string(home.join(name)).map_err(|_| absent());
     let wanted = crate::fetch::Wanted::parse(&read("wanted")?).ok_or_else(absent)?;
     let tree = home.join("tree");
-    let boot = tree.join("boot");
-    let kernel = fs::read_dir(&boot)
-        .map_err(|e| file_error(&boot, e))?
-        .filter_map(Result::ok)
-        .find(|entry| entry.file_name().to_string_lossy().starts_with("vmlinuz-"))
-        .ok_or_else(absent)?;
-    let release = kernel.file_name().to_string_lossy().trim_start_matches("vmlinuz-").to_owned();
+    let (kernel, kernel_modules) = kernel_in(&tree).ok_or_else(absent)?;
     Ok(Parts {
         dir: dir.to_owned(),
-        kernel: kernel.path(),
-        kernel_modules: tree.join("lib/modules").join(release),
+        kernel,
+        kernel_modules,
         tree,
         qemu: wanted.qemu_on_path,
         versions: read("versions")?,
     })
+}
+
+/// The kernel in an unpacked tree, and the folder of its modules.
+pub(crate) fn kernel_in(tree: &Path) -> Option<(PathBuf, PathBuf)> {
+    let mut files = fs::read_dir(tree.join("boot")).ok()?.filter_map(Result::ok);
+    let kernel = files.find(|entry| entry.file_name().to_string_lossy().starts_with("vmlinuz-"))?;
+    let release = kernel.file_name().to_string_lossy().trim_start_matches("vmlinuz-").to_owned();
+    // Newer packages have it below `usr`.
+    let modules = ["lib/modules", "usr/lib/modules"].map(|folder| tree.join(folder).join(&release));
+    Some((kernel.path(), modules.into_iter().find(|folder| folder.is_dir())?))
 }

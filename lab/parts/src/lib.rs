@@ -30,6 +30,17 @@ pub fn default_dir() -> PathBuf {
     std::env::var_os("AZOTE_LAB_DIR").map_or_else(built, PathBuf::from)
 }
 
+/// What the flash of the emulated main board's management controller holds: firmware that is a stand-in, as that
+/// controller is.
+pub fn bmc_flash() -> Vec<u8> {
+    let mut flash = BMC_FIRMWARE.to_vec();
+    flash.resize(4096, 0xff);
+    flash
+}
+
+/// Its first bytes. They run nothing: the management controller only looks whether they are there.
+pub const BMC_FIRMWARE: &[u8] = b"azote lab: management controller, stand-in\n";
+
 /// A program among the parts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Tool {
@@ -172,6 +183,14 @@ impl Parts {
         let mut command = self.started(&home.join(fetch::ALERTMANAGER));
         command.current_dir(home);
         Ok(command)
+    }
+
+    /// These parts with Debian's next cloud kernel, for what this one does not have: fetched on first use (about 35 MB).
+    /// Of its modules only those that are `wanted` can be loaded, by their paths below [`Parts::kernel_modules`].
+    pub fn with_newer_kernel(&self, wanted: &[&str]) -> Result<Self, Error> {
+        let home = fetch::newer_kernel(&self.dir, &self.busybox(), wanted)?;
+        let (kernel, kernel_modules) = find::kernel_in(&home).ok_or(Error::Unsuitable("kernel"))?;
+        Ok(Self { kernel, kernel_modules, ..self.clone() })
     }
 
     /// A program of the unpacked tree.

@@ -220,6 +220,7 @@ impl Device for Function {
     }
 
     fn region_write(&mut self, region: u32, offset: u64, data: &[u8]) -> Result<(), Errno> {
+        let ran = self.runs();
         if region != pci::CONFIG {
             self.write_bar(offset, data);
         } else if self.config.write(offset, data) == ConfigWrite::FunctionLevelReset {
@@ -227,6 +228,8 @@ impl Device for Function {
         } else if let Some(at) = self.through_window(offset, data.len()) {
             self.write_bar(at, data);
         }
+        // Linux's driver for a Nitro Security Module has buffers in the queue, and has said so, before it is ready.
+        self.notified |= !ran && self.runs();
         Ok(())
     }
 

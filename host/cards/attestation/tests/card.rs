@@ -246,3 +246,15 @@ fn the_card_is_confined_idles_and_ends_with_its_controller() {
     drop(std::mem::replace(&mut card.control, nobody));
     assert!(card.child.wait().unwrap().success());
 }
+
+#[test]
+fn what_is_asked_before_the_driver_is_ready_is_answered_then() {
+    let (host, card, id) = (Host::new(), Card::start(), instance(1));
+    assert_eq!(card.attach(&host, &id, &[]), "done");
+    let mut guest = card.boot(&id);
+    guest.prepare();
+    guest.send(b"\x69GetRandom");
+    assert_eq!(card.status()[0].requests, 0);
+    guest.set(0x14, &[0xf]);
+    assert!(guest.answer().unwrap().len() > 256);
+}

@@ -1,5 +1,5 @@
-//! `document-checkers FOLDER`: lets nsm-nitro-enclave-utils verify every document in FOLDER under the root there, and each
-//! document again with every single byte changed, which it must refuse. AWS's own crate reads the payload.
+//! `document-checkers FOLDER`: lets nsm-nitro-enclave-utils verify every document in FOLDER under the root there, and the
+//! first again with every single byte changed, the others with some, which it must refuse. AWS's own crate reads the payload.
 #![forbid(unsafe_code)]
 
 use aws_nitro_enclaves_nsm_api::api;
@@ -12,11 +12,15 @@ fn main() -> Result<(), Box<dyn Error>> {
     let expected: serde_json::Value = serde_json::from_slice(&fs::read(folder.join("expected.json"))?)?;
     let root = fs::read(folder.join("root.der"))?;
     let now = expected["now"].as_u64().ok_or("expected.json has no time")?;
+    // A verification takes some milliseconds.
+    let mut pace = 1;
     for wanted in expected["documents"].as_array().ok_or("expected.json has no documents")? {
         let name = wanted["file"].as_str().ok_or("a document without a name")?;
         let document = fs::read(folder.join(name))?;
-        let refused = check(&document, &root, now, wanted).map_err(|error| format!("{name}: {error}"))?;
+        let refused =
+            check(&document, &root, now, wanted, pace).map_err(|error| format!("{name}: {error}"))?;
         println!("{name}: verified by nsm-nitro-enclave-utils; {refused} changed ones refused");
+        pace = 16;
     }
     Ok(())
 }
@@ -26,7 +30,13 @@ fn verify(document: &[u8], root: &[u8], now: u64) -> Result<AttestationDoc, Stri
     AttestationDoc::from_cose(document, root, time).map_err(|error| format!("{error:?}"))
 }
 
-fn check(document: &[u8], root: &[u8], now: u64, wanted: &serde_json::Value) -> Result<usize, String> {
+fn check(
+    document: &[u8],
+    root: &[u8],
+    now: u64,
+    wanted: &serde_json::Value,
+    pace: usize,
+) -> Result<usize, String> {
     let found = verify(document, root, now)?;
     let bytes = found.to_binary();
     let by_aws = api::AttestationDoc::from_binary(&bytes).map_err(|error| format!("{error:?}"))?;
@@ -48,12 +58,12 @@ fn check(document: &[u8], root: &[u8], now: u64, wanted: &serde_json::Value) -> 
             return Err(format!("it is good though it is {name}"));
         }
     }
-    for at in 0..document.len() {
+    for at in (0..document.len()).step_by(pace) {
         let mut changed = document.to_vec();
         changed[at] ^= 1 << (at % 8);
         if verify(&changed, root, now).is_ok() {
             return Err(format!("byte {at} can be changed"));
         }
     }
-    Ok(document.len())
+    Ok(document.len().div_ceil(pace))
 }

@@ -170,6 +170,12 @@ impl Guest {
 
     /// Resets the device and takes it into use, as a driver does that is loaded again.
     pub(crate) fn start(&mut self) {
+        self.prepare();
+        self.set(0x14, &[0xf]);
+    }
+
+    /// The same, without being ready.
+    pub(crate) fn prepare(&mut self) {
         self.memory.write(0, &[0; 0x8000]).unwrap();
         self.sent = 0;
         self.set(0x14, &[0]);
@@ -185,7 +191,6 @@ impl Guest {
             self.set(at, &address.to_le_bytes());
         }
         self.set(0x1c, &[1, 0]);
-        self.set(0x14, &[0xf]);
     }
 
     pub(crate) fn set(&mut self, at: u64, value: &[u8]) {
