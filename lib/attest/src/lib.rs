@@ -11,6 +11,7 @@
 mod ak;
 mod chain;
 mod clock;
+mod erasure;
 mod evidence;
 #[cfg(any(test, feature = "lab"))]
 pub mod lab;
@@ -23,6 +24,7 @@ mod verify;
 
 pub use ak::AkCertificate;
 pub use clock::Counters;
+pub use erasure::{Erasure, MAX_STATEMENT, Medium, Statement, erasure_nonce};
 pub use evidence::{
     Bytes, Event, Evidence, Hash, MAX_CHAIN, MAX_CONFIGURATION, MAX_EVENTS, MAX_EVIDENCE, MAX_MANIFEST,
     MAX_STRUCTURE,

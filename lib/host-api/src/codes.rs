@@ -29,6 +29,7 @@ pub const CODES: &[RefusalCode] = codes! {
         "console.sealed" "the console input does not open: read the output again, then seal for where it ended"
         "console.public-key" "not a console key: give the 32 bytes of an X25519 public key"
         "placement.type" "this host cannot give the type whole cores: choose another type or another host"
+        "certificate.refused" "not certificates of this host's keys by its environment's authority: ask the authority for them"
         "key.halves-equal" "the two halves of the volume key are equal: make a new key"
     }
     408 {
@@ -65,6 +66,8 @@ pub const CODES: &[RefusalCode] = codes! {
         "placement.cores" "not enough free cores near each other: choose another host"
         "placement.memory" "not enough free memory near the cores: choose another host"
         "placement.accelerators" "not enough free accelerators of this family: choose another host"
+        "host.in-use" "the host is not drained, or has volumes or instances: drain it and take them away first"
+        "certificate.older" "the host has certificates that live as long: offer later ones"
         "host.drained" "the host is drained: resume it, or choose another"
         "chip.unverified" "the firmware in flash is not what was verified: the host needs repair"
     }
@@ -84,6 +87,7 @@ pub const CODES: &[RefusalCode] = codes! {
     503 {
         "log.unavailable" "the host cannot write its log and does nothing until it can: free or repair its log"
         "clock.ahead" "the host's clock was set forward: set it right, or start the controller again if it is right"
+        "host.erased" "the host was reset and is no more: enrol it anew"
         "host.out-of-service" "the host took itself out of service: its status says why"
         "tpm.gone" "the host has no TPM that answers, so it can show nothing: power-cycle the host"
         "card.gone" "the volume card is gone: power-cycle the host"

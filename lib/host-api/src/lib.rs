@@ -27,20 +27,21 @@ pub use datum::Datum;
 pub use document::openapi;
 pub use messages::{
     Accelerator, AcceleratorFamily, BoardStatus, CardStatus, ChipStatus, ConsoleOutput, CpuStatistics,
-    CreditMode, Done, ErrorBody, HostEvidence, HostStatus, HypervisorStatus, InstanceMeasurement,
+    CreditMode, Done, Erased, ErrorBody, HostEvidence, HostStatus, HypervisorStatus, InstanceMeasurement,
     InstanceState, InstanceStatus, LogPage, LogStatus, MAX_INSTANCES, MachineState, Measured, OutOfService,
-    Power, SlotState, SlotStatistics, Statistics, Virtualisation, VolumeState, VolumeStatus, Weakness,
+    Power, Register, ReleaseStatus, SlotState, SlotStatistics, Statistics, Virtualisation, VolumeState,
+    VolumeStatus, Weakness,
 };
 pub use operation::{Spec, find};
 pub use operations::{DataClass, Effect, Method, Operation as Api, Resource};
 pub use record::{ChainBroken, GENESIS, LogRecord, MAX_PAGE, MAX_RECORD, RecordKind};
 pub use request::{
     AcknowledgeLog, AttachVolume, AttestHost, Call, DetachVolume, DrainHost, HttpCall, MAX_BODY, Malformed,
-    PowerCycleHost, ReadConsole, ReadLog, ReadStatistics, ReadStatus, Request, ResumeHost, StartInstance,
-    StopInstance, UpdateTokenKeys, WriteConsole,
+    OfferCertificate, PowerCycleHost, ReadConsole, ReadLog, ReadStatistics, ReadStatus, Request, ResetHost,
+    ResumeHost, StartInstance, StopInstance, UpdateTokenKeys, WriteConsole,
 };
 pub use text::{
     AttestationKey, BadText, CardCertificate, Code, ConsoleKey, DeviceName, Family, InstanceType, Label,
     Nonce, PeerAddress, Pem, RequestId, SealedConsole, SealedKey, Sentence, Sha256, Signature,
-    SignedConfiguration, SignedKeys, SignedManifest, Timestamp, TokenId, TpmStructure,
+    SignedConfiguration, SignedKeys, SignedManifest, SignedStatement, Timestamp, TokenId, TpmStructure,
 };

@@ -2,7 +2,7 @@
 
 use crate::{
     AttestationKey, Code, DeviceName, Family, InstanceType, Label, LogHead, LogRecord, Pem, SealedConsole,
-    Sentence, Sha256, SignedConfiguration, SignedManifest, TpmStructure, datum::Listed,
+    Sentence, Sha256, SignedConfiguration, SignedManifest, SignedStatement, TpmStructure, datum::Listed,
     text::CardCertificate,
 };
 use ids::{HostId, InstanceId, Slot, VolumeId};
@@ -98,6 +98,14 @@ messages! {
         manifest: SignedManifest,
         /// The signed configuration. Empty if there is none.
         configuration: SignedConfiguration,
+    }
+
+    /// What proves that the host is no more (`attest::Erasure`).
+    Erased {
+        /// The certificate of erasure: COSE_Sign1 by the host's identity key.
+        statement: SignedStatement,
+        /// What its TPM says of that, after it was cleared.
+        evidence: HostEvidence,
     }
 
     /// State of the security chip.
@@ -327,6 +335,10 @@ impl Listed for CpuStatistics {
 
 impl Listed for SlotStatistics {
     const MOST: usize = <Slot as Listed>::MOST;
+}
+
+impl Listed for Register {
+    const MOST: usize = 8;
 }
 
 impl Listed for Measured {

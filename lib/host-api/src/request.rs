@@ -4,11 +4,11 @@ use crate::{
     Api, ConsoleKey, DeviceName, InstanceType, Resource, SealedConsole, SealedKey, Sentence,
     datum::Datum,
     messages::{
-        ConsoleOutput, CreditMode, Done, HostEvidence, HostStatus, InstanceStatus, LogPage, Statistics,
-        VolumeStatus,
+        ConsoleOutput, CreditMode, Done, Erased, HostEvidence, HostStatus, InstanceStatus, LogPage,
+        Statistics, VolumeStatus,
     },
     operation::SchemaOf,
-    text::{Nonce, Sha256, SignedKeys},
+    text::{AttestationKey, Nonce, Pem, Sha256, SignedKeys},
 };
 use ids::{HostId, InstanceId, Slot, VolumeId};
 use operations::Method;
@@ -48,6 +48,19 @@ messages! {
 
     /// Asks to power-cycle the main board.
     PowerCycleHost {}
+
+    /// Asks to go back to the first state.
+    ResetHost {}
+
+    /// Offers the next certificates, for the host's present keys.
+    OfferCertificate {
+        /// The certificate of its identity key and those above it, valid for longer than the present one.
+        chain: Pem,
+        /// What certifies its TPM's attestation key.
+        attestation_certificate: AttestationKey,
+        /// The certificate of the key under which its instances prove what they are, and those above it.
+        instances_chain: Option<Pem>,
+    }
 
     /// Asks to trust the next keys of the token service.
     UpdateTokenKeys {
@@ -181,6 +194,8 @@ calls! {
     DrainHost, DrainHost => Done;
     ResumeHost, ResumeHost => Done;
     PowerCycleHost, PowerCycleHost => Done;
+    ResetHost, ResetHost => Erased;
+    OfferCertificate, OfferCertificate => Done;
     UpdateTokenKeys, UpdateTokenKeys => Done;
     AttachVolume, AttachVolume => VolumeStatus;
     DetachVolume, DetachVolume => Done;
@@ -213,6 +228,8 @@ impl Request {
             | Self::DrainHost(_)
             | Self::ResumeHost(_)
             | Self::PowerCycleHost(_)
+            | Self::ResetHost(_)
+            | Self::OfferCertificate(_)
             | Self::UpdateTokenKeys(_) => vec![Resource::Host(host.clone())],
             Self::AttachVolume(r) => {
                 std::iter::once(volume(&r.volume)).chain(r.instance.as_ref().map(instance)).collect()
@@ -251,6 +268,8 @@ impl Request {
             | Self::DrainHost(_)
             | Self::ResumeHost(_)
             | Self::PowerCycleHost(_)
+            | Self::ResetHost(_)
+            | Self::OfferCertificate(_)
             | Self::ReadStatistics(_)
             | Self::ReadConsole(_)
             | Self::WriteConsole(_) => vec![],

@@ -129,6 +129,9 @@ texts! {
     /// A TPM's attestation key, or what certifies it (at most 2 KiB), in base64.
     AttestationKey: Public, "an attestation key", 0 to 2732, "^([A-Za-z0-9+/]{4})*([A-Za-z0-9+/][AQgw]==|[A-Za-z0-9+/]{2}[AEIMQUYcgkosw048]=)?$",
         "base64", |text| STANDARD.decode(text).is_ok();
+    /// A signed certificate of erasure (at most 8 KiB), in base64.
+    SignedStatement: State, "a signed statement", 0 to 10924, "^([A-Za-z0-9+/]{4})*([A-Za-z0-9+/][AQgw]==|[A-Za-z0-9+/]{2}[AEIMQUYcgkosw048]=)?$",
+        "base64", |text| STANDARD.decode(text).is_ok();
     /// A release's signed manifest (at most 16 KiB), in base64.
     SignedManifest: Measurement, "a signed manifest", 0 to 21848, "^([A-Za-z0-9+/]{4})*([A-Za-z0-9+/][AQgw]==|[A-Za-z0-9+/]{2}[AEIMQUYcgkosw048]=)?$",
         "base64", |text| STANDARD.decode(text).is_ok();
@@ -182,7 +185,8 @@ base64_texts!(
     TpmStructure,
     AttestationKey,
     SignedManifest,
-    SignedConfiguration
+    SignedConfiguration,
+    SignedStatement
 );
 
 impl Nonce {

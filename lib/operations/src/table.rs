@@ -115,6 +115,16 @@ operations! {
         on Host; for Operator; Change; sensitive true;
         asks; answers; notes;
     }
+    ResetHost {
+        Post "/v1/host/reset", "Destroy the host's identity, its store and its keys, prove it, and go back to the first state; only a drained host without volumes and instances.";
+        on Host; for Operator; Change; sensitive true;
+        asks; answers State Measurement Public; notes;
+    }
+    OfferCertificate {
+        Post "/v1/host/certificate", "Take the next certificates of the host from its environment's authority, and show them from now on.";
+        on Host; for Pipeline; Change; sensitive true;
+        asks Public; answers; notes;
+    }
     UpdateTokenKeys {
         Post "/v1/host/token-keys", "Trust the next set of the token service's public keys, signed by a key of the present set.";
         on Host; for Pipeline; Change; sensitive true;

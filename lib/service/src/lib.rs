@@ -23,7 +23,7 @@ pub use files::{bind, write_atomic};
 pub use key::{Key, KeyError, enrol, load_key, seal_to, unseal_from};
 pub use server::{Incident, Limits, Peer, Service, serve, stop_signal};
 pub use tls::{
-    Callers, Certified, Credentials, Served, TlsError, certified_by, client_config, server_config,
-    server_config_of,
+    Callers, Certified, Credentials, Served, TlsError, authority_key, certified_by, client_config, ends,
+    server_config, server_config_of,
 };
 pub use trust::{Known, MAX_LIST, REVOCATIONS, Revocations, Trust, revocations};

@@ -142,6 +142,8 @@ pub struct Certified {
     pub identity: Identity,
     /// Their Ed25519 public key.
     pub public_key: [u8; ED25519_KEY],
+    /// The last second in which the certificate is valid, Unix time.
+    pub not_after: u64,
 }
 
 /// Who gets past the handshake of a server. The authority's certificate is in PEM; a revocation list of its may follow,
@@ -220,7 +222,22 @@ pub(crate) fn read_identity(certificate: &CertificateDer<'_>) -> Option<Certifie
     let key = certificate.public_key();
     let ed25519 = key.algorithm.algorithm.to_id_string() == ED25519_OID;
     let public_key = key.subject_public_key.data.as_ref().try_into().ok().filter(|_| ed25519)?;
-    Some(Certified { identity: uri.parse().ok()?, public_key })
+    let not_after = u64::try_from(certificate.validity().not_after.timestamp()).ok()?;
+    Some(Certified { identity: uri.parse().ok()?, public_key, not_after })
+}
+
+/// Until when the first certificate of a chain (PEM) is valid, Unix time in seconds. Nobody has checked it.
+pub fn ends(chain_pem: &str) -> Option<u64> {
+    Some(read_identity(read_chain(chain_pem).ok()?.first()?)?.not_after)
+}
+
+/// The Ed25519 key of an authority (PEM).
+pub fn authority_key(pem: &str) -> Option<[u8; ED25519_KEY]> {
+    let chain = read_chain(split(pem).0).ok()?;
+    let (_, certificate) = parse_x509_certificate(chain.first()?).ok()?;
+    let key = certificate.public_key();
+    let ed25519 = key.algorithm.algorithm.to_id_string() == ED25519_OID;
+    key.subject_public_key.data.as_ref().try_into().ok().filter(|_| ed25519)
 }
 
 pub(crate) fn read_chain(pem: &str) -> Result<Vec<CertificateDer<'static>>, TlsError> {

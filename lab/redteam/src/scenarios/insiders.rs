@@ -27,7 +27,7 @@ const BREAK_GLASS: &str = r#"
 @why("Emergencies.")
 permit (principal in Group::"host-keepers", action, resource);
 "#;
-const UNREVIEWED: &str = "operations = [\"HostStatus\", \"DrainHost\", \"ResumeHost\", \"PowerCycleHost\"]";
+const UNREVIEWED: &str = "\"ResetHost\", \"PowerCycleHost\"]";
 /// How long the rule on forged tokens keeps another alarm of its kind back.
 const FORGED_AGAIN: Duration = Duration::from_secs(10);
 

@@ -19,6 +19,12 @@ fn every_request() -> Vec<(Request, HttpCall)> {
         both(&DrainHost {}),
         both(&ResumeHost {}),
         both(&PowerCycleHost {}),
+        both(&ResetHost {}),
+        both(&OfferCertificate {
+            chain: "-".repeat(16384).parse().unwrap(),
+            attestation_certificate: AttestationKey::from_bytes(&[9; 2048]).unwrap(),
+            instances_chain: Some("-".repeat(16384).parse().unwrap()),
+        }),
         both(&UpdateTokenKeys { key_set: SignedKeys::from_bytes(&[9; 200]).unwrap() }),
         both(&AttachVolume {
             volume: volume(),

@@ -2,7 +2,10 @@ use super::*;
 
 /// What each of the shipped groups has, written a second time: a change of the files must be meant.
 const TABLE: &[(&str, &[&str])] = &[
-    ("azote:operator/alice", &["HostStatus", "AttestHost", "DrainHost", "ResumeHost", "PowerCycleHost"]),
+    (
+        "azote:operator/alice",
+        &["HostStatus", "AttestHost", "DrainHost", "ResumeHost", "ResetHost", "PowerCycleHost"],
+    ),
     ("azote:operator/olga", &["HostStatus", "ReadAuditLog"]),
     ("azote:operator/ada", &["HostStatus", "AttestHost", "ReadLog", "ReadAuditLog"]),
     ("azote:service/audit", &["HostStatus", "ReadLog", "AcknowledgeLog"]),
@@ -20,7 +23,7 @@ const TABLE: &[(&str, &[&str])] = &[
             "WriteConsole",
         ],
     ),
-    ("azote:service/pipeline", &["HostStatus", "UpdateTokenKeys"]),
+    ("azote:service/pipeline", &["HostStatus", "OfferCertificate", "UpdateTokenKeys"]),
 ];
 
 #[test]

@@ -185,7 +185,7 @@ fn groups_are_checked() {
         assert_eq!(code(&edited(from, to)), expected, "{from} -> {to}");
     }
     let promised =
-        edited("[Action::\"HostStatus\", Action::\"UpdateTokenKeys\"]", "[Action::\"HostStatus\"]");
+        edited("Action::\"OfferCertificate\", Action::\"UpdateTokenKeys\"]", "Action::\"UpdateTokenKeys\"]");
     assert_eq!(code(&promised), "rights.name", "listed, but no policy gives it");
     let mut crowd = sources();
     let people: Vec<_> = (0..5000).map(|n| format!("\"azote:operator/p{n}\"")).collect();
@@ -205,10 +205,14 @@ fn quotas_are_checked() {
         ("together = 40", "together = 1000001", "rights.quotas"),
         ("window_seconds = 86400", "window_seconds = 59", "rights.quotas"),
         ("window_seconds = 86400", "window_seconds = 2592001", "rights.quotas"),
-        ("operations = [\"UpdateTokenKeys\"]", "operations = []", "rights.quotas"),
-        ("operations = [\"UpdateTokenKeys\"]", "operations = [\"DrainHost\"]", "rights.quotas"),
+        ("operations = [\"OfferCertificate\", \"UpdateTokenKeys\"]", "operations = []", "rights.quotas"),
         (
-            "operations = [\"DrainHost\", \"ResumeHost\", \"PowerCycleHost\"]\nwindow",
+            "operations = [\"OfferCertificate\", \"UpdateTokenKeys\"]",
+            "operations = [\"DrainHost\"]",
+            "rights.quotas",
+        ),
+        (
+            "operations = [\"DrainHost\", \"ResumeHost\", \"ResetHost\", \"PowerCycleHost\"]\nwindow",
             "operations = [\"DrainHost\"]\nwindow",
             "rights.quotas",
         ),
