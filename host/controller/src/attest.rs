@@ -4,9 +4,10 @@
 use crate::Refusal;
 use attest::{PCRS, qualifying_data};
 use host_api::{
-    AttestHost, AttestationKey, HostEvidence, Measured, Pem, SignedConfiguration, SignedManifest, TpmStructure,
+    AttestHost, AttestationKey, HostEvidence, Measured, Pem, SignedConfiguration, SignedManifest,
+    TpmStructure,
 };
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use token::PublicKey;
 use tpm::Tpm;
 
@@ -29,7 +30,7 @@ pub struct Papers {
 pub struct Attester {
     tpm: SharedTpm,
     key: AttestationKey,
-    certificate: AttestationKey,
+    certificate: RwLock<AttestationKey>,
     manifest: SignedManifest,
     configuration: SignedConfiguration,
 }
@@ -41,10 +42,20 @@ impl Attester {
         Ok(Self {
             tpm: Arc::clone(tpm),
             key: AttestationKey::from_bytes(&key)?,
-            certificate: AttestationKey::from_bytes(&papers.attestation_certificate)?,
+            certificate: RwLock::new(AttestationKey::from_bytes(&papers.attestation_certificate)?),
             manifest: SignedManifest::from_bytes(&papers.manifest)?,
             configuration: SignedConfiguration::from_bytes(&papers.configuration)?,
         })
+    }
+
+    /// Shows another certificate of the attestation key from now on.
+    pub fn present(&self, certificate: AttestationKey) {
+        *self.certificate.write().unwrap_or_else(PoisonError::into_inner) = certificate;
+    }
+
+    /// Whether the TPM's attestation key is this one, `TPM2B_PUBLIC`.
+    pub fn has(&self, key: &[u8]) -> bool {
+        self.key.to_bytes() == key
     }
 
     /// Evidence for the nonce, of a host with this identity key, certificate and event log.
@@ -59,13 +70,12 @@ impl Attester {
         let data = qualifying_data(&request.nonce.to_bytes(), identity);
         let quote = tpm.quote(&data, &PCRS.collect::<Vec<_>>()).map_err(|error| gone(&error))?;
         drop(tpm);
-        let structure =
-            |bytes: &[u8]| TpmStructure::from_bytes(bytes).map_err(|_| Refusal::of("tpm.gone"));
+        let structure = |bytes: &[u8]| TpmStructure::from_bytes(bytes).map_err(|_| Refusal::of("tpm.gone"));
         Ok(HostEvidence {
             quote: structure(&quote.attest)?,
             signature: structure(&quote.signature)?,
             attestation_key: self.key.clone(),
-            attestation_certificate: self.certificate.clone(),
+            attestation_certificate: self.certificate.read().unwrap_or_else(PoisonError::into_inner).clone(),
             certificate: certificate.clone(),
             events: events.to_vec(),
             manifest: self.manifest.clone(),

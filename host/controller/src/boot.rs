@@ -1,20 +1,29 @@
-//! Measuring what runs on the host, and verifying the main board's firmware before reset is released.
-//! Everything is extended into one register of the TPM *before* it is used; replaying the list that
-//! [`Boot::measurements`] gives yields the register's value.
+//! How a host comes up: what runs is measured, compared with the complete set of known-good measurements that the
+//! host's TPM has signed, and only then does the TPM give out what the host is and what its store opens with.
 
-use crate::{
-    Refusal,
-    chip::{Chip, Firmware},
-};
+pub mod compartments;
+pub mod configuration;
+pub mod custody;
+pub mod images;
+pub mod known_good;
+pub mod plan;
+pub mod start;
+pub mod state;
+
+use crate::log::LogError;
+use ::release::Manifest;
 use aws_lc_rs::digest::{SHA256, digest};
-use host_api::{Code, Label, Measured, OutOfService, Sentence, Sha256};
-use tpm::Tpm;
-
-/// The register that the controller measures into: the first after those of platform firmware (TCG PC
-/// Client Platform Firmware Profile, section 3.3.4).
-pub const PCR: u8 = 8;
-/// Longest known-good file in bytes.
-pub const MAX_KNOWN_GOOD: u64 = 64 * 1024;
+use boot_rom::events::{Event, Events};
+use host_api::{Code, Measured, OutOfService, Register, ReleaseStatus, Sentence, Sha256};
+use serde::Serialize;
+use service::process::Failure;
+use std::{
+    fs::{self, File},
+    io::{self, Read, Seek},
+    os::fd::OwnedFd,
+    path::Path,
+};
+use tpm::{Digest, PcrValues, Tpm};
 
 /// SHA-256 of `bytes`.
 pub fn sha256(bytes: &[u8]) -> [u8; 32] {
@@ -23,84 +32,27 @@ pub fn sha256(bytes: &[u8]) -> [u8; 32] {
     hash
 }
 
-/// A measuring register.
-pub trait Register {
-    /// Extends it.
-    fn extend(&mut self, digest: [u8; 32]) -> Result<(), tpm::Error>;
-    /// Reads it.
-    fn value(&mut self) -> Result<[u8; 32], tpm::Error>;
+/// Why a host does not come up, or not into service. Whatever comes after it, nothing that is sealed opens.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, thiserror::Error)]
+#[error("{code}: {entry}: {message}")]
+pub struct Halt {
+    /// Stable.
+    pub code: &'static str,
+    /// The entry of the event log that differs, or what else it is about.
+    pub entry: String,
+    /// What to do.
+    pub message: String,
 }
 
-impl Register for Tpm {
-    fn extend(&mut self, digest: [u8; 32]) -> Result<(), tpm::Error> {
-        self.pcr_extend(PCR, &digest)
+impl Halt {
+    /// A halt.
+    pub fn new(code: &'static str, entry: &str, message: &str) -> Self {
+        Self { code, entry: entry.to_owned(), message: message.to_owned() }
     }
 
-    fn value(&mut self) -> Result<[u8; 32], tpm::Error> {
-        self.pcr_read(&[PCR])?.get(&PCR).copied().ok_or(tpm::Error::PcrIndex(PCR))
-    }
-}
-
-/// The hashes that the host may run.
-#[derive(Debug, Clone, Default)]
-pub struct KnownGood(Vec<(Sha256, Label)>);
-
-impl KnownGood {
-    /// Reads lines of `<SHA-256>  <name>`, as `sha256sum` writes them; blank lines and lines that start with
-    /// `#` say nothing. `None` if a line is something else, or if there is no hash at all.
-    pub fn parse(text: &str) -> Option<Self> {
-        let lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
-        let entries: Option<Vec<_>> = lines
-            .map(|line| {
-                let (hash, name) = line.split_once(char::is_whitespace)?;
-                Some((hash.parse().ok()?, name.trim().parse().ok()?))
-            })
-            .collect();
-        entries.filter(|entries| !entries.is_empty()).map(Self)
-    }
-
-    /// The name under which a hash is known.
-    pub fn name_of(&self, hash: &Sha256) -> Option<&Label> {
-        self.0.iter().find(|(known, _)| known == hash).map(|(_, name)| name)
-    }
-}
-
-/// What has been measured so far.
-#[derive(Debug)]
-pub struct Boot<R> {
-    register: R,
-    measurements: Vec<Measured>,
-}
-
-impl<R: Register> Boot<R> {
-    /// Begins with a register.
-    pub fn new(register: R) -> Self {
-        Self { register, measurements: Vec::new() }
-    }
-
-    /// Measures bytes that will be used.
-    pub fn measure(&mut self, what: &str, bytes: &[u8]) -> Result<(), tpm::Error> {
-        self.measure_digest(what, sha256(bytes))
-    }
-
-    /// Measures something by its SHA-256.
-    pub fn measure_digest(&mut self, what: &str, digest: [u8; 32]) -> Result<(), tpm::Error> {
-        self.register.extend(digest)?;
-        if let Ok(what) = what.parse() {
-            self.measurements.push(Measured { pcr: PCR.into(), what, sha256: Sha256::from_digest(&digest) });
-        }
-        Ok(())
-    }
-
-    /// The register itself, to unseal with.
-    pub fn register(&mut self) -> &mut R {
-        &mut self.register
-    }
-
-    /// Ends the boot: the list of measurements and the register's value.
-    pub fn finish(mut self) -> Result<(Vec<Measured>, Sha256), tpm::Error> {
-        let value = self.register.value()?;
-        Ok((self.measurements, Sha256::from_digest(&value)))
+    /// As the API tells it.
+    pub fn out_of_service(&self) -> Option<OutOfService> {
+        out_of_service(self.code, &format!("{}: {}", self.entry, self.message))
     }
 }
 
@@ -110,45 +62,111 @@ pub fn out_of_service(code: &str, message: &str) -> Option<OutOfService> {
     Some(OutOfService { code, message: Sentence::from_lossy(message) })
 }
 
-/// What firmware verification found.
+/// The report that whoever powered the host finds where no controller answers.
+#[derive(Serialize)]
+struct Report<'a> {
+    stage: &'static str,
+    #[serde(flatten)]
+    halt: &'a Halt,
+}
+
+/// Writes the report of a halt.
+pub fn report(path: &Path, halt: &Halt) -> io::Result<()> {
+    let mut line = serde_json::to_vec(&Report { stage: "controller", halt })?;
+    line.push(b'\n');
+    service::write_atomic(path, &line)
+}
+
+/// The event log that the stages before handed on: a file in memory that nobody can change any more.
+pub fn handed(log: Option<OwnedFd>) -> Result<Events, Halt> {
+    let Some(mut log) = log.map(File::from) else { return Ok(Events::new()) };
+    let mut bytes = Vec::new();
+    let read =
+        log.rewind().and_then(|()| log.take(boot_rom::events::MAX_BYTES as u64 + 1).read_to_end(&mut bytes));
+    let halt = |error: &dyn std::fmt::Display| Halt::new("boot.log", "event log", &error.to_string());
+    read.map_err(|error| halt(&error))?;
+    Events::parse(&bytes).map_err(|error| halt(&error))
+}
+
+/// What a failure is as a report tells it.
+pub fn halt(failure: &Failure) -> Halt {
+    if let Some(halt) = failure.downcast_ref::<Halt>() {
+        return halt.clone();
+    }
+    let code = failure.downcast_ref::<LogError>().map(LogError::code).or_else(|| {
+        let tpm = failure.downcast_ref::<tpm::Error>();
+        tpm.map(tpm::Error::code)
+    });
+    Halt::new(code.unwrap_or("boot.failed"), "controller", &failure.to_string())
+}
+
+/// Takes an old report away.
+pub fn forget(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// The measuring: every entry goes into its register of the TPM, and into the log.
 #[derive(Debug)]
-pub enum Verdict {
-    /// The flash holds firmware that is known good.
-    Good(Firmware),
-    /// It holds something else.
-    Unknown(Firmware),
-    /// It could not be measured.
-    Unmeasured(Refusal),
+pub struct Boot {
+    tpm: Tpm,
+    events: Events,
 }
 
-impl Verdict {
-    /// Why the host cannot be in service, if it cannot.
-    pub fn objection(&self) -> Option<OutOfService> {
-        match self {
-            Self::Good(_) => None,
-            Self::Unknown(hash) => out_of_service(
-                "boot.firmware",
-                &format!(
-                    "main-board firmware {hash} is not in the known-good set: repair the flash, then boot anew"
-                ),
-            ),
-            Self::Unmeasured(refusal) => out_of_service(
-                "boot.chip",
-                &format!("the firmware could not be measured: {}", refusal.message),
-            ),
-        }
+impl Boot {
+    /// Goes on with what the stages before have measured.
+    pub fn new(tpm: Tpm, events: Events) -> Self {
+        Self { tpm, events }
+    }
+
+    /// Measures something by its SHA-256, before it is used.
+    pub fn measure(&mut self, pcr: u8, name: &str, digest: [u8; 32]) -> Result<(), Halt> {
+        let halt = |error: &dyn std::fmt::Display| Halt::new("boot.tpm", name, &error.to_string());
+        let event =
+            Event::new(pcr, name, &digest).ok_or_else(|| halt(&"its name or register is out of bounds"))?;
+        self.tpm.pcr_extend(pcr, &digest).map_err(|error| halt(&error))?;
+        self.events.push(event).map_err(|error| halt(&error))
+    }
+
+    /// What was measured so far.
+    pub fn events(&self) -> &Events {
+        &self.events
+    }
+
+    /// The TPM.
+    pub fn tpm(&mut self) -> &mut Tpm {
+        &mut self.tpm
+    }
+
+    /// Ends the measuring.
+    pub fn finish(self) -> (Tpm, Events) {
+        (self.tpm, self.events)
     }
 }
 
-/// Measures the firmware in the chip's flash and compares it with what is known to be good.
-pub fn verify(chip: &mut Chip, known_good: &KnownGood) -> Verdict {
-    match chip.measure() {
-        Ok(firmware) if firmware.all().all(|hash| known_good.name_of(hash).is_some()) => {
-            Verdict::Good(firmware)
-        }
-        Ok(firmware) => Verdict::Unknown(firmware),
-        Err(refusal) => Verdict::Unmeasured(refusal),
-    }
+/// A log as the API tells it.
+pub fn measurements(events: &Events) -> Vec<Measured> {
+    let told = events.iter().map(|event| {
+        let (pcr, what) = (event.pcr().into(), event.name().parse().ok()?);
+        Some(Measured { pcr, what, sha256: Sha256::from_digest(&event.sha256()) })
+    });
+    told.flatten().collect()
+}
+
+/// Registers as the API tells them.
+pub fn registers(values: &PcrValues) -> Vec<Register> {
+    let told =
+        |(pcr, value): (&u8, &Digest)| Register { pcr: (*pcr).into(), value: Sha256::from_digest(value) };
+    values.iter().map(told).collect()
+}
+
+/// A release as the API tells it.
+pub fn release(manifest: &Manifest) -> Option<ReleaseStatus> {
+    let Manifest { version, svn, environment, .. } = manifest;
+    let (version, environment) = (version.parse().ok()?, environment.name().parse().ok()?);
+    Some(ReleaseStatus { version, security_version: (*svn).into(), environment })
 }
 
 #[cfg(test)]

@@ -2,24 +2,18 @@
 
 use crate::{
     Refusal,
-    boot::sha256,
     peer::{CardSide, Peer, unexpected},
 };
 use host_api::{CardCertificate, CardStatus, Sha256};
 use ids::{HostId, VolumeId};
-use rustix::{
-    fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create},
-    io::{FdFlags, fcntl_setfd},
-};
+use rustix::io::{FdFlags, fcntl_setfd};
 use sandbox::Violation;
 use std::{
-    fs::File,
-    io::{self, Read, Write},
+    io,
     os::{
         fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
         unix::process::CommandExt,
     },
-    path::Path,
     process::{Child, Command, Stdio},
     thread::sleep,
     time::{Duration, Instant},
@@ -30,8 +24,6 @@ use wire::{
     card::{Attach, Reply, Request, VolumeStatus},
 };
 
-/// Longest card image in bytes.
-const MAX_IMAGE: u64 = 512 * 1024 * 1024;
 /// A card key certificate is valid from so many seconds before it is asked for, for clocks that are apart,
 const BACKDATED: u64 = 60;
 /// to so many seconds after.
@@ -47,18 +39,9 @@ pub struct Image {
 }
 
 impl Image {
-    /// Copies the file at `path` and hashes the copy.
-    pub fn read(path: &Path, name: &str) -> io::Result<Self> {
-        let mut bytes = Vec::new();
-        File::open(path)?.take(MAX_IMAGE + 1).read_to_end(&mut bytes)?;
-        if bytes.len() as u64 > MAX_IMAGE {
-            return Err(io::ErrorKind::FileTooLarge.into());
-        }
-        let mut memory = File::from(memfd_create(name, MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?);
-        memory.write_all(&bytes)?;
-        let all = SealFlags::WRITE | SealFlags::GROW | SealFlags::SHRINK | SealFlags::SEAL;
-        fcntl_add_seals(&memory, all)?;
-        Ok(Self { digest: sha256(&bytes), memory: memory.into() })
+    /// Takes memory that was sealed after these bytes had been written.
+    pub fn new(memory: OwnedFd, digest: [u8; 32]) -> Self {
+        Self { memory, digest }
     }
 
     /// SHA-256 of exactly the bytes that are used.

@@ -5,7 +5,7 @@ use crate::{
     peer::{ChipSide, Peer, unexpected},
 };
 use host_api::Sha256;
-use std::fmt;
+use std::{fmt, os::fd::BorrowedFd};
 use wire::chip::{self, Attempts, Event, EventKind, Line, Master, Region, Reply, Request, Reset, Target};
 
 /// The hashes of the main board's firmware.
@@ -97,6 +97,14 @@ impl Chip {
     pub fn hold_all(&mut self) -> Result<(), Refusal> {
         self.hold()?;
         self.done(&Request::Hold { line: Line::Bmc })
+    }
+
+    /// Writes exactly this image into a flash. The board must be held.
+    pub fn update(&mut self, region: Region, sha256: &Sha256, image: BorrowedFd<'_>) -> Result<(), Refusal> {
+        match self.0.call(&Request::Update { region, sha256: sha256.to_string() }, &[image])? {
+            Reply::Done => Ok(()),
+            _ => Err(unexpected::<ChipSide>()),
+        }
     }
 
     /// Events with a number greater than `after`, and how many were lost before them.

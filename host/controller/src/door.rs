@@ -111,7 +111,10 @@ impl Door {
                 Step::Write(record) => self.write(&entry, &record, &mut intent),
                 Step::Act => {
                     let act = request.as_ref().ok_or_else(|| Refusal::of("internal"));
-                    Event::Acted(act.and_then(|act| self.host.act(act)).map(|answer| done = answer))
+                    Event::Acted(
+                        act.and_then(|act| self.host.act(act, entry.subject.as_ref()))
+                            .map(|answer| done = answer),
+                    )
                 }
                 Step::Answer(Answer::Done) => return Ok(done),
                 Step::Answer(Answer::Refused(refusal)) => return Err(refusal),

@@ -6,7 +6,6 @@ use crate::{
     attest::Attester,
     board::Board,
     boot,
-    boot::KnownGood,
     card::Card,
     chip::{Chip, Firmware, counted},
     clock::Clock,
@@ -19,21 +18,27 @@ use crate::{
     watch::Throttle,
 };
 use host_api::{
-    AcceleratorFamily, AttestHost, ChipStatus, Done, HostEvidence, HostStatus, HypervisorStatus, InstanceState, Measured, OutOfService,
-    Pem, Power, Request, Sha256, UpdateTokenKeys,
+    AcceleratorFamily, AttestHost, ChipStatus, Done, HostEvidence, HostStatus, HypervisorStatus,
+    InstanceState, Measured, OutOfService, Pem, Power, Register, ReleaseStatus, Request, UpdateTokenKeys,
 };
 use ids::HostId;
 use service::Key;
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock},
     time::Duration,
 };
 use token::PublicKey;
+use tokio::sync::Notify;
 
+mod certificate;
 mod instances;
 mod numbers;
+mod reset;
 mod volumes;
+
+pub use certificate::Certificates;
+pub use reset::Eraser;
 
 /// How often a stopping guest is looked at.
 const LOOK: Duration = Duration::from_millis(200);
@@ -42,7 +47,7 @@ const LOOK: Duration = Duration::from_millis(200);
 pub struct Identity {
     /// Its name.
     pub host: HostId,
-    /// Its certificate chain in PEM.
+    /// Its certificate chain in PEM, as it was started with.
     pub certificate: Pem,
     /// Its key.
     pub key: Key,
@@ -53,8 +58,10 @@ pub struct Identity {
 pub struct Booted {
     /// What was measured.
     pub measurements: Vec<Measured>,
-    /// The register's value at the end.
-    pub pcr: Option<Sha256>,
+    /// The registers' values at the end.
+    pub registers: Vec<Register>,
+    /// The release that it runs.
+    pub release: Option<ReleaseStatus>,
     /// The firmware that was measured.
     pub firmware: Option<Firmware>,
     /// Why the host cannot be in service.
@@ -102,7 +109,7 @@ struct Inner {
 /// By what the host goes.
 pub struct Rules {
     /// The firmware that it may run.
-    pub known_good: KnownGood,
+    pub firmware: Firmware,
     /// How long a guest has to end by itself, or to let go of a function.
     pub stop_grace: Duration,
     /// What it remembers.
@@ -111,15 +118,25 @@ pub struct Rules {
     pub hypervisors: Option<(Arc<Hypervisors>, Facts)>,
     /// Who shows what it is.
     pub attester: Option<Attester>,
+    /// What it shows callers, and takes in its place.
+    pub certificates: Option<Certificates>,
+    /// What it takes to reset it.
+    pub eraser: Option<Eraser>,
 }
 
 /// The host.
 pub struct Host {
     identity: Identity,
-    known_good: KnownGood,
+    firmware: Firmware,
     stop_grace: Duration,
     hypervisors: Option<(Arc<Hypervisors>, Facts)>,
     attester: Option<Attester>,
+    certificates: Option<Certificates>,
+    eraser: Option<Eraser>,
+    /// The certificate chain that it shows.
+    shown: RwLock<Pem>,
+    /// Told when the host is no more.
+    ended: Arc<Notify>,
     log: Writer,
     clock: Clock,
     trust: Trust,
@@ -136,7 +153,7 @@ impl Host {
         log: Writer,
         clock: Clock,
     ) -> Self {
-        let Rules { known_good, stop_grace, settings, hypervisors, attester } = rules;
+        let Rules { firmware, stop_grace, settings, hypervisors, attester, certificates, eraser } = rules;
         let trust = settings.trust();
         let inner = Inner {
             parts,
@@ -148,7 +165,33 @@ impl Host {
             boots: 0,
             told: BTreeSet::new(),
         };
-        Self { identity, known_good, stop_grace, hypervisors, attester, log, clock, trust, inner: Mutex::new(inner) }
+        let host = Self {
+            shown: RwLock::new(identity.certificate.clone()),
+            identity,
+            firmware,
+            stop_grace,
+            hypervisors,
+            attester,
+            certificates,
+            eraser,
+            ended: Arc::default(),
+            log,
+            clock,
+            trust,
+            inner: Mutex::new(inner),
+        };
+        host.resume_certificates();
+        host
+    }
+
+    /// Told when the host is no more: it was reset.
+    pub fn ended(&self) -> Arc<Notify> {
+        Arc::clone(&self.ended)
+    }
+
+    /// The certificate chain that it shows.
+    fn certificate(&self) -> Pem {
+        self.shown.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Its name.
@@ -170,6 +213,7 @@ impl Host {
                 | Request::ReadLog(_)
                 | Request::AcknowledgeLog(_)
                 | Request::UpdateTokenKeys(_)
+                | Request::OfferCertificate(_)
                 | Request::DrainHost(_)
         );
         if any_time {
@@ -188,8 +232,8 @@ impl Host {
         }
     }
 
-    /// Does what an admitted and logged request asks; gives the JSON text of the answer.
-    pub fn act(&self, request: &Request) -> Result<Vec<u8>, Refusal> {
+    /// Does what an admitted and logged request of `by` asks; gives the JSON text of the answer.
+    pub fn act(&self, request: &Request, by: Option<&ids::Identity>) -> Result<Vec<u8>, Refusal> {
         match request {
             Request::ReadStatus(_) => json(&self.status()),
             Request::AttestHost(attest) => json(&self.evidence(attest)?),
@@ -202,7 +246,9 @@ impl Host {
             Request::UpdateTokenKeys(update) => json(&self.lock().trust(update)?),
             Request::DrainHost(_) => json(&self.lock().drain(true)?),
             Request::ResumeHost(_) => json(&self.lock().drain(false)?),
-            Request::PowerCycleHost(_) => json(&self.lock().power_cycle(&self.known_good)?),
+            Request::PowerCycleHost(_) => json(&self.lock().power_cycle(&self.firmware)?),
+            Request::ResetHost(_) => json(&self.reset(by)?),
+            Request::OfferCertificate(offer) => json(&self.offer(offer)?),
             Request::AttachVolume(attach) => json(&self.attach(attach)?),
             Request::DetachVolume(detach) => json(&self.detach(detach)?),
             Request::StartInstance(start) => json(&self.start(start)?),
@@ -226,8 +272,8 @@ impl Host {
     fn evidence(&self, request: &AttestHost) -> Result<HostEvidence, Refusal> {
         let events = self.lock().booted.measurements.clone();
         let attester = self.attester.as_ref().ok_or_else(|| Refusal::of("tpm.gone"))?;
-        let Identity { certificate, key, .. } = &self.identity;
-        attester.evidence(request, &PublicKey(key.public()), certificate, &events)
+        let identity = PublicKey(self.identity.key.public());
+        attester.evidence(request, &identity, &self.certificate(), &events)
     }
 
     fn status(&self) -> HostStatus {
@@ -247,7 +293,8 @@ impl Host {
             drained: settings.kept().drained,
             token_keys: settings.sequence(),
             measurements: booted.measurements.clone(),
-            pcr: booted.pcr.clone(),
+            registers: booted.registers.clone(),
+            release: booted.release.clone(),
             chip: chip.map(|((reset_held, refused_writes), firmware)| ChipStatus {
                 reset_held,
                 refused_writes,
@@ -259,7 +306,7 @@ impl Host {
                 self.identity.key.pair(),
                 self.clock.seconds(),
             )),
-            certificate: self.identity.certificate.clone(),
+            certificate: self.certificate(),
             volumes: state
                 .volumes()
                 .map(|(id, volume)| volumes::volume_status(id, volume, functions.get(id).filter(|_| there)))
@@ -312,7 +359,7 @@ impl Inner {
     }
 
     /// Holds reset and releases it again, as at the boot: only for firmware that is known good.
-    fn power_cycle(&mut self, known_good: &KnownGood) -> Result<Done, Refusal> {
+    fn power_cycle(&mut self, known_good: &Firmware) -> Result<Done, Refusal> {
         self.state.may_power_cycle()?;
         let hash = self.hold_and_verify(known_good)?;
         self.parts.chip.release(&hash)?;
@@ -323,15 +370,23 @@ impl Inner {
     }
 
     /// What holds reset holds whatever ran; what is released next is what is measured here.
-    fn hold_and_verify(&mut self, known_good: &KnownGood) -> Result<Firmware, Refusal> {
+    fn hold_and_verify(&mut self, known_good: &Firmware) -> Result<Firmware, Refusal> {
         self.parts.chip.hold()?;
-        let verdict = boot::verify(&mut self.parts.chip, known_good);
-        let boot::Verdict::Good(hash) = &verdict else {
-            self.booted.out_of_service = verdict.objection();
-            return Err(Refusal::of("host.out-of-service"));
+        let (code, message) = match self.parts.chip.measure() {
+            Ok(found) if found == *known_good => {
+                self.booted.firmware = Some(found.clone());
+                return Ok(found);
+            }
+            Ok(found) => (
+                "boot.firmware",
+                format!(
+                    "main-board firmware {found} is not the known-good one: repair the flash, then boot anew"
+                ),
+            ),
+            Err(refusal) => ("boot.chip", format!("the firmware could not be measured: {}", refusal.message)),
         };
-        self.booted.firmware = Some(hash.clone());
-        Ok(hash.clone())
+        self.booted.out_of_service = boot::out_of_service(code, &message);
+        Err(Refusal::of("host.out-of-service"))
     }
 
     /// Components that are gone, each told once.

@@ -13,12 +13,14 @@
 //! host's restart.
 #![forbid(unsafe_code)]
 
+pub mod attest;
 pub mod board;
 pub mod boot;
 pub mod card;
 pub mod chip;
 pub mod clock;
 pub mod door;
+pub mod enrol;
 pub mod history;
 pub mod host;
 pub mod hypervisors;
@@ -30,6 +32,7 @@ pub mod run;
 pub mod settings;
 pub mod state;
 pub mod storage;
+pub mod update;
 pub mod watch;
 
 pub use refusal::Refusal;

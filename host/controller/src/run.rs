@@ -3,12 +3,20 @@
 
 use crate::{
     Refusal,
+    attest::{Attester, Papers, SharedTpm},
     board::Board,
-    boot::{self, Boot, KnownGood, Verdict, out_of_service},
-    card::{Card, Image},
+    boot::{
+        self, Boot, Halt,
+        compartments::Early,
+        custody::{Custody, settle},
+        forget, images, measurements, out_of_service,
+        start::Start,
+        state::{State, need},
+    },
+    card::Card,
     chip::{Chip, Firmware},
     door::{self, Door, opens},
-    host::{Booted, Components, Host, Identity, Rules},
+    host::{Booted, Certificates, Components, Eraser, Host, Identity, Rules},
     hypervisors::{
         Hypervisors,
         setup::{self, Facts, Outcome},
@@ -16,44 +24,43 @@ use crate::{
     limits::{self, Bounds},
     log::{Entry, Log, Writer},
     peer::{Peer, Side},
-    settings::Settings,
+    settings::{Settings, SettingsError},
     storage::Storage,
     watch,
 };
+use boot_rom::events::Events;
+use firmware_store::Store;
 use host_api::{OutOfService, Sha256};
 use host_log::LogKey;
 use ids::HostId;
 use sandbox::{Policy, SandboxError};
 use service::{
-    Callers, Credentials,
+    Callers, Credentials, Served,
     process::{Failure, Home},
-    server_config, stop_signal,
+    server_config_of, stop_signal,
 };
 use std::{
-    fs::{self, DirBuilder, File},
-    io::{self, Read},
+    fs::DirBuilder,
+    io,
     net::{SocketAddr, TcpListener},
     os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
-    sync::{Arc, atomic::AtomicBool, atomic::Ordering},
+    sync::{Arc, Mutex, atomic::AtomicBool, atomic::Ordering},
     thread::sleep,
     time::{Duration, Instant},
 };
-use token::Keys;
-use tpm::Tpm;
+use tokio::sync::Notify;
 use zeroize::Zeroizing;
 
 const SANDBOX: &str = include_str!("../../../sandbox/controller.toml");
 /// Threads that serve connections, and threads that act: fixed, so that nothing has to be asked of the system.
 const WORKERS: usize = 2;
 const ACTORS: usize = 32;
-/// Longest file that is read at start, the card's image aside, in bytes.
-const MAX_FILE: u64 = 64 * 1024;
+/// Longest certificate chain in bytes.
+const MAX_CERTIFICATE: usize = 64 * 1024;
 /// How long a main board that was powered together with the controller may take to reach the reset line.
 const BOARD_WAIT: Duration = Duration::from_secs(10);
 const BOARD_LOOK: Duration = Duration::from_millis(50);
-const NO_KNOWN_GOOD: &str =
-    "the known-good set is missing, empty or not readable: install it, then boot anew";
 const MIB: u64 = 1024 * 1024;
 
 /// How a controller is started.
@@ -74,15 +81,6 @@ pub struct Options {
     /// Folder with the volumes' backing files
     #[arg(long, value_name = "DIR")]
     pub volumes: PathBuf,
-    /// The volume card's program
-    #[arg(long, value_name = "FILE")]
-    pub card: PathBuf,
-    /// Hashes of main-board firmware that may run: lines of `<SHA-256>  <name>`
-    #[arg(long, value_name = "FILE")]
-    pub known_good: PathBuf,
-    /// Public keys of the token service
-    #[arg(long, value_name = "FILE")]
-    pub token_keys: PathBuf,
     /// This host's certificate chain (PEM)
     #[arg(long, value_name = "FILE")]
     pub certificate: PathBuf,
@@ -95,68 +93,95 @@ pub struct Options {
     /// Where to write the address once connections are taken
     #[arg(long, value_name = "FILE")]
     pub address_file: Option<PathBuf>,
-    /// Most MiB in the host's log; when it is full, the host refuses everything
-    #[arg(long, value_name = "MIB", default_value_t = 64)]
-    pub log_capacity: u64,
-    /// Seconds that a guest has to switch itself off when its instance is stopped, or to let go of a volume
-    #[arg(long, value_name = "SECONDS", default_value_t = 8)]
-    pub stop_grace: u64,
-    /// Instances that share the host
-    #[command(flatten)]
-    pub guests: setup::Guests,
+    /// The removable half of the store's key, for hosts that have one
+    #[arg(long, value_name = "FILE")]
+    pub security_key: Option<PathBuf>,
 }
 
-/// Boots the host and serves its door until SIGTERM or SIGINT.
-pub fn run(options: &Options) -> Result<(), Failure> {
-    let mut tpm = options.home.tpm()?;
-    let mut log = open_log(options, &mut tpm)?;
+/// Boots the host and serves its door until SIGTERM or SIGINT. `handed`: what the stages before have measured.
+/// `report`: where the report of an earlier start that came to nothing lies.
+pub fn run(options: &Options, handed: Events, report: Option<&Path>) -> Result<(), Failure> {
+    let state = State::new(&options.home.state);
+    let mut chip = Chip::new(connect(&options.chip));
+    // A controller that starts is a host that starts: whatever ran before is in reset from here on.
+    let held = chip.hold_all();
+    let flash = chip.measure();
+    let mut boot = Boot::new(options.home.tpm()?, handed);
+    let start = Start::measure(&state, &mut boot, flash.as_ref().ok())?;
+    let early = start.open_early(&state, &mut boot)?;
+    let mut log = open_log(&state, &start, &early)?;
     note(&mut log, Entry::event("host.started", ""))?;
-    let mut boot = Boot::new(tpm);
-    let started = start(options, &mut boot)?;
-    let (measurements, pcr) = boot.finish()?;
-    let Started { identity, tls, settings, mut parts, known_good, firmware, mut objection, hypervisors } =
-        started;
-    if let (None, Some(firmware)) = (&objection, &firmware) {
+    let (identity, served) = identify(options, &start, early)?;
+    let tls = server_config_of(Arc::clone(&served), Callers::Anyone)?;
+    let store = start.open_store(&state, &mut boot, options.security_key.as_deref());
+    let settings = settings(&state, &start, &identity)?;
+    // From here on the TPM gives nothing out any more until the next power cycle.
+    boot.measure(10, "token keys", settings.fingerprint())?;
+    let (opened, mut unfit) = match store.and_then(|store| Opened::take(store, &start)) {
+        Ok(opened) => (Some(opened), None),
+        Err(halt) => (None, halt.out_of_service()),
+    };
+    let (mut tpm, events) = boot.finish();
+    let (images, custody, bounds) = opened.map(Opened::split).unwrap_or_default();
+    let brought = bring_up(options, &start, chip, images)?;
+    let Brought { mut parts, hypervisors, objection } = brought;
+    unfit = failed("boot.chip", "the security chip", held.err().or(flash.as_ref().err().cloned()).as_ref())
+        .or(unfit)
+        .or(objection);
+    let firmware = flash.ok();
+    if let (None, Some(firmware)) = (&unfit, &firmware) {
         note(&mut log, Entry::event("host.releases-reset", &format!("firmware {firmware}")))?;
-        let bmc = patiently(|| parts.chip.release_bmc(firmware));
-        objection = failed("boot.chip", "the security chip", bmc.err().as_ref())
-            .or_else(|| failed("boot.board", "the main board", clear(&mut parts.board).err().as_ref()))
-            .or_else(|| {
-                failed("boot.chip", "the security chip", parts.chip.release(firmware).err().as_ref())
-            });
+        unfit = release(&mut parts, firmware);
     }
-    let event = match &objection {
+    let lockout = custody.as_ref().map(|(custody, _)| Zeroizing::new(custody.lockout().to_vec()));
+    if let (None, Some((custody, mut store))) = (&unfit, custody) {
+        settle(&state, &start, &mut store)?;
+        custody.take(&mut tpm)?;
+        custody.raise_floor(&mut tpm, &start)?;
+    }
+    let event = match &unfit {
         None => Entry::event("host.in-service", ""),
         Some(reason) => Entry::event("host.out-of-service", &format!("{}: {}", reason.code, reason.message)),
     };
     note(&mut log, event)?;
+    report.map_or(Ok(()), forget)?;
+    let registers = tpm.pcr_read(&boot::known_good::ALL.collect::<Vec<_>>())?;
+    let booted = Booted {
+        measurements: measurements(&events),
+        registers: boot::registers(&registers),
+        release: boot::release(&start.manifest),
+        firmware,
+        out_of_service: unfit,
+    };
+    let tpm = Arc::new(Mutex::new(tpm));
+    let attester = attester(&state, &start, &tpm)?;
+    let environment = start.signed.set.environment;
+    let eraser = lockout.map(|lockout| Eraser { tpm: Arc::clone(&tpm), lockout, environment });
+    let authority = boot::state::read(&state.path("authority.pem"), MAX_CERTIFICATE).ok();
+    let authority = authority.and_then(|pem| String::from_utf8(pem).ok());
+    let certificates = authority.map(|authority| Certificates { served, authority, environment });
     let (clock, opened) = (log.clock().clone(), opens(log.resumed()));
     // Only where the last run ended just now: who comes early would hear that a good proof is stale.
     sleep(Duration::from_secs(opened).saturating_sub(clock.now()));
-    let bounds = Bounds::of_policies().ok_or("the policies name no bounds of a host")?;
-    let limits = limits::Limits::new(bounds);
+    let limits = limits::Limits::new(bounds.unwrap_or(Bounds::CLOSED));
     let listener = service::bind(options.listen, options.address_file.as_deref())?;
-    let paths = [
-        ("volumes", options.volumes.canonicalize()?),
-        ("functions", options.functions.canonicalize()?),
-        ("log", log_folder(options).canonicalize()?),
-    ];
-    let paths = paths.each_ref().map(|(name, path)| (*name, path.as_path()));
-    policy(!options.guests.passthrough.is_empty())?.enter(&paths)?;
+    confine(options, &state, &start)?;
     let history = log.take_history();
     let log = Writer::new(log);
-    let booted = Booted { measurements, pcr: Some(pcr), firmware, out_of_service: objection };
     let hypervisors = hypervisors.map(|(hypervisors, facts)| (Arc::new(hypervisors), facts));
     let turns = hypervisors.as_ref().map(|(hypervisors, _)| Arc::clone(hypervisors));
-    let stop_grace = Duration::from_secs(options.stop_grace);
-    let rules = Rules { known_good, stop_grace, settings, hypervisors };
+    let stop_grace = Duration::from_secs(start.configured.stop_grace);
+    let firmware = start.expected();
+    let attester = Some(attester);
+    let rules = Rules { firmware, stop_grace, settings, hypervisors, attester, certificates, eraser };
     let host = Arc::new(Host::new(identity, parts, rules, booted, log.clone(), clock.clone()));
     let stop = Arc::new(AtomicBool::new(false));
     let watching = watch::start(Arc::clone(&host), clock.clone(), log.clone(), Arc::clone(&stop))?;
+    let ended = host.ended();
     let turns = turns.map(|hypervisors| watch::take_turns(hypervisors, Arc::clone(&stop))).transpose()?;
     let opened = opened.max(clock.seconds());
     let door = Arc::new(Door::new(host, log.clone(), clock, opened, limits, &history));
-    let served = serve(listener, tls, door);
+    let served = serve(listener, tls, door, &ended);
     stop.store(true, Ordering::Relaxed);
     // The threads have nothing to give; if one panicked, the process ends here anyway.
     for thread in [Some(watching), turns].into_iter().flatten() {
@@ -173,74 +198,95 @@ fn policy(passthrough: bool) -> Result<Policy, SandboxError> {
     Ok(policy)
 }
 
-/// What a boot brings up.
-struct Started {
-    identity: Identity,
-    tls: rustls::ServerConfig,
-    settings: Settings,
-    parts: Components,
-    known_good: KnownGood,
-    firmware: Option<Firmware>,
-    objection: Option<OutOfService>,
-    hypervisors: Option<(Hypervisors, Facts)>,
+/// Who gives evidence of this start.
+fn attester(state: &State, start: &Start, tpm: &SharedTpm) -> Result<Attester, Failure> {
+    let certificate = boot::state::read(&state.path("ak-certificate"), MAX_CERTIFICATE).unwrap_or_default();
+    let papers = Papers {
+        attestation_certificate: certificate,
+        manifest: start.signed.set.manifest.clone(),
+        configuration: start.configuration.clone(),
+    };
+    Attester::new(tpm, &papers)
 }
 
-/// Holds reset, measures and verifies; tells what speaks against releasing reset.
-fn start(options: &Options, boot: &mut Boot<Tpm>) -> Result<Started, Failure> {
-    boot.measure("controller", &fs::read("/proc/self/exe")?)?;
-    let token_keys = read(&options.token_keys)?;
-    boot.measure("configuration", configuration(options, &token_keys).as_bytes())?;
-    let known_good = read(&options.known_good).unwrap_or_default();
-    boot.measure("known-good set", known_good.as_bytes())?;
-    let known_good = KnownGood::parse(&known_good);
-    let image = Image::read(&options.card, "azote-volume-card")
-        .map_err(|error| format!("{}: {error}", options.card.display()))?;
-    boot.measure_digest("volume card", *image.digest())?;
+/// Gives up every right that serving does not need.
+fn confine(options: &Options, state: &State, start: &Start) -> Result<(), Failure> {
+    DirBuilder::new().recursive(true).mode(0o700).create(state.store())?;
+    let paths = [
+        ("volumes", options.volumes.canonicalize()?),
+        ("functions", options.functions.canonicalize()?),
+        ("log", state.path("log").canonicalize()?),
+        ("store", state.store().canonicalize()?),
+    ];
+    let paths = paths.each_ref().map(|(name, path)| (*name, path.as_path()));
+    Ok(policy(!start.configured.passthrough.is_empty())?.enter(&paths)?)
+}
 
-    let (identity, tls) = identify(options, boot.register())?;
-    let key = service::Key::from_seed(identity.key.seed())?;
-    let (path, installed) = (options.home.state.join("settings"), read_keys(&token_keys)?);
-    let settings = Settings::open(&path, key, identity.host.clone(), installed)?;
-    if let Some(kept) = &settings.kept().keys {
-        boot.measure("token keys", &kept.bytes())?;
+/// What came out of the open store.
+struct Opened {
+    store: Store,
+    images: images::Images,
+    custody: Custody,
+    bounds: Bounds,
+}
+
+impl Opened {
+    fn take(store: Store, start: &Start) -> Result<Self, Halt> {
+        let images = images::Images::take(&store, &start.manifest)?;
+        let policies = images.policies();
+        let halt = |error: &dyn std::fmt::Display| Halt::new("boot.policies", "policies", &error.to_string());
+        let bounds = Bounds::of_policies(policies).ok_or_else(|| halt(&"they name no bounds of a host"))?;
+        let custody = Custody::of(&store).map_err(|error| halt(&error))?;
+        Ok(Self { store, images, custody, bounds })
     }
-    let mut chip = Chip::new(connect(&options.chip));
-    // A controller that starts is a host that starts: whatever ran before is in reset from here on.
-    let held = chip.hold_all();
-    let verdict = boot::verify(&mut chip, known_good.as_ref().unwrap_or(&KnownGood::default()));
-    let firmware = match &verdict {
-        Verdict::Good(hash) | Verdict::Unknown(hash) => Some(hash.clone()),
-        Verdict::Unmeasured(_) => None,
-    };
-    for (what, hash) in
-        ["main-board firmware", "bmc firmware"].iter().zip(firmware.iter().flat_map(Firmware::all))
-    {
-        boot.measure_digest(what, hash.to_digest())?;
+
+    fn split(self) -> (Option<images::Images>, Option<(Custody, Store)>, Option<Bounds>) {
+        (Some(self.images), Some((self.custody, self.store)), Some(self.bounds))
     }
+}
+
+/// What a start brings up.
+struct Brought {
+    parts: Components,
+    hypervisors: Option<(Hypervisors, Facts)>,
+    objection: Option<OutOfService>,
+}
+
+/// Starts what came out of the store; tells what speaks against releasing reset.
+fn bring_up(
+    options: &Options,
+    start: &Start,
+    chip: Chip,
+    images: Option<images::Images>,
+) -> Result<Brought, Failure> {
     let mut board = Board::new(connect(&options.board));
-    let card = Card::start(&image);
-    let known = known_good.clone().unwrap_or_default();
-    let (hypervisors, unfit) = match setup::bring_up(&options.guests, boot, &known)? {
+    let (card, guests) = images.map(images::Images::split).unzip();
+    let image = card.as_ref().map(|image| Sha256::from_digest(image.digest()));
+    let card = card.map_or_else(|| Err(Refusal::of("card.gone")), |image| Card::start(&image));
+    let (hypervisors, unfit) = match setup::bring_up(&start.configured, guests.flatten())? {
         Outcome::Absent => (None, None),
         Outcome::Up(up) => (Some(*up), None),
         Outcome::Objection(objection) => (None, objection),
     };
     let objections = [
-        match &known_good {
-            Some(_) => None,
-            None => out_of_service("boot.known-good", NO_KNOWN_GOOD),
-        },
-        verdict.objection(),
-        failed("boot.chip", "the security chip", held.as_ref().err()),
         failed("boot.card", "the volume card", card.as_ref().err()),
         failed("boot.board", "the main board", board.status().err().as_ref()),
         unfit,
     ];
     let objection = objections.into_iter().flatten().next();
-    let card = card.unwrap_or_else(|_| Card::absent(Sha256::from_digest(image.digest())));
+    let card = card.unwrap_or_else(|_| Card::absent(image.unwrap_or_else(|| Sha256::from_digest(&[0; 32]))));
     let storage = Storage::open(&options.volumes, &options.functions)?;
-    let parts = Components { chip, board, card, storage };
-    Ok(Started { identity, tls, settings, parts, known_good: known, firmware, objection, hypervisors })
+    Ok(Brought { parts: Components { chip, board, card, storage }, hypervisors, objection })
+}
+
+/// Releases the board's management controller, takes functions of an earlier controller's volumes out of the board,
+/// and releases the rest; tells what failed.
+fn release(parts: &mut Components, firmware: &Firmware) -> Option<OutOfService> {
+    let Components { chip, board, .. } = parts;
+    let bmc = patiently(|| chip.release_bmc(firmware));
+    failed("boot.chip", "the security chip", bmc.err().as_ref())
+        .or_else(|| failed("boot.board", "the main board", clear(board).err().as_ref()))
+        .or_else(|| failed("boot.chip", "the security chip", chip.release(firmware).err().as_ref()))
 }
 
 /// Releases reset, and waits for a main board that is still connecting to the reset lines.
@@ -254,7 +300,6 @@ fn patiently(mut release: impl FnMut() -> Result<(), Refusal>) -> Result<(), Ref
     }
 }
 
-/// Takes functions of an earlier controller's volumes out of the board.
 fn clear(board: &mut Board) -> Result<(), Refusal> {
     let slots = board.status()?.slots;
     slots.into_iter().try_for_each(|slot| board.unplug(slot))
@@ -264,7 +309,8 @@ fn failed(code: &str, what: &str, refusal: Option<&Refusal>) -> Option<OutOfServ
     refusal.and_then(|refusal| out_of_service(code, &format!("{what} failed at boot: {}", refusal.message)))
 }
 
-fn connect<S: Side>(path: &Path) -> Peer<S> {
+/// Connects to a component; one that cannot be reached is absent.
+pub(crate) fn connect<S: Side>(path: &Path) -> Peer<S> {
     match wire::connect(path)
         .map_err(|error| error.to_string())
         .and_then(|link| Peer::new(link).map_err(|refusal| refusal.to_string()))
@@ -277,53 +323,47 @@ fn connect<S: Side>(path: &Path) -> Peer<S> {
     }
 }
 
-/// The host's key out of the TPM, and the certificate that goes with it.
-fn identify(options: &Options, tpm: &mut Tpm) -> Result<(Identity, rustls::ServerConfig), Failure> {
-    let certificate = read(&options.certificate)?;
-    let key = service::load_key(&options.home.state, tpm)?;
-    let credentials = Credentials::new(&certificate, service::Key::from_seed(key.seed())?)?;
-    let ids::Identity::Host(host) = credentials.identity()? else {
-        return Err("the certificate is not a host's: ask the authority for one that names this host".into());
+/// Who the host is: the TPM's record, the certificate and the sealed key must agree.
+fn identify(options: &Options, start: &Start, early: Early) -> Result<(Identity, Arc<Served>), Failure> {
+    let halt = |message: &str| Halt::new("boot.identity", "certificate", message);
+    let certificate = need(&options.certificate, MAX_CERTIFICATE, "boot.identity", "certificate")?;
+    let certificate = String::from_utf8(certificate).map_err(|_| halt("it is no PEM text"))?;
+    let key = service::Key::from_seed(early.identity.seed())?;
+    let credentials = Credentials::new(&certificate, key).map_err(|error| halt(&error.to_string()))?;
+    let named = credentials.identity().map_err(|error| halt(&error.to_string()))?;
+    let ids::Identity::Host(host) = named else {
+        return Err(halt("it is not a host's: ask the authority for one that names this host").into());
     };
-    if options.host.as_ref().is_some_and(|wanted| *wanted != host) {
-        return Err(format!("the certificate is for {host}, another host: enrol this one").into());
+    let expected = options.host.as_ref().unwrap_or(&host);
+    if *expected != host || start.host()? != host {
+        return Err(halt(&format!("it is for {host}, another host: enrol this one")).into());
     }
-    let tls = server_config(&credentials, Callers::Anyone)?;
-    Ok((Identity { host, certificate: certificate.parse()?, key }, tls))
+    let served = Served::new(&credentials)?;
+    let certificate = certificate.parse().map_err(|_| halt("it is too long for this API"))?;
+    Ok((Identity { host, certificate, key: early.identity }, served))
 }
 
-/// One public key a line, in base64url without padding.
-fn read_keys(text: &str) -> Result<Keys, Failure> {
-    let keys: Result<Vec<_>, _> = text.split_whitespace().map(|key| key.to_owned().try_into()).collect();
-    let wrong = "the file of token keys: want one or two keys of the token service, a line each";
-    Keys::new(keys.map_err(|_| wrong)?).ok_or_else(|| wrong.into())
+/// What the host remembers; the token service's keys in it follow those of the configuration.
+fn settings(state: &State, start: &Start, identity: &Identity) -> Result<Settings, Failure> {
+    let key = service::Key::from_seed(identity.key.seed())?;
+    let installed = start.configured.token_keys.clone();
+    Settings::open(&state.path("settings"), key, identity.host.clone(), installed).map_err(
+        |error| match error {
+            SettingsError::Broken(_) => Halt::new("boot.token-keys", "token keys", &error.to_string()).into(),
+            SettingsError::File { .. } => error.into(),
+        },
+    )
 }
 
-/// Everything that an operator can set and that changes what the host admits or records.
-fn configuration(options: &Options, token_keys: &str) -> String {
-    let Options { log_capacity, stop_grace, .. } = options;
-    let guests = setup::configuration(&options.guests);
-    format!("log-capacity={log_capacity}\nstop-grace={stop_grace}\n{guests}token-keys={token_keys}\n")
-}
-
-/// The log, with the key that the TPM sealed for it when it was begun.
-fn open_log(options: &Options, tpm: &mut Tpm) -> Result<Log, Failure> {
-    let (folder, sealed) = (log_folder(options), options.home.state.join("log.sealed"));
+/// The log, with the key of the early compartment.
+fn open_log(state: &State, start: &Start, early: &Early) -> Result<Log, Failure> {
+    let folder = state.path("log");
     DirBuilder::new().recursive(true).mode(0o700).create(&folder)?;
-    if !sealed.exists() {
-        let mut key = Zeroizing::new([0; LogKey::LENGTH]);
-        aws_lc_rs::rand::fill(&mut *key).map_err(|_| "no random bytes")?;
-        service::seal_to(&sealed, tpm, &*key)?;
-    }
-    let key =
-        LogKey::new(&service::unseal_from(&sealed, tpm)?).ok_or("the sealed log key has a wrong length")?;
-    let identity = service::load_key(&options.home.state, tpm)?;
-    let log = Log::open(&folder, options.log_capacity.saturating_mul(MIB), key, identity);
+    let key = LogKey::new(&early.log).ok_or("the sealed log key has a wrong length")?;
+    let identity = service::Key::from_seed(early.identity.seed())?;
+    let capacity = start.configured.log_capacity.saturating_mul(MIB);
+    let log = Log::open(&folder, capacity, key, identity);
     Ok(log.inspect_err(|error| tracing::error!(code = error.code(), "the host's log cannot be opened"))?)
-}
-
-fn log_folder(options: &Options) -> PathBuf {
-    options.home.state.join("log")
 }
 
 fn note(log: &mut Log, entry: Entry) -> Result<(), Failure> {
@@ -331,24 +371,23 @@ fn note(log: &mut Log, entry: Entry) -> Result<(), Failure> {
     Ok(())
 }
 
-fn read(path: &Path) -> Result<String, Failure> {
-    let mut text = String::new();
-    let read = File::open(path).and_then(|file| file.take(MAX_FILE + 1).read_to_string(&mut text));
-    match read {
-        Ok(length) if length as u64 <= MAX_FILE => Ok(text),
-        Ok(_) => Err(format!("{}: longer than {MAX_FILE} bytes", path.display()).into()),
-        Err(error) => Err(format!("{}: {error}", path.display()).into()),
-    }
-}
-
-fn serve(listener: TcpListener, tls: rustls::ServerConfig, door: Arc<Door>) -> io::Result<()> {
+/// Serves until the process is to stop, or the host is no more.
+fn serve(
+    listener: TcpListener,
+    tls: rustls::ServerConfig,
+    door: Arc<Door>,
+    ended: &Notify,
+) -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(WORKERS)
         .max_blocking_threads(ACTORS)
         .enable_all()
         .build()?;
     runtime.block_on(async {
-        let stop = stop_signal()?;
+        let signal = stop_signal()?;
+        let stop = async {
+            tokio::select! { () = signal => {}, () = ended.notified() => {} }
+        };
         tracing::info!(address = %listener.local_addr()?, "serving");
         service::serve(listener, door::service(door, tls), stop).await
     })

@@ -4,7 +4,7 @@
 //! identity key, so that nobody else writes them. Who can write the host's disk can put an earlier state back.
 
 use crate::boot::sha256;
-use host_api::Sha256;
+use host_api::{AttestationKey, Pem, Sha256};
 use ids::HostId;
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
@@ -20,7 +20,7 @@ use token::{KeySet, Keys, PublicKey, Verifier, cose};
 
 const CONTEXT: &[u8] = b"azote/host-settings/1";
 /// Bytes of one place.
-const PLACE: usize = 4096;
+const PLACE: usize = 64 * 1024;
 const LENGTH: usize = 4;
 
 /// Why the settings cannot be read or changed.
@@ -47,6 +47,21 @@ pub struct Kept {
     pub drained: bool,
     /// The keys that followed the installed ones.
     pub keys: Option<KeptKeys>,
+    /// The certificates that it was offered last.
+    #[serde(default)]
+    pub certificates: Option<KeptCertificates>,
+}
+
+/// Certificates that the host was offered.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct KeptCertificates {
+    /// Of its identity key, and those above it.
+    pub chain: Pem,
+    /// Of its TPM's attestation key.
+    pub attestation: AttestationKey,
+    /// Of the key under which its instances prove what they are, and those above it.
+    pub instances: Option<Pem>,
 }
 
 /// A later set of the token service's keys.
@@ -121,6 +136,11 @@ impl Settings {
         Arc::clone(&self.verifier)
     }
 
+    /// What is measured of the keys in force.
+    pub fn fingerprint(&self) -> [u8; 32] {
+        sha256(&bytes(self.verifier.read().unwrap_or_else(PoisonError::into_inner).keys()))
+    }
+
     /// Number of the set of keys in force; 0 for the installed one.
     pub fn sequence(&self) -> u64 {
         self.kept.keys.as_ref().map_or(0, |kept| kept.sequence)
@@ -184,13 +204,6 @@ impl io::Read for Positioned<'_> {
     }
 }
 
-impl KeptKeys {
-    /// The keys' bytes, to measure.
-    pub fn bytes(&self) -> Vec<u8> {
-        bytes(&self.keys)
-    }
-}
-
 fn bytes(keys: &Keys) -> Vec<u8> {
     keys.list().iter().flat_map(|key| key.0).collect()
 }
@@ -221,7 +234,7 @@ mod tests {
     }
 
     fn drained(drained: bool) -> Kept {
-        Kept { drained, keys: None }
+        Kept { drained, ..Kept::default() }
     }
 
     #[test]
@@ -287,7 +300,7 @@ mod tests {
         let signed = KeySet { sequence: 5, keys: keys(8) }.sign(&pair(7)).unwrap();
         let kept = settings.follow(&signed).unwrap();
         assert_eq!(trusted(&settings), keys(7), "not before they are kept");
-        settings.change(Kept { drained: true, keys: Some(kept) }).unwrap();
+        settings.change(Kept { drained: true, keys: Some(kept), certificates: None }).unwrap();
         assert_eq!((settings.sequence(), trust.read().unwrap().keys()), (5, &keys(8)));
         assert_eq!(settings.follow(&signed), Err(token::Refusal::KeysSignature));
         drop(settings);

@@ -57,6 +57,11 @@ pub struct State {
 }
 
 impl State {
+    /// Whether it holds no volume, and no instance is started.
+    pub fn is_empty(&self) -> bool {
+        self.volumes.is_empty() && self.instances.is_empty()
+    }
+
     /// The volumes.
     pub fn volumes(&self) -> impl Iterator<Item = (&VolumeId, &Volume)> {
         self.volumes.iter()

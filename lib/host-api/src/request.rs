@@ -213,7 +213,9 @@ impl Request {
         if body.len() > MAX_BODY || (reads && !body.is_empty()) || (!reads && query.is_some()) {
             return Err(Malformed);
         }
-        Self::read(api, query, body)
+        // The slot behind those of volumes is the host's own.
+        let hosts = |request: &Self| matches!(request, Self::AttachVolume(r) if r.slot == Slot::HOST);
+        Self::read(api, query, body).and_then(|request| if hosts(&request) { Err(Malformed) } else { Ok(request) })
     }
 
     /// What the request touches on `host`: a token must name all of it.

@@ -1,50 +1,36 @@
 use super::*;
+use rustix::fs::{MemfdFlags, memfd_create};
+use std::io::Write;
 
-/// A register as the TPM has it: SHA-256 over the old value and the digest.
-#[derive(Default)]
-struct Software([u8; 32]);
-
-impl Register for Software {
-    fn extend(&mut self, digest: [u8; 32]) -> Result<(), tpm::Error> {
-        self.0 = sha256(&[self.0, digest].concat());
-        Ok(())
-    }
-
-    fn value(&mut self) -> Result<[u8; 32], tpm::Error> {
-        Ok(self.0)
+#[test]
+fn a_log_that_was_handed_on_is_read_from_its_beginning_and_only_whole() {
+    assert!(handed(None).unwrap().is_empty(), "nothing ran before");
+    let event = Event::new(8, "stage 1", &[7; 32]).unwrap();
+    let hand = |bytes: &[u8]| {
+        let mut file = File::from(memfd_create("events", MemfdFlags::CLOEXEC).unwrap());
+        file.write_all(bytes).unwrap();
+        handed(Some(file.into()))
+    };
+    assert_eq!(hand(event.bytes()).unwrap().iter().collect::<Vec<_>>(), [event]);
+    for bad in [&event.bytes()[1..], &[0; 72], &vec![0; boot_rom::events::MAX_BYTES + 72]] {
+        assert_eq!(hand(bad).unwrap_err().code, "boot.log");
     }
 }
 
 #[test]
-fn the_list_of_measurements_replays_to_the_registers_value() {
-    let mut boot = Boot::new(Software::default());
-    boot.measure("controller", b"program").unwrap();
-    boot.measure("configuration", b"settings").unwrap();
-    boot.measure_digest("firmware", [7; 32]).unwrap();
-    let (measurements, value) = boot.finish().unwrap();
-    let names: Vec<_> = measurements.iter().map(|m| m.what.as_str()).collect();
-    assert_eq!(names, ["controller", "configuration", "firmware"]);
-    let list: Vec<_> = measurements
-        .iter()
-        .map(|measured| tpm::Measurement {
-            pcr: PCR,
-            digest: measured.sha256.to_digest(),
-            description: measured.what.to_string(),
-        })
-        .collect();
-    assert_eq!(Sha256::from_digest(&tpm::replay(&list).unwrap()[&PCR]), value);
-}
-
-#[test]
-fn known_good_is_read_strictly() {
-    let hash = "0123456789abcdef".repeat(4);
-    let known = KnownGood::parse(&format!("# firmware\n\n{hash}  OVMF_CODE.fd\n")).unwrap();
-    assert_eq!(known.name_of(&hash.parse().unwrap()).unwrap().as_str(), "OVMF_CODE.fd");
-    assert!(known.name_of(&Sha256::from_digest(&[0; 32])).is_none());
-    let upper = hash.to_uppercase();
-    for text in
-        ["", "# nothing\n", &hash, &format!("{upper} x"), &format!("{hash} good\nnonsense\n"), "* any"]
-    {
-        assert!(KnownGood::parse(text).is_none(), "{text}");
-    }
+fn a_report_is_a_line_that_names_stage_code_and_entry() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("report");
+    forget(&path).unwrap();
+    let failure: Failure = Halt::new("boot.image", "volume card", "say \"what\" to do").into();
+    report(&path, &halt(&failure)).unwrap();
+    let text = fs::read_to_string(&path).unwrap();
+    assert!(text.ends_with("}\n") && text.lines().count() == 1);
+    let json: serde_json::Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(json["stage"], "controller");
+    assert_eq!((json["code"].as_str(), json["entry"].as_str()), (Some("boot.image"), Some("volume card")));
+    assert_eq!(halt(&Failure::from(LogError::Full)).code, "log.full");
+    assert_eq!(halt(&Failure::from("anything")).code, "boot.failed");
+    forget(&path).unwrap();
+    assert!(!path.exists());
 }

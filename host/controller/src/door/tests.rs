@@ -284,7 +284,7 @@ fn a_component_that_is_gone_is_told_once() {
     assert!(codes().is_empty());
     [&rig.chip, &rig.board].into_iter().for_each(rig::Part::die);
     // The far ends hang up when they are asked next.
-    drop(rig.host.act(&Request::ReadStatus(ReadStatus {})));
+    drop(rig.host.act(&Request::ReadStatus(ReadStatus {}), None));
     let mut told: Vec<_> = (0..3).flat_map(|_| codes()).collect();
     told.sort();
     assert_eq!(told, ["board.gone", "chip.gone"]);

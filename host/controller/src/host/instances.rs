@@ -3,8 +3,8 @@
 use super::{Host, Inner, LOOK, numbers};
 use crate::{
     Refusal,
-    boot::KnownGood,
-    hypervisors::{End, Order, setup::Environment},
+    chip::Firmware,
+    hypervisors::{End, Order},
     log::Entry,
     state::Instance,
 };
@@ -26,7 +26,7 @@ impl Host {
         let kind = instance_types::find(request.instance_type.as_str())
             .ok_or_else(|| Refusal::of("instance.type"))?;
         match kind.class {
-            Class::Metal => self.lock().start_metal(&self.known_good, request, kind)?,
+            Class::Metal => self.lock().start_metal(&self.firmware, request, kind)?,
             _ => self.start_machine(request, kind)?,
         }
         let inner = self.lock();
@@ -58,7 +58,7 @@ impl Host {
     }
 
     fn is_production(&self) -> bool {
-        self.hypervisors.as_ref().is_some_and(|(_, facts)| facts.environment == Environment::Production)
+        self.hypervisors.as_ref().is_some_and(|(_, facts)| facts.refuse_weaknesses)
     }
 
     /// The only act that waits for a guest to end: others go on meanwhile, the state refuses what would interfere.
@@ -199,7 +199,7 @@ impl Host {
 impl Inner {
     fn start_metal(
         &mut self,
-        known_good: &KnownGood,
+        known_good: &Firmware,
         request: &StartInstance,
         kind: &'static InstanceType,
     ) -> Result<(), Refusal> {

@@ -7,68 +7,20 @@ use super::{
     topology::Share,
 };
 use crate::{
-    boot::{Boot, KnownGood, Register, out_of_service},
+    boot::{configuration::Configured, out_of_service},
     card::Image,
 };
-use clap::ValueEnum;
 use host_api::{OutOfService, Sha256, Virtualisation};
 use rustix::thread::{CpuSet, sched_setaffinity};
 use service::process::Failure;
 use std::{
     fs::{self, File},
     os::fd::AsFd,
-    path::PathBuf,
     str::FromStr,
     sync::Arc,
 };
 use vfio::{AddressError, Claim, ClaimError, PciAddress};
 use wire::{Fault, Link};
-
-/// What a host is used for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Environment {
-    /// Other people's work: no instance starts while anything is missing that keeps tenants apart.
-    Production,
-    /// What is missing is told with every instance.
-    Laboratory,
-}
-
-/// What instances run on that share the host.
-#[derive(Debug, clap::Args)]
-pub struct Guests {
-    /// The hypervisor's program; without it, the only instances are those that get the whole main board
-    #[arg(long, value_name = "FILE", requires_all = ["launcher", "kernel"])]
-    pub hypervisor: Option<PathBuf>,
-    /// The program that starts hypervisors
-    #[arg(long, value_name = "FILE")]
-    pub launcher: Option<PathBuf>,
-    /// The kernel that instances start with; its hash must be in the known-good set
-    #[arg(long, value_name = "FILE")]
-    pub kernel: Option<PathBuf>,
-    /// The kernel's initial RAM disk; its hash must be in the known-good set
-    #[arg(long, value_name = "FILE")]
-    pub initrd: Option<PathBuf>,
-    /// The kernel's command line
-    #[arg(
-        long,
-        value_name = "TEXT",
-        default_value = "root=/dev/nvme0n1p2 rw rootwait console=ttyS0 quiet panic=-1 reboot=t"
-    )]
-    pub command_line: String,
-    /// Guest memory to set aside in large pages; without it, the large pages that are there
-    #[arg(long, value_name = "MIB", default_value_t = 0)]
-    pub guest_memory: u64,
-    /// Whole cores that the host keeps for itself
-    #[arg(long, value_name = "CORES", default_value_t = 1)]
-    pub host_cores: u16,
-    /// The hardware function that is an accelerator of this family of instance types, as g4dn=0000:03:00.1;
-    /// once for each function
-    #[arg(long, value_name = "FAMILY=ADDRESS", requires = "hypervisor")]
-    pub passthrough: Vec<Passthrough>,
-    /// Whether an instance may start where tenants cannot be kept apart
-    #[arg(long, value_enum, default_value_t = Environment::Laboratory)]
-    pub environment: Environment,
-}
 
 /// A function of the host's hardware, and what it is for.
 #[derive(Debug, Clone)]
@@ -97,8 +49,8 @@ pub struct Facts {
     pub image: Sha256,
     /// What the processor offers.
     pub virtualisation: Virtualisation,
-    /// What the host is used for.
-    pub environment: Environment,
+    /// Whether no instance starts while anything is missing that keeps tenants apart.
+    pub refuse_weaknesses: bool,
 }
 
 /// What became of the hypervisors at boot.
@@ -111,47 +63,27 @@ pub enum Outcome {
     Objection(Option<OutOfService>),
 }
 
-/// Everything that an operator can set here and that changes what the host runs.
-pub fn configuration(options: &Guests) -> String {
-    let Guests { command_line, guest_memory, host_cores, passthrough, environment, .. } = options;
-    let functions: String = passthrough
-        .iter()
-        .map(|Passthrough { family, address }| format!("passthrough={family}={address}\n"))
-        .collect();
-    format!(
-        "command-line={command_line}\nguest-memory={guest_memory}\nhost-cores={host_cores}\n{functions}environment={environment:?}\n"
-    )
+/// What hypervisors are started with, out of the store.
+#[derive(Debug)]
+pub struct Images {
+    /// What starts hypervisors.
+    pub launcher: Image,
+    /// Their program.
+    pub hypervisor: Image,
+    /// The kernel of instances.
+    pub kernel: Image,
+    /// What that kernel starts with.
+    pub ramdisk: Option<Image>,
 }
 
-/// Measures, verifies, divides the machine, starts the launcher, and asks a first hypervisor what it finds.
-pub fn bring_up<R: Register>(
-    options: &Guests,
-    boot: &mut Boot<R>,
-    known_good: &KnownGood,
-) -> Result<Outcome, Failure> {
-    let (Some(hypervisor), Some(launcher), Some(kernel)) =
-        (&options.hypervisor, &options.launcher, &options.kernel)
-    else {
+/// Divides the machine, starts the launcher, and asks a first hypervisor what it finds.
+pub fn bring_up(configured: &Configured, images: Option<Images>) -> Result<Outcome, Failure> {
+    let Some(Images { launcher, hypervisor, kernel, ramdisk }) = images.filter(|_| configured.shared) else {
         return Ok(Outcome::Absent);
     };
-    let mut image = |what: &str, path: &PathBuf| -> Result<Image, Failure> {
-        let image = Image::read(path, what).map_err(|error| format!("{}: {error}", path.display()))?;
-        boot.measure_digest(what, *image.digest())?;
-        Ok(image)
-    };
-    let (launcher, hypervisor) = (image("launcher", launcher)?, image("hypervisor", hypervisor)?);
-    let kernel = image("guest kernel", kernel)?;
-    let initrd = options.initrd.as_ref().map(|path| image("guest RAM disk", path)).transpose()?;
-    let unknown = |image: &&Image| known_good.name_of(&Sha256::from_digest(image.digest())).is_none();
-    if let Some(image) = [Some(&kernel), initrd.as_ref()].into_iter().flatten().find(unknown) {
-        let hash = Sha256::from_digest(image.digest());
-        let message =
-            format!("guest kernel or RAM disk {hash} is not in the known-good set: install one that is");
-        return Ok(Outcome::Objection(out_of_service("boot.kernel", &message)));
-    }
     // A host that cannot do what its measured configuration says is not the host that was asked for; now nobody loses
     // an instance by it.
-    let accelerators = match claim(&options.passthrough) {
+    let accelerators = match claim(&configured.passthrough) {
         Ok(accelerators) => accelerators,
         Err(error) => return Ok(Outcome::Objection(out_of_service(error.code(), &error.to_string()))),
     };
@@ -163,16 +95,16 @@ pub fn bring_up<R: Register>(
             return Ok(Outcome::Absent);
         }
     };
-    let share = share(options.host_cores.into(), options.guest_memory)?;
+    let share = share(configured.host_cores.into(), configured.guest_memory)?;
     stay(&share)?;
     let image = Sha256::from_digest(hypervisor.digest());
     let source = Source {
         kvm: kvm.into(),
         kernel: kernel.into(),
-        initrd: initrd.map(Into::into),
-        command_line: options.command_line.clone(),
+        initrd: ramdisk.map(Into::into),
+        command_line: configured.command_line.clone(),
     };
-    let facts = Facts { image, virtualisation, environment: options.environment };
+    let facts = Facts { image, virtualisation, refuse_weaknesses: configured.refuse_weaknesses };
     match start(&launcher, &hypervisor, source, share, accelerators, &facts) {
         Ok(hypervisors) => Ok(Outcome::Up(Box::new((hypervisors, facts)))),
         Err(error) => {
@@ -241,6 +173,8 @@ fn kind(cpuinfo: &str, kvm: bool) -> Virtualisation {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use rustix::fs::{MemfdFlags, memfd_create};
+    use token::{Ed25519KeyPair, PublicKey};
 
     #[test]
     fn the_kind_of_virtualisation_is_told_apart() {
@@ -266,51 +200,17 @@ mod tests {
         assert_eq!(claim(&[nowhere]).unwrap_err().code(), "passthrough.absent");
     }
 
-    #[derive(clap::Parser)]
-    struct Words {
-        #[command(flatten)]
-        guests: Guests,
-    }
-
-    #[test]
-    fn functions_of_the_hosts_hardware_are_measured() {
-        let words = ["azote-controller", "--hypervisor=h", "--launcher=l", "--kernel=k"];
-        let measured = |more: &[&str]| {
-            let words = words.iter().chain(more);
-            configuration(&<Words as clap::Parser>::try_parse_from(words).unwrap().guests)
-        };
-        let (one, other) = ("--passthrough=g4dn=0000:03:00.1", "--passthrough=g5=0000:03:00.2");
-        let with = measured(&[one, other]);
-        assert!(with.contains("passthrough=g4dn=0000:03:00.1\npassthrough=g5=0000:03:00.2\n"), "{with}");
-        assert!(!measured(&[]).contains("passthrough"));
-        assert!(<Words as clap::Parser>::try_parse_from(["azote-controller", one]).is_err());
-    }
-
-    struct Nothing;
-
-    impl Register for Nothing {
-        fn extend(&mut self, _: [u8; 32]) -> Result<(), tpm::Error> {
-            Ok(())
-        }
-
-        fn value(&mut self) -> Result<[u8; 32], tpm::Error> {
-            Ok([0; 32])
-        }
-    }
-
     #[test]
     fn a_host_without_a_function_that_it_is_to_have_is_out_of_service() {
-        let file = tempfile::NamedTempFile::new().unwrap();
-        let path = file.path().display();
-        let words = ["azote-controller".to_owned(), "--passthrough=g5=ffff:ff:1f.7".to_owned()];
-        let files = ["hypervisor", "launcher", "kernel"].map(|what| format!("--{what}={path}"));
-        let words = words.into_iter().chain(files);
-        let guests = <Words as clap::Parser>::try_parse_from(words).unwrap().guests;
-        let known_good = format!("{}  a kernel", Sha256::from_digest(&crate::boot::sha256(&[])));
-        let known_good = KnownGood::parse(&known_good).unwrap();
-        let outcome = bring_up(&guests, &mut Boot::new(Nothing), &known_good).unwrap();
+        let image = || Image::new(memfd_create("empty", MemfdFlags::CLOEXEC).unwrap(), [0; 32]);
+        let images = Images { launcher: image(), hypervisor: image(), kernel: image(), ramdisk: None };
+        let key = String::from(PublicKey::of(&Ed25519KeyPair::from_seed_unchecked(&[1; 32]).unwrap()));
+        let text = format!("shared=yes\npassthrough=g5=ffff:ff:1f.7\ntoken-keys={key}\n");
+        let configured = Configured::parse(&text).unwrap();
+        let outcome = bring_up(&configured, Some(images)).unwrap();
         let Outcome::Objection(Some(reason)) = outcome else { panic!("it came up") };
         assert_eq!(reason.code.as_str(), "passthrough.absent");
         assert!(reason.message.as_str().contains("ffff:ff:1f.7"), "{}", reason.message);
+        assert!(matches!(bring_up(&configured, None).unwrap(), Outcome::Absent));
     }
 }

@@ -1,17 +1,18 @@
 //! A host of real processes: swtpm, security chip, controller, volume card. Only the main board is played:
 //! it follows the reset line and answers as the BMC, on the real sockets.
 
-use aws_lc_rs::digest::{SHA256, digest};
+use crate::enrolment;
 use host_api::{Call as _, HostStatus, LogRecord, ReadLog, ReadStatus};
-use ids::{HostId, Identity, Slot};
+use ids::{Environment, HostId, Identity, Slot};
 use parts::{Parts, Tool};
 use pki::Ca;
+use release::{Configuration, Folder, Kind, Make, RootKey};
 use service::{CallError, Client};
 use std::{
     fs,
     net::SocketAddr,
     path::{Path, PathBuf},
-    process::{Child, Command, Output, Stdio},
+    process::{Child, Command, ExitStatus, Output, Stdio},
     sync::{Arc, Mutex},
     thread,
     time::{Duration, Instant, SystemTime},
@@ -19,7 +20,6 @@ use std::{
 use token::{Claims, Ed25519KeyPair, PublicKey};
 use wire::{Link, board, chip};
 
-const DAY: Duration = Duration::from_secs(86_400);
 pub(crate) const FIRMWARE: usize = 256 * 1024;
 
 pub(crate) fn now() -> u64 {
@@ -64,67 +64,168 @@ pub(crate) struct Board {
 
 pub(crate) struct Rack {
     pub(crate) controller: Process,
-    _chip: Process,
+    chip: Process,
     tpm: Process,
     pub(crate) board: Arc<Mutex<Board>>,
     pub(crate) ca: Ca,
     pub(crate) host: HostId,
     pub(crate) issuer: Ed25519KeyPair,
     pub(crate) holder: Ed25519KeyPair,
+    root: RootKey,
     pub(crate) dir: tempfile::TempDir,
 }
 
 impl Rack {
-    /// A host with firmware in its flash and this known-good file (`None`: the right one).
-    pub(crate) fn start(known_good: Option<&str>) -> Self {
+    /// A host that was enrolled, switched off and on, and started.
+    pub(crate) fn start() -> Self {
+        let mut rack = Self::enrolled();
+        rack.controller = run_controller(rack.dir.path());
+        rack
+    }
+
+    /// A host that was enrolled and switched off and on.
+    pub(crate) fn enrolled() -> Self {
+        Self::enrolled_with(&[])
+    }
+
+    /// The same, whose store's key has a removable half.
+    pub(crate) fn with_security_key() -> Self {
+        Self::enrolled_with(&["security-key"])
+    }
+
+    fn enrolled_with(flags: &[&str]) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let at = |name: &str| dir.path().join(name);
         for folder in ["state", "volumes", "functions", "tpm", "pki"] {
             fs::create_dir(at(folder)).unwrap();
         }
-        let firmware: Vec<_> = (0..FIRMWARE).map(|n| u8::try_from(n % 253).unwrap()).collect();
-        fs::write(at("code"), &firmware).unwrap();
+        fs::write(at("code"), firmware(0)).unwrap();
         fs::write(at("variables"), vec![0xff; FIRMWARE]).unwrap();
-        let hash = digest(&SHA256, &firmware).as_ref().iter().map(|b| format!("{b:02x}")).collect::<String>();
-        fs::write(at("known-good"), known_good.map_or(format!("{hash}  firmware\n"), str::to_owned)).unwrap();
         let tpm = start_tpm(dir.path());
-        let mut chip = Command::new(program("security-chip", "azote-security-chip"));
-        for name in ["code", "variables", "nbd", "control", "line"] {
-            chip.arg(format!("--{name}")).arg(at(name));
-        }
-        let chip = Process(chip.spawn().unwrap());
-        wait("the chip", || at("line").exists().then_some(()));
+        let chip = start_chip(dir.path());
         let board = play_board(&at("line"), &at("bmc"));
         let host = HostId::from_random(u128::from(std::process::id()));
         let ca = Ca::create(&at("pki")).unwrap();
         let issuer = Ed25519KeyPair::generate().unwrap();
-        fs::write(at("keys"), format!("{}\n", String::from(PublicKey::of(&issuer)))).unwrap();
-        let enrolled = controller(dir.path(), &["enrol", "--host", host.as_str()]).output().unwrap();
-        assert!(enrolled.status.success());
-        let request = String::from_utf8(enrolled.stdout).unwrap();
-        let chain = ca.issue(&request, &Identity::Host(host.clone()), true, DAY).unwrap();
-        fs::write(at("certificate"), chain).unwrap();
-        let controller = run_controller(dir.path());
         let holder = Ed25519KeyPair::generate().unwrap();
-        Self { controller, _chip: chip, tpm, board, ca, host, issuer, holder, dir }
+        let root = RootKey::generate().unwrap();
+        let controller = Process(Command::new("true").spawn().unwrap());
+        let mut rack = Self { controller, chip, tpm, board, ca, host, issuer, holder, root, dir };
+        rack.release("first", 1, 0);
+        rack.configure("configuration", 1, "");
+        let enrolled = rack.enrol(flags).wait().unwrap();
+        assert!(enrolled.success(), "no enrolment");
+        rack.switch_off_and_on();
+        rack
     }
 
-    /// Kills the controller, switches the host off and on (the TPM's registers start from zero), and starts it.
-    pub(crate) fn power_cycle(&mut self) {
-        self.controller.0.kill().unwrap();
+    /// Enrols the host once more.
+    pub(crate) fn enrol_anew(&mut self) -> ExitStatus {
+        self.switch_off_and_on();
+        self.enrolment(&[]).stdin(Stdio::null()).stdout(Stdio::null()).status().unwrap()
+    }
+
+    fn enrol(&self, flags: &[&str]) -> Child {
+        let mut command = self.enrolment(flags);
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        enrolment::certify(&mut child, &self.ca, &self.host);
+        child
+    }
+
+    fn enrolment(&self, flags: &[&str]) -> Command {
+        let at = |name: &str| self.dir.path().join(name);
+        let mut command = controller(self.dir.path(), &["enrol", "--host", self.host.as_str()]);
+        command.arg("--release").arg(at("first")).arg("--configuration").arg(at("configuration"));
+        command.arg("--chip").arg(at("control"));
+        for flag in flags {
+            command.arg(format!("--{flag}")).arg(at(flag));
+        }
+        command
+    }
+
+    /// Makes a release with the real card and this firmware.
+    pub(crate) fn release(&self, name: &str, svn: u32, firmware_number: usize) -> Folder {
+        let card = fs::read(program("volume-card", "azote-volume-card")).unwrap();
+        let policies = include_bytes!("../../../../policies/quotas.toml").to_vec();
+        let images = [
+            (Kind::Stage1, name.as_bytes().to_vec()),
+            (Kind::Controller, b"not started by a stage 1 here".to_vec()),
+            (Kind::Policies, policies),
+            (Kind::VolumeCard, card),
+            (Kind::MainboardFirmware, firmware(firmware_number)),
+        ];
+        let images = images.map(|(kind, bytes)| (kind, kind.to_string(), bytes)).to_vec();
+        let environment = Environment::NonProduction;
+        let make = Make { version: name, svn, environment, images };
+        make.write(&self.dir.path().join(name), &self.root).unwrap()
+    }
+
+    /// Makes a configuration.
+    pub(crate) fn configure(&self, name: &str, sequence: u64, more: &str) {
+        let key = String::from(PublicKey::of(&self.issuer));
+        let text = format!("stop-grace=1\nlog-capacity=1\ntoken-keys={key}\n{more}");
+        let configuration = Configuration { environment: Environment::NonProduction, sequence, text };
+        fs::write(self.dir.path().join(name), configuration.sign(self.root.pair()).unwrap()).unwrap();
+    }
+
+    /// Updates the host, which was switched off and on before.
+    pub(crate) fn update(&self, arguments: &[(&str, &str)]) -> Output {
+        let at = |name: &str| self.dir.path().join(name);
+        let mut command = controller(self.dir.path(), &["update"]);
+        command.arg("--chip").arg(at("control")).arg("--report").arg(at("report"));
+        for (flag, name) in arguments {
+            command.arg(format!("--{flag}")).arg(at(name));
+        }
+        command.stderr(Stdio::piped()).output().unwrap()
+    }
+
+    /// Switches the host off and on: the TPM's registers start from zero.
+    pub(crate) fn switch_off_and_on(&mut self) {
+        self.controller.0.kill().unwrap_or_default();
         self.controller.0.wait().unwrap();
         self.tpm.0.kill().unwrap();
         self.tpm.0.wait().unwrap();
         fs::remove_file(self.dir.path().join("tpm.sock")).unwrap_or_default();
         self.tpm = start_tpm(self.dir.path());
+    }
+
+    /// The report of a start that came to nothing: its code and its entry.
+    pub(crate) fn report(&self) -> (String, String) {
+        let report = fs::read(self.dir.path().join("report")).unwrap();
+        let report: serde_json::Value = serde_json::from_slice(&report).unwrap();
+        assert_eq!(report["stage"], "controller");
+        let text = |name: &str| report[name].as_str().unwrap().to_owned();
+        (text("code"), text("entry"))
+    }
+
+    /// Switches off and on, and starts a controller.
+    pub(crate) fn power_cycle(&mut self) {
+        self.switch_off_and_on();
         self.controller = run_controller(self.dir.path());
     }
 
-    /// Starts a controller that is not expected to serve; gives what it said.
+    /// The same of a controller that is not expected to serve; gives what it said.
     pub(crate) fn try_controller(&mut self) -> Output {
+        self.switch_off_and_on();
+        output(command_to_run(self.dir.path()))
+    }
+
+    /// Starts a controller without a power cycle; gives what it said.
+    pub(crate) fn try_controller_again(&mut self) -> Output {
         self.controller.0.kill().unwrap();
         self.controller.0.wait().unwrap();
-        command_to_run(self.dir.path()).stderr(Stdio::piped()).output().unwrap()
+        output(command_to_run(self.dir.path()))
+    }
+
+    /// Switches the security chip, and with it the main board, off and on.
+    pub(crate) fn replace_chip(&mut self) {
+        self.chip.0.kill().unwrap();
+        self.chip.0.wait().unwrap();
+        for name in ["nbd", "control", "line", "bmc"] {
+            fs::remove_file(self.dir.path().join(name)).unwrap_or_default();
+        }
+        self.chip = start_chip(self.dir.path());
+        self.board = play_board(&self.dir.path().join("line"), &self.dir.path().join("bmc"));
     }
 
     pub(crate) fn address(&self) -> SocketAddr {
@@ -195,18 +296,6 @@ impl Rack {
         files
     }
 
-    /// What only this host's TPM can open.
-    pub(crate) fn records_on_disk(&self) -> Vec<LogRecord> {
-        let mut tpm = tpm::Tpm::connect(&self.dir.path().join("tpm.sock")).unwrap();
-        let key = service::unseal_from(&self.dir.path().join("state/log.sealed"), &mut tpm).unwrap();
-        let key = host_log::LogKey::new(&key).unwrap();
-        let read = |file: PathBuf| host_log::read(&key, &fs::read(file).unwrap()).unwrap().unwrap();
-        let frames = self.segments().into_iter().map(read).flat_map(|segment| segment.frames);
-        let lines: Vec<_> = frames.flat_map(|frame| frame.lines).collect();
-        let lines = lines.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
-        lines.map(|line| serde_json::from_slice(line).unwrap()).collect()
-    }
-
     /// Whether the board's processors run.
     pub(crate) fn runs(&self) -> bool {
         self.lines().last().is_some_and(|lines| lines.run())
@@ -220,6 +309,16 @@ impl Rack {
     pub(crate) fn lines(&self) -> Vec<chip::Lines> {
         self.board.lock().unwrap().lines.clone()
     }
+}
+
+fn start_chip(dir: &Path) -> Process {
+    let mut chip = Command::new(program("security-chip", "azote-security-chip"));
+    for name in ["code", "variables", "nbd", "control", "line"] {
+        chip.arg(format!("--{name}")).arg(dir.join(name));
+    }
+    let chip = Process(chip.spawn().unwrap());
+    wait("the chip", || dir.join("line").exists().then_some(()));
+    chip
 }
 
 fn start_tpm(dir: &Path) -> Process {
@@ -243,22 +342,32 @@ fn controller(dir: &Path, arguments: &[&str]) -> Command {
 }
 
 fn command_to_run(dir: &Path) -> Command {
-    let mut command =
-        controller(dir, &["run", "--listen", "127.0.0.1:0", "--stop-grace", "1", "--log-capacity", "1"]);
-    command.arg("--card").arg(program("volume-card", "azote-volume-card"));
+    let mut command = controller(dir, &["run", "--listen", "127.0.0.1:0"]);
     for (flag, name) in [
         ("chip", "control"),
         ("board", "bmc"),
         ("functions", "functions"),
         ("volumes", "volumes"),
-        ("known-good", "known-good"),
-        ("token-keys", "keys"),
-        ("certificate", "certificate"),
+        ("certificate", "state/certificate.pem"),
+        ("security-key", "security-key"),
         ("address-file", "address"),
+        ("report", "report"),
     ] {
         command.arg(format!("--{flag}")).arg(dir.join(name));
     }
     command
+}
+
+/// One of several main-board firmwares.
+pub(crate) fn firmware(number: usize) -> Vec<u8> {
+    (number..number + FIRMWARE).map(|n| u8::try_from(n % 253).unwrap()).collect()
+}
+
+/// What a command says that is to end by itself, soon.
+fn output(command: Command) -> Output {
+    let mut limited = Command::new("timeout");
+    limited.arg("60").arg(command.get_program()).args(command.get_args());
+    limited.stderr(Stdio::piped()).output().unwrap()
 }
 
 fn run_controller(dir: &Path) -> Process {

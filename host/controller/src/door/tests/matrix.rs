@@ -4,8 +4,9 @@
 
 use super::*;
 use host_api::{
-    AcknowledgeLog, AttestHost, DrainHost, Nonce, PowerCycleHost, ReadConsole, ReadStatistics, ResumeHost, SealedConsole,
-    Sha256, SignedKeys, UpdateTokenKeys, WriteConsole,
+    AcknowledgeLog, AttestHost, AttestationKey, DrainHost, Nonce, OfferCertificate, PowerCycleHost,
+    ReadConsole, ReadStatistics, ResetHost, ResumeHost, SealedConsole, Sha256, SignedKeys, UpdateTokenKeys,
+    WriteConsole,
 };
 use ids::Identity;
 use operations::{Kind, Operation};
@@ -86,7 +87,8 @@ fn asks_hypervisor(operation: Operation) -> bool {
 /// What comes of a call that the door lets through: the prepared host has no hypervisors and no TPM.
 fn reached(operation: Operation) -> &'static str {
     match operation {
-        Operation::AttestHost => "tpm.gone",
+        Operation::AttestHost | Operation::ResetHost => "tpm.gone",
+        Operation::OfferCertificate => "certificate.refused",
         _ if asks_hypervisor(operation) => "hypervisor.absent",
         _ => "done",
     }
@@ -119,6 +121,12 @@ fn request(operation: Operation, rig: &Rig) -> (HttpCall, Request) {
         Operation::DrainHost => both(DrainHost {}),
         Operation::ResumeHost => both(ResumeHost {}),
         Operation::PowerCycleHost => both(PowerCycleHost {}),
+        Operation::ResetHost => both(ResetHost {}),
+        Operation::OfferCertificate => both(OfferCertificate {
+            chain: "-".parse().unwrap(),
+            attestation_certificate: AttestationKey::from_bytes(&[1]).unwrap(),
+            instances_chain: None,
+        }),
         Operation::UpdateTokenKeys => {
             let keys = Keys::new(vec![PublicKey::of(&rig.issuer)]).unwrap();
             let signed = KeySet { sequence: 1, keys }.sign(&rig.issuer).unwrap();

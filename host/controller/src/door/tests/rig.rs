@@ -3,7 +3,6 @@
 use super::*;
 use crate::{
     board::Board,
-    boot::KnownGood,
     card::Card,
     chip::{Chip, Firmware},
     host::{Booted, Components, Identity, Rules},
@@ -308,17 +307,26 @@ impl Rig {
             storage: Storage::open(&dir.path().join("volumes"), &dir.path().join("functions")).unwrap(),
         };
         let certificate = "-----BEGIN CERTIFICATE-----\n".parse().unwrap();
-        let known_good = KnownGood::parse(&format!("{}  firmware\n", good_firmware())).unwrap();
+        let firmware = Firmware { code: good_firmware(), bmc: None };
         let booted = Booted {
             measurements: vec![],
-            pcr: None,
-            firmware: Some(Firmware { code: good_firmware(), bmc: None }),
+            registers: vec![],
+            release: None,
+            firmware: Some(firmware.clone()),
             out_of_service: None,
         };
         let settings =
             Settings::open(&dir.path().join("settings"), own(), host_id(), installed.clone()).unwrap();
         let who = Identity { host: host_id(), certificate, key: own() };
-        let rules = Rules { known_good, stop_grace: Duration::from_millis(500), settings, hypervisors: None };
+        let rules = Rules {
+            firmware,
+            stop_grace: Duration::from_millis(500),
+            settings,
+            hypervisors: None,
+            attester: None,
+            certificates: None,
+            eraser: None,
+        };
         let host = Arc::new(Host::new(who, parts, rules, booted, log.clone(), now()));
         let limits = Limits::new(Bounds { sensitive: SENSITIVE, window_seconds: 3600 });
         let door = Arc::new(Door::new(Arc::clone(&host), log, now(), NOW, limits, &history));

@@ -1,0 +1,199 @@
+//! What a start refuses, and with which code: each thing that it measures or has sealed, changed by one byte.
+
+use crate::rack::{Rack, firmware};
+use host_api::{PowerCycleHost, StartInstance};
+use ids::{InstanceId, VolumeId};
+use std::{
+    fs::{self, OpenOptions},
+    io::{Read, Seek, SeekFrom, Write},
+    path::{Path, PathBuf},
+};
+
+/// Changes one byte of a file, before its middle; the same again puts it back.
+fn flip(path: &Path) {
+    let mut file = OpenOptions::new().read(true).write(true).open(path).unwrap();
+    let place = SeekFrom::Start(file.metadata().unwrap().len() / 3);
+    let mut byte = [0];
+    file.seek(place).unwrap();
+    file.read_exact(&mut byte).unwrap();
+    file.seek(place).unwrap();
+    file.write_all(&[byte[0] ^ 1]).unwrap();
+}
+
+fn blob(rack: &Rack, image: &str) -> PathBuf {
+    let bytes = fs::read(rack.dir.path().join("first").join(image)).unwrap();
+    let name = host_api::Sha256::from_digest(&controller::boot::sha256(&bytes));
+    rack.dir.path().join(format!("state/store/{name}.blob"))
+}
+
+fn only_file(folder: PathBuf) -> PathBuf {
+    fs::read_dir(folder).unwrap().next().unwrap().unwrap().path()
+}
+
+#[tokio::test]
+async fn a_changed_byte_before_or_in_the_settings_leaves_a_report_and_nothing_else() {
+    let mut rack = Rack::enrolled();
+    let state = rack.dir.path().join("state");
+    for (file, code, entry) in [
+        (state.join("known-good.set"), "boot.set", "known-good set"),
+        (only_file(state.join("configurations")), "boot.configuration", "configuration"),
+        (blob(&rack, "policies"), "boot.policies", "policies"),
+        (state.join("early.sealed"), "boot.sealed", "sealed keys"),
+        (state.join("certificate.pem"), "boot.identity", "certificate"),
+    ] {
+        flip(&file);
+        let refused = rack.try_controller();
+        let said = String::from_utf8_lossy(&refused.stderr);
+        assert_eq!(refused.status.code(), Some(1), "{}: {said}", file.display());
+        assert_eq!(rack.report(), (code.to_owned(), entry.to_owned()));
+        assert!(!rack.ran() && !rack.dir.path().join("address").exists());
+        flip(&file);
+    }
+    for file in ["known-good.set", "early.sealed", "certificate.pem"] {
+        let (path, aside) = (state.join(file), state.join("aside"));
+        fs::rename(&path, &aside).unwrap();
+        assert_eq!(rack.try_controller().status.code(), Some(1), "{file} was taken away");
+        fs::rename(&aside, &path).unwrap();
+    }
+    rack.power_cycle();
+    assert!(rack.status().await.in_service, "all is as it was");
+    assert!(!rack.dir.path().join("report").exists(), "an old report");
+}
+
+#[tokio::test]
+async fn a_changed_image_firmware_or_store_takes_the_host_out_of_service() {
+    let mut rack = Rack::enrolled();
+    let (state, flash) = (rack.dir.path().join("state"), rack.dir.path().join("code"));
+    for (file, code, entry) in [
+        (blob(&rack, "volume-card"), "boot.image", "volume card"),
+        (flash, "boot.firmware", "main-board firmware"),
+        (state.join("store.sealed"), "boot.sealed", "sealed keys"),
+        (state.join("store/index"), "store.index", "firmware store"),
+    ] {
+        flip(&file);
+        // The chip reads its flash when it is powered.
+        rack.replace_chip();
+        rack.power_cycle();
+        let status = rack.status().await;
+        let reason = status.out_of_service.unwrap();
+        assert_eq!(reason.code.as_str(), code, "{}", reason.message.as_str());
+        assert!(reason.message.as_str().starts_with(entry), "{}", reason.message.as_str());
+        assert!(!status.in_service && status.chip.unwrap().reset_held && !rack.ran());
+        assert!(status.card.unwrap().certificate.is_none(), "a card was started");
+        let start = StartInstance::metal(InstanceId::from_random(1), VolumeId::from_random(1));
+        assert_eq!(rack.refused(start).await, "host.out-of-service");
+        assert_eq!(rack.refused(PowerCycleHost {}).await, "host.out-of-service");
+        flip(&file);
+    }
+    rack.replace_chip();
+    rack.power_cycle();
+    assert!(rack.status().await.in_service, "all is as it was");
+}
+
+#[tokio::test]
+async fn a_second_start_without_a_power_cycle_gets_nothing_from_the_tpm() {
+    let mut rack = Rack::start();
+    assert!(rack.status().await.in_service);
+    assert_eq!(rack.try_controller_again().status.code(), Some(1));
+    assert_eq!(rack.report(), ("boot.log".to_owned(), "event log".to_owned()));
+}
+
+#[tokio::test]
+async fn a_disk_on_another_board_and_a_board_that_was_cleared_open_nothing() {
+    let mut rack = Rack::start();
+    let aside = rack.dir.path().join("tpm-aside");
+    rack.controller.0.kill().unwrap();
+    fs::rename(rack.dir.path().join("tpm"), &aside).unwrap();
+    fs::create_dir(rack.dir.path().join("tpm")).unwrap();
+    assert_eq!(rack.try_controller().status.code(), Some(1));
+    assert_eq!(rack.report().0, "boot.identity", "another TPM");
+    fs::remove_dir_all(rack.dir.path().join("tpm")).unwrap();
+    fs::rename(&aside, rack.dir.path().join("tpm")).unwrap();
+    rack.power_cycle();
+    assert!(rack.status().await.in_service);
+    assert!(!rack.enrol_anew().success(), "an enrolled host was enrolled again");
+}
+
+#[tokio::test]
+async fn a_host_takes_the_next_release_and_configuration_and_goes_back_to_none() {
+    let mut rack = Rack::start();
+    let first = rack.status().await;
+    rack.release("second", 2, 1);
+    rack.release("old", 1, 0);
+    rack.configure("later", 2, "guest-memory=0\n");
+    rack.switch_off_and_on();
+    let updated = rack.update(&[("release", "second"), ("configuration", "later")]);
+    assert!(updated.status.success(), "{}", String::from_utf8_lossy(&updated.stderr));
+    assert_eq!(fs::read(rack.dir.path().join("code")).unwrap(), firmware(1));
+    rack.power_cycle();
+    let second = rack.status().await;
+    assert!(second.in_service, "{:?}", second.out_of_service);
+    assert_eq!(second.release.unwrap().version.as_str(), "second");
+    assert_ne!(first.measurements[0], second.measurements[0], "the configuration");
+    assert_eq!(
+        fs::read_dir(rack.dir.path().join("state/store")).unwrap().count(),
+        1 + 3,
+        "old images are there"
+    );
+
+    for (arguments, why) in [
+        (&[("release", "old")], "update.rollback"),
+        (&[("configuration", "configuration")], "update.rollback"),
+    ] {
+        rack.switch_off_and_on();
+        let refused = rack.update(arguments);
+        assert_eq!(refused.status.code(), Some(1));
+        assert_eq!(rack.report().0, why);
+    }
+    // A byte of an image that is to be installed.
+    rack.release("third", 2, 1);
+    flip(&rack.dir.path().join("third/volume-card"));
+    rack.switch_off_and_on();
+    assert_eq!(rack.update(&[("release", "third")]).status.code(), Some(1));
+    rack.power_cycle();
+    assert!(rack.status().await.in_service, "nothing was changed");
+}
+
+#[tokio::test]
+async fn an_earlier_state_of_the_disk_does_not_open_when_the_floor_has_risen() {
+    let mut rack = Rack::start();
+    rack.status().await;
+    rack.controller.0.kill().unwrap();
+    let (state, copy) = (rack.dir.path().join("state"), rack.dir.path().join("copy"));
+    let copied = |from: &Path, to: &Path| {
+        let status = std::process::Command::new("cp").arg("-a").arg(from).arg(to).status().unwrap();
+        assert!(status.success());
+    };
+    copied(&state, &copy);
+    rack.release("second", 2, 0);
+    rack.switch_off_and_on();
+    assert!(rack.update(&[("release", "second")]).status.success());
+    rack.power_cycle();
+    assert!(rack.status().await.in_service);
+    rack.controller.0.kill().unwrap();
+    fs::remove_dir_all(&state).unwrap();
+    copied(&copy, &state);
+    assert_eq!(rack.try_controller().status.code(), Some(1));
+    assert_eq!(rack.report(), ("boot.rollback".to_owned(), "known-good set".to_owned()));
+}
+
+#[tokio::test]
+async fn a_store_with_a_removable_half_is_gone_without_it() {
+    let mut rack = Rack::with_security_key();
+    rack.power_cycle();
+    assert!(rack.status().await.in_service);
+    let (half, aside) = (rack.dir.path().join("security-key"), rack.dir.path().join("pocket"));
+    fs::rename(&half, &aside).unwrap();
+    rack.power_cycle();
+    assert_eq!(rack.status().await.out_of_service.unwrap().code.as_str(), "store.security-key");
+    fs::write(&half, [7; 32]).unwrap();
+    rack.power_cycle();
+    assert_eq!(
+        rack.status().await.out_of_service.unwrap().code.as_str(),
+        "store.security-key",
+        "another one"
+    );
+    fs::rename(&aside, &half).unwrap();
+    rack.power_cycle();
+    assert!(rack.status().await.in_service);
+}
