@@ -266,6 +266,7 @@ fn slot(text: &str) -> Result<Slot, String> {
     let number: Option<u8> = text.parse().ok();
     number
         .and_then(|number| Slot::try_from(number).ok())
+        .filter(|slot| *slot != Slot::HOST)
         .ok_or_else(|| format!("the board has slots 1 to {}", ids::SLOTS))
 }
 

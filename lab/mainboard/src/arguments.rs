@@ -1,7 +1,7 @@
 //! QEMU's command line.
 
 use crate::board::Functions;
-use ids::{SLOTS, Slot};
+use ids::Slot;
 use serde_json::{Value, json};
 use std::{
     ffi::OsString,
@@ -102,8 +102,8 @@ pub(crate) fn arguments(hardware: &Hardware<'_>, qmp: &Path) -> Vec<OsString> {
         let flash = json!({ "driver": "nbd", "node-name": region, "export": region, "server": server });
         add("-blockdev", &flash.to_string());
     }
-    for slot in 1..=SLOTS {
-        // Sixteen ports' worth of I/O space does not exist, and no card uses any.
+    for slot in 1..=u8::from(Slot::HOST) {
+        // So many ports' worth of I/O space does not exist, and no card uses any.
         add(
             "-device",
             &format!("pcie-root-port,id=slot{slot},chassis={slot},slot={slot},addr={slot:#x},io-reserve=0"),
@@ -111,7 +111,7 @@ pub(crate) fn arguments(hardware: &Hardware<'_>, qmp: &Path) -> Vec<OsString> {
     }
     for (order, (slot, socket)) in hardware.functions.iter().enumerate() {
         let mut device = function(*slot, socket);
-        if order == 0 {
+        if order == 0 && *slot != Slot::HOST {
             device["bootindex"] = json!(0);
         }
         add("-device", &device.to_string());

@@ -113,23 +113,28 @@ impl VolumeId {
     }
 }
 
-/// The most functions that one main board takes.
+/// The most volumes that one main board takes.
 pub const SLOTS: u8 = 16;
 
-/// A slot of the main board that a card's function is plugged into, 1 to [`SLOTS`].
+/// A slot of the main board that a card's function is plugged into: 1 to [`SLOTS`] for volumes, and [`Slot::HOST`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "u8", into = "u8")]
 pub struct Slot(u8);
 
-/// A slot number outside 1 to [`SLOTS`].
+/// A slot number outside 1 to [`SLOTS`], and not [`Slot::HOST`]'s.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("slot {0} does not exist: the board has slots 1 to {SLOTS}")]
 pub struct BadSlot(u8);
 
+impl Slot {
+    /// The slot of the function that the host itself gives each instance, behind those of volumes.
+    pub const HOST: Self = Self(SLOTS + 1);
+}
+
 impl TryFrom<u8> for Slot {
     type Error = BadSlot;
     fn try_from(number: u8) -> Result<Self, BadSlot> {
-        if (1..=SLOTS).contains(&number) { Ok(Self(number)) } else { Err(BadSlot(number)) }
+        if (1..=Self::HOST.0).contains(&number) { Ok(Self(number)) } else { Err(BadSlot(number)) }
     }
 }
 
@@ -179,6 +184,7 @@ mod tests {
             assert!(text.parse::<VolumeId>().is_err(), "{text}");
         }
         assert!(Slot::try_from(0).is_err());
-        assert!(Slot::try_from(SLOTS + 1).is_err());
+        assert_eq!(Slot::try_from(SLOTS + 1).unwrap(), Slot::HOST);
+        assert!(Slot::try_from(SLOTS + 2).is_err());
     }
 }

@@ -87,6 +87,18 @@ fn a_volume_for_an_instance_touches_the_instance_too() {
 }
 
 #[test]
+fn the_slot_behind_those_of_volumes_is_the_hosts_own() {
+    let reads = |slot: u8| {
+        let text = format!(
+            r#"{{"volume":"{}","device_name":"sdf","size":4096,"slot":{slot},"sealed_key":"AAAA"}}"#,
+            volume()
+        );
+        Request::parse(Api::AttachVolume, None, text.as_bytes()).is_ok()
+    };
+    assert!(reads(1) && reads(ids::SLOTS) && !reads(Slot::HOST.into()) && !reads(0));
+}
+
+#[test]
 fn parameters_beside_the_declared_ones_are_refused() {
     let extra = br#"{"volume":"vol-00000000000000007","force":true,"path":"/etc/passwd"}"#;
     assert_eq!(Request::parse(Api::DetachVolume, None, extra), Err(Malformed));
