@@ -32,7 +32,7 @@ impl Bus {
             return;
         };
         let reply = match link.receive() {
-            Ok((transaction, _)) => transact(master, chip, transaction),
+            Ok((transaction, _)) => transact(master, chip, &transaction),
             Err(LinkError::Io(rustix::io::Errno::AGAIN)) => return,
             Err(LinkError::Malformed(_) | LinkError::TooLong) => BusReply::Fault(no_transaction()),
             Err(LinkError::Closed | LinkError::Io(_)) => {
@@ -53,13 +53,13 @@ impl AsFd for Bus {
     }
 }
 
-fn transact(master: Master, chip: &mut Chip<FlashFiles>, transaction: Transaction) -> BusReply {
-    let (Transaction::Spi { out, read, .. } | Transaction::I2c { out, read, .. }) = &transaction;
+fn transact(master: Master, chip: &mut Chip<FlashFiles>, transaction: &Transaction) -> BusReply {
+    let (Transaction::Spi { out, read, .. } | Transaction::I2c { out, read, .. }) = transaction;
     if out.len() > usize::from(MAX_TRANSFER) || *read > MAX_TRANSFER {
         return BusReply::Fault(no_transaction());
     }
     let mut bytes = vec![0; usize::from(*read)];
-    let acknowledged = match &transaction {
+    let acknowledged = match transaction {
         Transaction::Spi { select, out, .. } => {
             chip.spi(master, *select, out, &mut bytes);
             true

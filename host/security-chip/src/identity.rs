@@ -13,7 +13,7 @@ pub(crate) fn memory() -> [u8; 256] {
     for field in FIELDS {
         // Type 3: text. Lengths have six bits.
         let text = field.as_bytes().iter().take(0x3f);
-        area.push(0xc0 | (text.len() & 0x3f) as u8);
+        area.push(0xc0 | u8::try_from(text.len() & 0x3f).unwrap_or(0));
         area.extend(text);
     }
     // No file identifier, no more fields.

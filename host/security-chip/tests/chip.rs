@@ -373,8 +373,8 @@ fn masters_write_nothing_with_and_without_a_controller_and_the_next_one_hears_of
     release_all(&controller, &hash(&image(1)));
     board.join().unwrap();
     // The processors' code begins where their variables end.
-    let at = (VARIABLES_LENGTH as u32 + 4096).to_be_bytes();
-    let code = [at[1], at[2], at[3]];
+    let [.., high, middle, low] = (VARIABLES_LENGTH + 4096).to_be_bytes();
+    let code = [high, middle, low];
     flashrom(&cpu, 0, code);
     let first = events(&controller, 0).last().unwrap().seq;
     drop(controller);

@@ -2,7 +2,6 @@
 //! interrupt that comes from outside (irqfd).
 
 use crate::Error;
-use guest_memory::DmaMap;
 use rustix::{
     event::{EventfdFlags, PollFd, PollFlags, eventfd, poll},
     io::{Errno, read},
@@ -14,7 +13,7 @@ use std::{
     thread,
 };
 use vfio_user::{
-    Device, DeviceInfo, IoEvent, Irq, IrqSet, Irqs, Region, Session, Wait,
+    Device, IoEvent, Irq, IrqSet, Irqs, Region, Session, Wait,
     pci::{self, Bar, ConfigSpace, ConfigWrite, Identity, Msix},
 };
 
@@ -76,10 +75,6 @@ fn serve(mut bell: Bell, socket: OwnedFd, answered: &OwnedFd) {
 }
 
 impl Device for Bell {
-    fn info(&self) -> DeviceInfo {
-        DeviceInfo { regions: pci::REGIONS, irqs: pci::IRQS, resettable: true }
-    }
-
     fn region(&self, index: u32) -> Option<&Region> {
         self.regions.get(index as usize)
     }
@@ -104,18 +99,6 @@ impl Device for Bell {
         if region == pci::CONFIG && self.config.write(offset, data) == ConfigWrite::FunctionLevelReset {
             self.config.reset();
         }
-        Ok(())
-    }
-
-    fn dma_map(&mut self, _: DmaMap, _: Option<OwnedFd>) -> Result<(), Errno> {
-        Ok(())
-    }
-
-    fn dma_unmap(&mut self, _: u64, _: u64) -> Result<(), Errno> {
-        Ok(())
-    }
-
-    fn dma_unmap_all(&mut self) -> Result<(), Errno> {
         Ok(())
     }
 

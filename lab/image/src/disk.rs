@@ -31,10 +31,11 @@ const HASH_SEED: &str = "8B4F1E3A-2C57-4A8B-9F4E-6D1A0C1B2D05";
 const EPOCH: &str = "1700000000";
 
 /// The guest's own files: name in the work folder, place in the root, mode, text.
-const FILES: [(&str, &str, u32, &str); 4] = [
+const FILES: [(&str, &str, u32, &str); 5] = [
     ("start", "/etc/start", 0o755, include_str!("../guest/start")),
     ("inittab", "/etc/inittab", 0o644, include_str!("../guest/inittab")),
     ("profile", "/etc/profile", 0o644, include_str!("../guest/profile")),
+    ("flash", "/bin/flash", 0o755, include_str!("../guest/flash")),
     ("power", "/etc/acpi/PWRF/00000080", 0o755, include_str!("../guest/power")),
 ];
 const FOLDERS: [&str; 13] = [

@@ -9,6 +9,9 @@ use std::{
     path::Path,
 };
 
+/// Where on the root bus the way to SPI and I²C is.
+const BUSES: &str = "0x1d";
+
 /// What executes the guest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Accelerator {
@@ -65,6 +68,7 @@ fn has_virtualisation(cpuinfo: &str) -> bool {
 pub(crate) struct Hardware<'a> {
     pub(crate) accelerator: Accelerator,
     pub(crate) firmware: &'a Path,
+    pub(crate) buses: Option<&'a Path>,
     pub(crate) memory: u32,
     pub(crate) cpus: u8,
     pub(crate) functions: &'a Functions,
@@ -116,6 +120,11 @@ pub(crate) fn arguments(hardware: &Hardware<'_>, qmp: &Path) -> Vec<OsString> {
         }
         add("-device", &device.to_string());
     }
+    if let Some(socket) = hardware.buses {
+        let socket = json!({ "type": "unix", "path": socket });
+        let device = json!({ "driver": "vfio-user-pci", "id": "buses", "bus": "pcie.0", "addr": BUSES, "socket": socket });
+        add("-device", &device.to_string());
+    }
     add("-smbios", "type=0,vendor=Amazon EC2,version=1.0,uefi=on");
     add("-smbios", "type=1,manufacturer=Amazon EC2,product=azote-lab");
     add("-smbios", "type=3,manufacturer=Amazon EC2");
@@ -149,6 +158,7 @@ mod tests {
         let hardware = Hardware {
             accelerator: Accelerator::TcgNoProcessor,
             firmware: Path::new("/run/firmware"),
+            buses: Some(Path::new("/run/buses")),
             memory: 256,
             cpus: 1,
             functions: &functions,
@@ -164,7 +174,8 @@ mod tests {
             seen,
             [
                 (&json!("slot2"), &json!("/run/a.sock"), &json!(0)),
-                (&json!("slot9"), &json!("/run/b,c.sock"), &Value::Null)
+                (&json!("slot9"), &json!("/run/b,c.sock"), &Value::Null),
+                (&json!("pcie.0"), &json!("/run/buses"), &Value::Null)
             ]
         );
     }

@@ -43,6 +43,8 @@ pub(crate) trait Machine {
     fn stop(&mut self);
     /// Adds a function to the running machine.
     fn hot_plug(&mut self, slot: Slot, socket: &Path) -> Result<(), Fault>;
+    /// Starts the management controller from its flash.
+    fn start_bmc(&mut self) -> Result<(), Fault>;
     /// Presses the power button of the running machine.
     fn press_power_button(&mut self) -> Result<(), Fault>;
 }
@@ -86,16 +88,12 @@ impl Board {
     pub(crate) fn handle(&mut self, event: Event, machine: &mut impl Machine) -> Result<(), Fault> {
         tracing::info!(?event, power = ?self.power);
         match event {
-            Event::Lines(lines) => {
-                self.lines = lines;
-                match (lines.run(), self.power) {
-                    (true, Power::Running) | (false, Power::Held) => Ok(()),
-                    (true, _) => self.start(machine),
-                    (false, _) => self.hold(machine),
-                }
-            }
-            Event::Plug { .. } | Event::Unplug { .. } | Event::PowerButton if self.lines.bmc == Reset::Held => {
-                let message = "the management controller is held in reset: verify its firmware and release it";
+            Event::Lines(lines) => self.follow(lines, machine),
+            Event::Plug { .. } | Event::Unplug { .. } | Event::PowerButton
+                if self.lines.bmc == Reset::Held =>
+            {
+                let message =
+                    "the management controller is held in reset: verify its firmware and release it";
                 Err(Fault::new("board.bmc-held", message))
             }
             Event::Plug { slot, socket } => self.plug(slot, socket, machine),
@@ -114,6 +112,19 @@ impl Board {
                 Ok(())
             }
         }
+    }
+
+    fn follow(&mut self, lines: Lines, machine: &mut impl Machine) -> Result<(), Fault> {
+        let starts = (self.lines.bmc, lines.bmc) == (Reset::Held, Reset::Released);
+        let bmc = if starts { machine.start_bmc() } else { Ok(()) };
+        self.lines = Lines { bmc: if bmc.is_ok() { lines.bmc } else { Reset::Held }, ..lines };
+        // The processors follow their line whatever the management controller does.
+        let processors = match (lines.run(), self.power) {
+            (true, Power::Running) | (false, Power::Held) => Ok(()),
+            (true, _) => self.start(machine),
+            (false, _) => self.hold(machine),
+        };
+        processors.and(bmc)
     }
 
     fn start(&mut self, machine: &mut impl Machine) -> Result<(), Fault> {

@@ -33,6 +33,9 @@ impl Machine for Recorder {
         self.told.push(format!("hot-plug {slot}"));
         if self.works { Ok(()) } else { Err(Fault::new("test.broken", "")) }
     }
+    fn start_bmc(&mut self) -> Result<(), Fault> {
+        if self.works { Ok(()) } else { Err(Fault::new("test.broken", "")) }
+    }
     fn press_power_button(&mut self) -> Result<(), Fault> {
         assert!(self.runs);
         self.told.push("button".into());

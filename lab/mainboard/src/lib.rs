@@ -11,7 +11,9 @@
 #![forbid(unsafe_code)]
 
 mod arguments;
+mod bmc;
 mod board;
+mod buses;
 mod console;
 mod links;
 mod machine;
@@ -37,6 +39,10 @@ pub struct Options {
     pub line: PathBuf,
     /// The security chip's NBD socket with the exports `code` and `variables`.
     pub firmware: PathBuf,
+    /// The security chip's socket for the processors' SPI and I²C buses; none if they are not wired.
+    pub cpu_bus: Option<PathBuf>,
+    /// Its socket for the BMC's buses, if the BMC has a flash of its own.
+    pub bmc_bus: Option<PathBuf>,
     /// The BMC's socket, bound here.
     pub control: PathBuf,
     /// The serial console's socket, bound here.
@@ -47,6 +53,15 @@ pub struct Options {
     pub memory: u32,
     /// Processors.
     pub cpus: u8,
+}
+
+impl Options {
+    /// Where the emulator finds the function that is the processors' way to the buses.
+    fn buses(&self) -> PathBuf {
+        let mut path = self.control.clone().into_os_string();
+        path.push(".buses");
+        path.into()
+    }
 }
 
 /// Why the board could not be powered.
@@ -95,21 +110,26 @@ pub fn run(options: &Options) -> Result<(), Error> {
     let parts = parts::Parts::locate(&options.parts)?;
     let (messages, inbox) = mpsc::channel();
     let console = Arc::new(Console::default());
+    let buses = options.buses();
+    let refused = |path: &Path| {
+        let path = path.to_owned();
+        move |source| Error::Listen { path, source }
+    };
     let mut machine = machine::Qemu::new(parts, options, Arc::clone(&console), messages.clone());
     tracing::info!(
         accelerator = machine.accelerator().name(),
         reason = machine.accelerator().reason(),
         "this is an emulated main board, a stand-in for hardware"
     );
+    if let Some(chip) = &options.cpu_bus {
+        let _ = fs::remove_file(&buses);
+        buses::serve(&buses, chip).map_err(refused(&buses))?;
+    }
     machine.try_park()?;
     let mut board = Board::default();
     let published: Published = Arc::new(Mutex::new(board.status(machine.accelerator().name())));
 
     let _ = fs::remove_file(&options.console);
-    let refused = |path: &Path| {
-        let path = path.to_owned();
-        move |source| Error::Listen { path, source }
-    };
     console.listen(&options.console).map_err(refused(&options.console))?;
     let _ = fs::remove_file(&options.control);
     let control = wire::Listener::bind(&options.control)
@@ -136,7 +156,7 @@ pub fn run(options: &Options) -> Result<(), Error> {
         }
     }
     machine.stop();
-    for socket in [&options.console, &options.control] {
+    for socket in [&options.console, &options.control, &buses] {
         let _ = fs::remove_file(socket);
     }
     Ok(())

@@ -3,6 +3,7 @@
 use crate::{
     Message, Options,
     arguments::{Accelerator, Hardware, arguments, function},
+    bmc::Bmc,
     board::{Event, Functions, Machine},
     console::Console,
     qmp::{Notice, Qmp, QmpError},
@@ -80,6 +81,9 @@ pub(crate) struct Qemu {
     parts: Parts,
     accelerator: Accelerator,
     firmware: PathBuf,
+    /// Where the function is that leads to the buses.
+    buses: Option<PathBuf>,
+    bmc: Bmc,
     memory: u32,
     cpus: u8,
     qmp: PathBuf,
@@ -102,6 +106,8 @@ impl Qemu {
             parts,
             accelerator: Accelerator::of_this_machine(),
             firmware: options.firmware.clone(),
+            buses: options.cpu_bus.as_ref().map(|_| options.buses()),
+            bmc: Bmc::new(options.bmc_bus.clone()),
             memory: options.memory,
             cpus: options.cpus,
             qmp: qmp.into(),
@@ -148,6 +154,7 @@ impl Qemu {
         let hardware = Hardware {
             accelerator: self.accelerator,
             firmware: &self.firmware,
+            buses: self.buses.as_deref(),
             memory: self.memory,
             cpus: self.cpus,
             functions,
@@ -201,6 +208,10 @@ impl Machine for Qemu {
 
     fn hot_plug(&mut self, slot: Slot, socket: &Path) -> Result<(), Fault> {
         self.ask("device_add", &function(slot, socket)).map_err(|error| fault(&error))
+    }
+
+    fn start_bmc(&mut self) -> Result<(), Fault> {
+        self.bmc.start()
     }
 
     fn press_power_button(&mut self) -> Result<(), Fault> {

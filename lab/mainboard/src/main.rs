@@ -11,12 +11,18 @@ use tracing_subscriber::EnvFilter;
 #[derive(Parser)]
 #[command(version)]
 struct Arguments {
-    /// The security chip's reset line (Unix socket)
+    /// The security chip's reset lines (Unix socket)
     #[arg(long, value_name = "SOCK")]
     line: PathBuf,
     /// The security chip's firmware flash (NBD, Unix socket)
     #[arg(long, value_name = "SOCK")]
     firmware: PathBuf,
+    /// The security chip's SPI and I²C buses for the processors (Unix socket) [default: not wired]
+    #[arg(long, value_name = "SOCK")]
+    cpu_bus: Option<PathBuf>,
+    /// The security chip's SPI and I²C buses for the BMC (Unix socket) [default: the BMC has no flash]
+    #[arg(long, value_name = "SOCK")]
+    bmc_bus: Option<PathBuf>,
     /// Where to listen for the controller (Unix socket)
     #[arg(long, value_name = "SOCK")]
     control: PathBuf,
@@ -54,6 +60,8 @@ fn main() -> ExitCode {
     let options = Options {
         line: a.line,
         firmware: a.firmware,
+        cpu_bus: a.cpu_bus,
+        bmc_bus: a.bmc_bus,
         control: a.control,
         console: a.console,
         parts: a.parts,

@@ -1,5 +1,6 @@
 //! What a card implements.
 
+use crate::pci;
 use guest_memory::DmaMap;
 use rustix::io::Errno;
 use std::{os::fd::OwnedFd, sync::Arc};
@@ -119,8 +120,10 @@ pub enum IrqData<'a> {
 /// A device behind a [`Session`](crate::Session). Offsets and lengths are checked against the region before a call.
 /// An error is sent to the client as its errno.
 pub trait Device {
-    /// The numbers of regions and interrupts.
-    fn info(&self) -> DeviceInfo;
+    /// The numbers of regions and interrupts: those of a PCI function that can be reset.
+    fn info(&self) -> DeviceInfo {
+        DeviceInfo { regions: pci::REGIONS, irqs: pci::IRQS, resettable: true }
+    }
 
     /// One region; `None` beyond the last.
     fn region(&self, index: u32) -> Option<&Region>;
@@ -140,15 +143,21 @@ pub trait Device {
     fn region_write(&mut self, region: u32, offset: u64, data: &[u8]) -> Result<(), Errno>;
 
     /// Guest memory is there. QEMU maps and unmaps it while firmware uses the device, and sends maps without a
-    /// file: keep them as unusable, as [`guest_memory::GuestMemory`] does.
-    fn dma_map(&mut self, map: DmaMap, file: Option<OwnedFd>) -> Result<(), Errno>;
+    /// file: keep them as unusable, as [`guest_memory::GuestMemory`] does. A function that does no DMA forgets them.
+    fn dma_map(&mut self, _map: DmaMap, _file: Option<OwnedFd>) -> Result<(), Errno> {
+        Ok(())
+    }
 
     /// Guest memory goes away: no DMA may touch it after the answer. Queues in it stay, because it often comes
     /// back under the same address. May [`DEFER`].
-    fn dma_unmap(&mut self, iova: u64, len: u64) -> Result<(), Errno>;
+    fn dma_unmap(&mut self, _iova: u64, _len: u64) -> Result<(), Errno> {
+        Ok(())
+    }
 
     /// As [`dma_unmap`](Self::dma_unmap), for all maps. May [`DEFER`].
-    fn dma_unmap_all(&mut self) -> Result<(), Errno>;
+    fn dma_unmap_all(&mut self) -> Result<(), Errno> {
+        Ok(())
+    }
 
     /// Changes interrupts; [`Irqs::set`](crate::Irqs::set) does it.
     fn set_irqs(&mut self, set: IrqSet<'_>) -> Result<(), Errno>;

@@ -13,10 +13,10 @@ static PAGES: [[u8; PAGE]; 256] = pages();
 
 const fn pages() -> [[u8; PAGE]; 256] {
     let mut pages = [[0; PAGE]; 256];
-    let mut at = 0;
-    while at < 256 {
-        pages[at] = [at as u8; PAGE];
-        at += 1;
+    let mut number = u8::MAX;
+    while number > 0 {
+        pages[number as usize] = [number; PAGE];
+        number -= 1;
     }
     pages
 }

@@ -186,72 +186,58 @@ impl Subject for Letting {
     }
 }
 
+/// A decision as somebody might write it.
+type Decision<S> = fn(&Symbolic, &<S as Subject>::Input<Symbolic>) -> Number<Symbolic>;
+
+const BUS: [(&str, Decision<Bus>); 3] = [
+    ("from + length <= window", |d, a| {
+        let sum = d.add(a.from, a.length);
+        let inside = d.at_most(sum, a.window);
+        // With no bytes at 0 the kernel's own bound always holds.
+        let free = Access { from: d.number(0), length: d.number(0), ..*a };
+        Number(d.choose(inside, access(d, &free), access(d, a)))
+    }),
+    ("the first byte is inside", |d, a| Number(access(d, &Access { length: d.number(1), ..*a }))),
+    ("whoever speaks is the processor", |d, a| {
+        Number(access(d, &Access { master: d.number(master::CPU), ..*a }))
+    }),
+];
+const WRITING: [(&str, Decision<Writing>); 2] = [
+    ("the first 192 bits are the same", |d, u| {
+        let [first, second, third, _] = u.image;
+        Number(update(d, &Update { image: [first, second, third, u.authorised[3]], ..*u }))
+    }),
+    ("a shorter image fits", |d, u| {
+        let length = d.choose(d.below(u.length, u.room), u.room, u.length);
+        Number(update(d, &Update { length, ..*u }))
+    }),
+];
+const LETTING: [(&str, Decision<Letting>); 2] = [
+    ("the processors' code is verified", |d, r| {
+        Number(release(d, &Release { verified: [r.verified[0], r.present[1]], ..*r }))
+    }),
+    ("any order", |d, r| Number(release(d, &Release { board: literal(d, true), ..*r }))),
+];
+
 /// Decisions as one writes them at first: each must be refuted.
 pub(super) fn naive(solvers: &[Solver]) -> Result<Proved, Failure> {
-    type Decision<S> = fn(&Symbolic, &<S as Subject>::Input<Symbolic>) -> Number<Symbolic>;
-    fn refuted<S: Subject<Output<Symbolic> = Number<Symbolic>>>(
-        solver: &Solver,
-        decisions: &[(&'static str, Decision<S>)],
-    ) -> Result<Vec<&'static str>, Failure> {
-        let session = Session::<S>::start(solver)?;
-        let one = |(name, decision): &(&'static str, Decision<S>)| {
-            let wrong = decision(&session.domain(None), &session.input);
-            let found = session.is_refuted(&wrong)?;
-            found.then_some(*name).ok_or_else(|| format!("\"{name}\" was not refuted"))
-        };
-        decisions.iter().map(one).collect()
-    }
     let one = |solver: &Solver| {
-        let bus: [(_, Decision<Bus>); 3] = [
-            ("from + length <= window", |d, a| {
-                let sum = d.add(a.from, a.length);
-                let inside = d.at_most(sum, a.window);
-                // With no bytes at 0 the kernel's own bound always holds.
-                let free = Access { from: d.number(0), length: d.number(0), ..copy(a) };
-                Number(d.choose(inside, access(d, &free), access(d, a)))
-            }),
-            ("the first byte is inside", |d, a| {
-                Number(access(d, &Access { length: d.number(1), ..copy(a) }))
-            }),
-            ("whoever speaks is the processor", |d, a| {
-                Number(access(d, &Access { master: d.number(master::CPU), ..copy(a) }))
-            }),
-        ];
-        let writing: [(_, Decision<Writing>); 2] = [
-            ("the first 192 bits are the same", |d, u| {
-                let [first, second, third, _] = u.image;
-                let image = [first, second, third, u.authorised[3]];
-                let Update { held, length, room, authorised, .. } = *u;
-                Number(update(d, &Update { held, length, room, image, authorised }))
-            }),
-            ("a shorter image fits", |d, u| {
-                let shorter = d.below(u.length, u.room);
-                let Update { held, length, room, image, authorised } = *u;
-                let length = d.choose(shorter, room, length);
-                Number(update(d, &Update { held, length, room, image, authorised }))
-            }),
-        ];
-        let letting: [(_, Decision<Letting>); 2] = [
-            ("the processors' code is verified", |d, r| {
-                let verified = [r.verified[0], r.present[1]];
-                Number(release(d, &Release { cpu: r.cpu, board: r.board, present: r.present, verified }))
-            }),
-            ("any order", |d, r| {
-                let board = literal(d, true);
-                Number(release(d, &Release { cpu: r.cpu, board, present: r.present, verified: r.verified }))
-            }),
-        ];
-        let found = [
-            refuted::<Bus>(solver, &bus)?,
-            refuted::<Writing>(solver, &writing)?,
-            refuted::<Letting>(solver, &letting)?,
-        ];
-        Ok(found.concat())
+        let (bus, writing) = (refuted::<Bus>(solver, &BUS)?, refuted::<Writing>(solver, &WRITING)?);
+        Ok([bus, writing, refuted::<Letting>(solver, &LETTING)?].concat())
     };
     let names = agreed(solvers, one)?;
     Ok(Proved { space: "the same inputs".to_owned(), found: format!("refuted: {}", names.join(", ")) })
 }
 
-fn copy<D: Domain>(a: &Access<D>) -> Access<D> {
-    Access { ..*a }
+fn refuted<S: Subject<Output<Symbolic> = Number<Symbolic>>>(
+    solver: &Solver,
+    decisions: &[(&'static str, Decision<S>)],
+) -> Result<Vec<&'static str>, Failure> {
+    let session = Session::<S>::start(solver)?;
+    let one = |(name, decision): &(&'static str, Decision<S>)| {
+        let wrong = decision(&session.domain(None), &session.input);
+        let found = session.is_refuted(&wrong)?;
+        found.then_some(*name).ok_or_else(|| format!("\"{name}\" was not refuted"))
+    };
+    decisions.iter().map(one).collect()
 }

@@ -6,7 +6,7 @@ use nvme::{Config, ConfigError, Controller, Effect, Tag, spec::Status};
 use rustix::io::Errno;
 use std::os::fd::OwnedFd;
 use vfio_user::{
-    DEFER, Device, DeviceInfo, DmaMap, Irq, IrqSet, Irqs, Region,
+    DEFER, Device, DmaMap, Irq, IrqSet, Irqs, Region,
     pci::{self, Bar, ConfigSpace, ConfigWrite, Identity, Msix},
 };
 
@@ -120,10 +120,6 @@ impl Endpoint {
 }
 
 impl Device for Endpoint {
-    fn info(&self) -> DeviceInfo {
-        DeviceInfo { regions: pci::REGIONS, irqs: pci::IRQS, resettable: true }
-    }
-
     fn region(&self, index: u32) -> Option<&Region> {
         self.regions.get(index as usize)
     }

@@ -5,7 +5,7 @@ use nvme::{Backend, Config, Controller, Effect, Memory, MemoryFault, Operation, 
 use rustix::io::Errno;
 use std::os::fd::OwnedFd;
 use vfio_user::{
-    Device, DeviceInfo, DmaMap, Irq, IrqSet, Irqs, Region,
+    Device, DmaMap, Irq, IrqSet, Irqs, Region,
     pci::{self, Bar, ConfigSpace, ConfigWrite, Identity, Msix},
 };
 
@@ -108,10 +108,6 @@ impl NvmeFunction {
 }
 
 impl Device for NvmeFunction {
-    fn info(&self) -> DeviceInfo {
-        DeviceInfo { regions: pci::REGIONS, irqs: pci::IRQS, resettable: true }
-    }
-
     fn region(&self, index: u32) -> Option<&Region> {
         self.regions.get(index as usize)
     }

@@ -3,7 +3,7 @@
 use crate::{
     Attempts, Chip, Flash, Master, Refusal, Region, Target,
     kernel::{self, Access, Verdict, device},
-    spi::{self, Command, PAGE, Port},
+    spi::{self, Command, PAGE, PAGE_BYTES, Port},
 };
 use domain::Native;
 
@@ -79,7 +79,7 @@ impl<F: Flash, const SIZE: usize> Chip<F, SIZE> {
             Command::Enable(enabled) => self.state.sides[side].port.enabled = enabled,
             Command::FourBytes(four) => self.state.sides[side].port.four_bytes = four,
             Command::Read(from) => self.spi_read(owner, from, into),
-            Command::Identify => fill(into, 0, |at| spi::identification(size, at as usize)),
+            Command::Identify => fill(into, 0, |at| spi::identification(size, at)),
             Command::Signature(from) => fill(into, from, |at| spi::signature(size, at)),
             Command::Parameters(from) => fill(into, from, |at| spi::parameters(size, at)),
             Command::Status(register) => into.fill(port.status(register)),
@@ -109,8 +109,8 @@ impl<F: Flash, const SIZE: usize> Chip<F, SIZE> {
         };
         match self.access(master, flash_of(owner), true, port.enabled, (from, length)) {
             Verdict::Overlay => {
-                let mut page = [0; PAGE as usize];
-                for at in (from..from + length).step_by(PAGE as usize) {
+                let mut page = [0; PAGE_BYTES];
+                for at in (from..from + length).step_by(PAGE_BYTES) {
                     self.spi_read(owner, at, &mut page);
                     for (at, byte) in (at..).zip(&mut page) {
                         *byte = change.of(at, *byte);
@@ -152,7 +152,7 @@ impl<F: Flash, const SIZE: usize> Chip<F, SIZE> {
         }
         let from = *pointer;
         // An address of one byte: what is read goes round.
-        *pointer = from.wrapping_add((into.len() % 256) as u8);
+        *pointer = from.wrapping_add(u8::try_from(into.len() % 256).unwrap_or(0));
         if self.access(master, device, false, true, (u64::from(from), into.len() as u64)) != Verdict::Read {
             return false;
         }

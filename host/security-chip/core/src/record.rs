@@ -139,6 +139,10 @@ impl<const SIZE: usize> Record<SIZE> {
     }
 
     const fn index(seq: u64) -> usize {
-        (seq % SIZE as u64) as usize
+        // Less than `SIZE`, which is a usize.
+        #[allow(clippy::cast_possible_truncation)]
+        {
+            (seq % SIZE as u64) as usize
+        }
     }
 }

@@ -2,7 +2,8 @@
 //! master sends while the chip selects a flash, and how many bytes it then reads.
 
 /// Bytes of a page: what one command programs at most.
-pub const PAGE: u64 = 256;
+pub const PAGE: u64 = PAGE_BYTES as u64;
+pub(crate) const PAGE_BYTES: usize = 256;
 
 /// A command. Addresses are in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -125,8 +126,13 @@ impl Port {
 }
 
 /// A byte of the identification of a flash of `size` bytes: as the W25Q parts answer, which drivers know.
-pub(crate) fn identification(size: u64, at: usize) -> u8 {
-    [0xef, 0x40, capacity(size)].get(at).copied().unwrap_or(0xff)
+pub(crate) fn identification(size: u64, at: u64) -> u8 {
+    match at {
+        0 => 0xef,
+        1 => 0x40,
+        2 => capacity(size),
+        _ => 0xff,
+    }
 }
 
 /// A byte of manufacturer and device, over and over.

@@ -1,3 +1,5 @@
+#![allow(clippy::cast_possible_truncation, reason = "test code: patterns")]
+
 use super::*;
 use proptest::prelude::*;
 use spi::PAGE;

@@ -13,7 +13,10 @@ use std::{
 use wire::{
     Link,
     board::{Power, Reply as BoardReply, Request as BoardRequest, Status},
-    chip::{Attempts, EventKind, Firmware, Line, Region, Reply as ChipReply, Request as ChipRequest, Target},
+    chip::{
+        Attempts, Event, EventKind, Firmware, Line, Region, Reply as ChipReply, Request as ChipRequest,
+        Target,
+    },
 };
 
 /// The prompt of the firmware's shell, with the colours after it: before them it drops what is typed.
@@ -65,16 +68,23 @@ impl Rack {
         let at = |name: &str| dir.path().join(name);
         fs::copy(parts.firmware_code(), at("code")).unwrap();
         fs::copy(parts.firmware_variables(), at("variables")).unwrap();
+        fs::write(at("bmc-flash"), parts::bmc_flash()).unwrap();
         let mut chip = Command::new(built("security-chip", "azote-security-chip"));
-        for name in ["code", "variables", "nbd", "control", "line"] {
+        chip.arg("--bmc").arg(at("bmc-flash"));
+        for name in ["code", "variables", "nbd", "control", "line", "cpu-bus", "bmc-bus"] {
             chip.arg(format!("--{name}")).arg(at(name));
         }
         let chip = chip.spawn().unwrap();
         let to_chip = wait("chip", || wire::connect(&at("control")).ok());
         let mut board = Command::new(env!("CARGO_BIN_EXE_azote-mainboard"));
-        for (name, file) in
-            [("line", "line"), ("firmware", "nbd"), ("control", "bmc"), ("console", "console")]
-        {
+        for (name, file) in [
+            ("line", "line"),
+            ("firmware", "nbd"),
+            ("cpu-bus", "cpu-bus"),
+            ("bmc-bus", "bmc-bus"),
+            ("control", "bmc"),
+            ("console", "console"),
+        ] {
             board.arg(format!("--{name}")).arg(at(file));
         }
         let board = board.arg("--parts").arg(&lab).spawn().unwrap();
@@ -95,20 +105,36 @@ impl Rack {
     }
 
     pub fn code(&self) -> String {
-        match self.to_chip.call(&ChipRequest::Measure { region: Region::Code }, &[]).unwrap() {
+        self.measure(Region::Code)
+    }
+
+    fn measure(&self, region: Region) -> String {
+        match self.to_chip.call(&ChipRequest::Measure { region }, &[]).unwrap() {
             ChipReply::Measured { sha256, .. } => sha256,
             other => panic!("{other:?}"),
         }
     }
 
+    pub fn events(&self) -> Vec<Event> {
+        let reply = self.to_chip.call(&ChipRequest::Events { after: 0 }, &[]).unwrap();
+        let ChipReply::Events { events, .. } = reply else { panic!("no events") };
+        events
+    }
+
+    /// The controller's end of the chip's socket goes away.
+    pub fn lose_controller(&mut self) {
+        let (theirs, _) = Link::pair().unwrap();
+        self.to_chip = theirs;
+    }
+
+    /// And comes back.
+    pub fn find_controller(&mut self) {
+        self.to_chip = wire::connect(&self.dir.path().join("control")).unwrap();
+    }
+
     /// Whether the chip has recorded a refused write to this byte of the firmware.
     pub fn refused(&self, byte: u64) -> bool {
-        let ChipReply::Events { events, .. } =
-            self.to_chip.call(&ChipRequest::Events { after: 0 }, &[]).unwrap()
-        else {
-            panic!("no events")
-        };
-        events.iter().any(|event| {
+        self.events().iter().any(|event| {
             matches!(&event.what, EventKind::WriteRefused(Attempts { target: Target::Code, offset, bytes, .. })
                 if (*offset..offset + bytes).contains(&byte))
         })
@@ -134,7 +160,7 @@ impl Rack {
     }
 
     pub fn release_line(&self, line: Line) {
-        let firmware = Firmware { code: self.code(), bmc: None };
+        let firmware = Firmware { code: self.code(), bmc: Some(self.measure(Region::Bmc)) };
         let reply = self.to_chip.call(&ChipRequest::Release { line, firmware }, &[]).unwrap();
         assert!(matches!(reply, ChipReply::Done), "{reply:?}");
     }
