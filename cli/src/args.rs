@@ -4,7 +4,7 @@ use crate::guests::Guests;
 use crate::place::Place;
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueHint};
 use host_api::{Api, DeviceName, Resource};
-use ids::{HostId, InstanceId, KeyId, Slot, VolumeId};
+use ids::{Environment, HostId, InstanceId, KeyId, Slot, VolumeId};
 use std::{path::PathBuf, time::Duration};
 
 /// Runs a host on which nobody who operates it can look inside other people's machines.
@@ -44,14 +44,7 @@ pub(crate) enum Verb {
     /// Run the main job end to end in a folder of its own, and check every promise.
     Demo(Demo),
     /// Start a host and its control plane on this machine.
-    Up {
-        /// The emulated main board.
-        #[command(flatten)]
-        board: Board,
-        /// Instances that share the host.
-        #[command(flatten)]
-        guests: Guests,
-    },
+    Up(Up),
     /// Stop everything that `up` started.
     Down,
     /// What the host says of itself: measurements, reset, volumes, instance.
@@ -87,6 +80,12 @@ pub(crate) enum Verb {
     /// Rights configurations: who may do what, and the review of a change.
     #[command(subcommand)]
     Rights(crate::rights::Rights),
+    /// Releases: what a host may run, signed by its root key.
+    #[command(subcommand)]
+    Release(crate::release::Release),
+    /// Ask a host what it is and runs, and judge the answer by a policy; or judge kept evidence, offline.
+    #[command(after_help = crate::attest::HELP)]
+    Attest(crate::attest::Attest),
     /// What the processes of this installation expose: sockets, mappings, capabilities, files, terminals, and what
     /// each could start. Fails on anything that no sandbox file names.
     Exposure(crate::exposure::Exposure),
@@ -103,6 +102,20 @@ pub(crate) enum Verb {
         /// Which shell.
         shell: clap_complete::Shell,
     },
+}
+
+#[derive(ClapArgs)]
+pub(crate) struct Up {
+    /// The emulated main board.
+    #[command(flatten)]
+    pub(crate) board: Board,
+    /// Instances that share the host.
+    #[command(flatten)]
+    pub(crate) guests: Guests,
+    /// What the host is for, said when it is first started: production or non-production (without it). It never
+    /// changes.
+    #[arg(long)]
+    pub(crate) environment: Option<Environment>,
 }
 
 #[derive(ClapArgs)]
@@ -191,6 +204,9 @@ pub(crate) enum Volume {
         /// The instance that shall have it; without it, the main board.
         #[arg(long)]
         instance: Option<InstanceId>,
+        /// Only if the host is what this policy takes: it is asked first, and the key service is told to see to it.
+        #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+        host_policy: Option<PathBuf>,
     },
     /// Detach a volume; the guest must have let go of it, or say --force.
     #[command(

@@ -40,7 +40,7 @@ const CATCH_UP: Duration = Duration::from_secs(15);
 /// Tells the audit service where the token service is and, once it runs, the host.
 pub(crate) fn write_sources(place: &Place, host: Option<&Certified>) -> Result<(), Failure> {
     let mut text = format!("tokens {}\n", up::address(place, "tokens")?);
-    if let Some(Certified { identity: Identity::Host(host), public_key }) = host {
+    if let Some(Certified { identity: Identity::Host(host), public_key, .. }) = host {
         let (address, key) = (up::address(place, "controller")?, String::from(PublicKey(*public_key)));
         let _ = writeln!(text, "host/{host} {address} {key}");
     }

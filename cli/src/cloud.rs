@@ -11,6 +11,7 @@ use crate::{
     place::Place,
     up::{self, Installation},
 };
+use attest::{Evidence, LaunchPolicy};
 use audit::caller::Journal;
 use host_api::{Api, DeviceName, LogRecord, Resource};
 use ids::{HostId, Identity, InstanceId, KeyId, Slot, VolumeId};
@@ -25,6 +26,8 @@ use std::{
 use token::{CardKeyCertificate, PublicKey};
 use volumes::{Draft, Store, Volume};
 
+/// The environment's authority, and what it has revoked.
+const TRUSTED: &str = "pki/public/trusted.pem";
 /// The calls that the audit service has not been told of yet.
 const ATTEMPTS: &str = "attempts";
 /// How long a call's end may wait for the audit service.
@@ -34,12 +37,15 @@ const CALL_LIFE: Duration = Duration::from_secs(60);
 /// Life of the certificate that a card of our own gets.
 const CARD_LIFE: u64 = 600;
 
-/// A card's key, certified by its host: what KMS seals to.
+/// A card's key, certified by its host or by the tenant's importer: what KMS seals to.
 #[derive(Debug, Clone)]
 pub(crate) struct Recipient {
+    /// Who certifies it.
+    pub(crate) owner: Identity,
+    /// The host's name; the importer's card has one too.
     pub(crate) host: HostId,
+    /// What certifies it.
     pub(crate) certificate: Vec<u8>,
-    pub(crate) chain: String,
 }
 
 /// Access to one installation's services and host.
@@ -54,8 +60,7 @@ pub(crate) struct Cloud {
     pipeline: Actor,
     log_reader: Actor,
     journal: Journal,
-    importer: Credentials,
-    importer_chain: String,
+    importer: Importer,
     door: Client,
     attempts: RefCell<Vec<Attempt>>,
 }
@@ -76,6 +81,13 @@ struct Actor {
     audit: Client,
 }
 
+/// The tenant's machine that encrypts images.
+struct Importer {
+    credentials: Credentials,
+    chain: String,
+    kms: Client,
+}
+
 /// Who makes a call at the host's door.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Who {
@@ -93,7 +105,7 @@ impl Cloud {
     /// Opens a running installation.
     pub(crate) fn open(place: &Place) -> Result<Self, Failure> {
         let installation = Installation::read(place)?;
-        let ca = fs::read_to_string(place.path("pki/ca.pem")).doing("pki/ca.pem")?;
+        let ca = fs::read_to_string(place.path(TRUSTED)).doing(TRUSTED)?;
         let read = |name: &str| {
             Credentials::read(&place.path(&format!("identities/{name}.pem"))).map_err(Failure::state)
         };
@@ -112,7 +124,13 @@ impl Cloud {
             up::ACTORS.map(|(name, _)| actor(name));
         let journal = place.path(ATTEMPTS);
         let identity = Identity::Host(installation.host.clone()).to_string();
-        let importer_chain = fs::read_to_string(place.path(&format!("identities/{}.pem", up::IMPORTER)));
+        let importer = read(up::IMPORTER)?;
+        let importer_file = fs::read_to_string(place.path(&format!("identities/{}.pem", up::IMPORTER)));
+        let importer = Importer {
+            kms: client("kms", "azote:service/kms", Some(&importer))?,
+            chain: certificates(&importer_file.doing("importer")?),
+            credentials: importer,
+        };
         Ok(Self {
             runtime: up::runtime()?,
             store: Store::new(&place.path("volumes")),
@@ -123,8 +141,7 @@ impl Cloud {
             pipeline: pipeline?,
             log_reader: log_reader?,
             journal: Journal::open(&journal).doing(journal.display())?,
-            importer: read(up::IMPORTER)?,
-            importer_chain: certificates(&importer_chain.doing("importer")?),
+            importer,
             door: client("controller", &identity, None)?,
             installation,
             attempts: RefCell::default(),
@@ -304,27 +321,70 @@ impl Cloud {
         Ok(self.store.draft(id, size, key.clone(), wrapped)?)
     }
 
-    /// The key hop: a grant by the tenant for one host, then KMS seals the volume key to that host's card.
+    /// The key hop: a grant by the tenant, then KMS seals the volume key to a card: to one of a host that has just
+    /// shown what it is, and that is what `launch` says; or to that of the tenant's importer.
     pub(crate) fn seal_to(
         &self,
         volume: &Volume,
-        granted: &HostId,
+        granted: &Identity,
         card: &Recipient,
+        launch: Option<LaunchPolicy>,
     ) -> Result<Vec<u8>, Failure> {
-        let grant = kms::client::create_grant(&self.tenant.kms, &volume.key, granted, &volume.id);
-        let grant = self.runtime.block_on(grant)?;
-        let sealed = kms::client::decrypt_for(
-            &self.control_plane.kms,
-            &volume.wrapped_key,
-            &volume.id,
-            &grant.grant_token,
-            &card.certificate,
-            &card.chain,
-        );
-        let sealed = self.runtime.block_on(sealed);
+        let grant = self.grant(volume, granted, launch)?;
+        let recipient = match (&card.owner, granted) {
+            (Identity::Importer(_), _) => Ok((
+                &self.importer.kms,
+                kms::client::Recipient::Importer { certificate: self.importer.chain.clone() },
+            )),
+            (_, Identity::Host(host)) => self.shown(host).map(|shown| (&self.control_plane.kms, shown)),
+            _ => self.shown(&card.host).map(|shown| (&self.control_plane.kms, shown)),
+        };
+        let sealed = recipient.and_then(|(client, recipient)| {
+            let (wrapped, token) = (&volume.wrapped_key, &grant.grant_token);
+            let sealed =
+                kms::client::decrypt_for(client, wrapped, &volume.id, token, &card.certificate, recipient);
+            Ok(self.runtime.block_on(sealed)?)
+        });
         let retired = kms::client::retire_grant(&self.tenant.kms, &volume.key, &grant.grant_id);
-        self.runtime.block_on(retired)?;
-        Ok(sealed?)
+        match self.runtime.block_on(retired) {
+            // An importer's grant is gone with its use.
+            Err(error) if error.code() != "kms.grant" => sealed.and(Err(error.into())),
+            _ => sealed,
+        }
+    }
+
+    /// A grant by the tenant.
+    fn grant(
+        &self,
+        volume: &Volume,
+        granted: &Identity,
+        launch: Option<LaunchPolicy>,
+    ) -> Result<kms::client::Grant, Failure> {
+        let (client, key) = (&self.tenant.kms, &volume.key);
+        let grant = match granted {
+            Identity::Host(host) => {
+                self.runtime.block_on(kms::client::create_grant(client, key, host, &volume.id, launch))
+            }
+            Identity::Importer(name) => {
+                self.runtime.block_on(kms::client::create_import_grant(client, key, name, &volume.id))
+            }
+            _ => return Err(Failure::state("grants are for hosts and importers")),
+        };
+        Ok(grant?)
+    }
+
+    /// What this host shows for a nonce that KMS gave for `host`.
+    fn shown(&self, host: &HostId) -> Result<kms::client::Recipient, Failure> {
+        let nonce = kms::client::attestation_nonce(&self.control_plane.kms, host);
+        let nonce = self.runtime.block_on(nonce)?;
+        let evidence = Box::new(self.evidence(Who::ControlPlane, &nonce)?);
+        Ok(kms::client::Recipient::Host { nonce: kms::client::Bytes(nonce.to_vec()), evidence })
+    }
+
+    /// The host's evidence for a nonce.
+    pub(crate) fn evidence(&self, who: Who, nonce: &[u8; attest::NONCE]) -> Result<Evidence, Failure> {
+        let answer = self.call(who, &host_api::AttestHost { nonce: host_api::Nonce::from_bytes(nonce) })?;
+        Ok(Evidence::parse(&serde_json::to_vec(&answer).map_err(Failure::state)?)?)
     }
 
     /// This host's volume card.
@@ -334,13 +394,13 @@ impl Cloud {
         let certificate = certificate
             .ok_or_else(|| Failure::state("the host has no volume card: look at `azote status`"))?;
         Ok(Recipient {
+            owner: Identity::Host(status.host.clone()),
             host: status.host,
             certificate: certificate.to_bytes(),
-            chain: status.certificate.to_string(),
         })
     }
 
-    /// A card key of our own, certified by the host that writes images: what the storage side's card is.
+    /// A card key of the tenant's own, certified by the tenant's importer.
     pub(crate) fn certify(&self, public_key: [u8; 32]) -> Result<Recipient, Failure> {
         let host = self.installation.importer.clone();
         let now = now();
@@ -350,9 +410,10 @@ impl Cloud {
             not_before: now,
             not_after: now + CARD_LIFE,
         };
-        let certificate =
-            card.sign(self.importer.key().pair()).ok_or_else(|| Failure::state("cannot sign"))?;
-        Ok(Recipient { host, certificate, chain: self.importer_chain.clone() })
+        let key = self.importer.credentials.key();
+        let certificate = card.sign(key.pair()).ok_or_else(|| Failure::state("cannot sign"))?;
+        let owner = self.importer.credentials.identity().map_err(Failure::state)?;
+        Ok(Recipient { owner, host, certificate })
     }
 
     /// A card key that the tenant holds, to look at a volume's key: its owner may.
@@ -374,7 +435,7 @@ impl Cloud {
         let draft = self.draft(key, image.length().next_multiple_of(volumes::UNIT))?;
         let mut importer = volumes::Importer::start(&crate::rack::program("azote-volume-card")?)?;
         let card = self.certify(importer.public_key())?;
-        let sealed = self.seal_to(draft.volume(), &card.host, &card)?;
+        let sealed = self.seal_to(draft.volume(), &card.owner, &card, None)?;
         let mut step = |done, all| {
             at(done, all);
             !interrupt::asked()
@@ -393,19 +454,20 @@ impl Cloud {
         device: &DeviceName,
         slot: Slot,
     ) -> Result<host_api::VolumeStatus, Failure> {
-        self.attach_to(None, volume, device, slot)
+        self.attach_to(None, volume, device, slot, None)
     }
 
-    /// Attaches a volume to an instance, or to the main board.
+    /// Attaches a volume to an instance, or to the main board, if the host is what `launch` says.
     pub(crate) fn attach_to(
         &self,
         instance: Option<&InstanceId>,
         volume: &Volume,
         device: &DeviceName,
         slot: Slot,
+        launch: Option<&LaunchPolicy>,
     ) -> Result<host_api::VolumeStatus, Failure> {
         let card = self.card()?;
-        let sealed = self.seal_to(volume, &card.host, &card)?;
+        let sealed = self.seal_to(volume, &card.owner, &card, launch.cloned())?;
         let call = attach_call(volume, device, slot, &sealed)?;
         self.call(Who::ControlPlane, &host_api::AttachVolume { instance: instance.cloned(), ..call })
     }
@@ -416,6 +478,7 @@ impl Cloud {
         instance: Option<&InstanceId>,
         volume: &Volume,
         device: &DeviceName,
+        launch: Option<&LaunchPolicy>,
     ) -> Result<host_api::VolumeStatus, Failure> {
         let status = self.status()?;
         let there = status.volumes.iter().filter(|other| other.instance.as_ref() == instance);
@@ -425,7 +488,7 @@ impl Cloud {
         let message = "every slot is taken: detach a volume first".to_owned();
         let mut result = Err(Failure::Advice("slot.taken", message));
         for slot in free {
-            result = self.attach_to(instance, volume, device, slot);
+            result = self.attach_to(instance, volume, device, slot, launch);
             // A slot that a guest had a function in stays empty until the instance is stopped: only the board knows.
             if !matches!(&result, Err(error) if error.code() == "slot.spent") {
                 break;

@@ -33,6 +33,9 @@ pub(crate) enum Failure {
     /// What was asked does not fit what is there; the first is the stable code.
     #[error("{1}")]
     Advice(&'static str, String),
+    /// A stage of the host's start refused.
+    #[error("the host does not start, {} refused `{}`: {}", .0.stage, .0.entry, .0.message)]
+    Start(release::Report),
     /// The state folder does not hold what it should.
     #[error("{0}")]
     State(String),
@@ -47,6 +50,12 @@ pub(crate) enum Failure {
     /// What was printed says what is wrong; the first is the stable code.
     #[error("{1}")]
     Reported(&'static str, &'static str),
+    /// The environment's authority does not take the host in, or knows none such.
+    #[error(transparent)]
+    Enroll(#[from] pki::Error),
+    /// A host's evidence, or a policy, is not accepted.
+    #[error(transparent)]
+    Attest(#[from] attest::Refusal),
     /// Ctrl-C.
     #[error("interrupted: what this command started is stopped again")]
     Interrupted,
@@ -65,6 +74,9 @@ impl Failure {
             Self::Sealed(error) => error.code(),
             Self::Console(error) => error.code(),
             Self::Advice(code, _) | Self::Reported(code, _) => code,
+            Self::Start(report) => &report.code,
+            Self::Enroll(error) => error.code(),
+            Self::Attest(refusal) => refusal.code.as_str(),
             Self::State(_) => "state.invalid",
             Self::Io(..) => "io.failed",
             Self::Promise => "demo.promise-broken",

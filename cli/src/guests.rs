@@ -1,14 +1,7 @@
 //! What instances that share the host start with: whether this machine takes them at all, their kernel, their memory.
 
-use crate::{
-    failure::{Doing, Failure},
-    place::Place,
-    rack::program,
-    up::{KNOWN_GOOD, hex_sha256},
-};
 use clap::{Args, ValueEnum};
-use parts::Parts;
-use std::{fs, path::PathBuf, process::Command};
+use std::{fs, path::PathBuf};
 
 /// Whether instances share the host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
@@ -56,29 +49,26 @@ impl Guests {
         }
     }
 
-    /// Makes their kernel known good, and tells the controller what to start.
-    pub(crate) fn tell(&self, place: &Place, parts: &Parts, controller: &mut Command) -> Result<(), Failure> {
-        if !self.wanted() {
-            return Ok(());
+    /// Their kernel, if not the lab's.
+    pub(crate) fn kernel(&self) -> Option<&PathBuf> {
+        self.guest_kernel.as_ref()
+    }
+
+    /// What the controller is told of them: lines of its configuration.
+    pub(crate) fn configuration(&self) -> String {
+        let mut text = format!("shared={}\n", if self.wanted() { "yes" } else { "no" });
+        let lines = [
+            ("command-line", self.guest_command_line.clone()),
+            ("guest-memory", self.guest_memory.map(|memory| memory.to_string())),
+            ("weaknesses", self.production.then(|| "refuse".to_owned())),
+        ];
+        let functions = self.passthrough.iter().map(|function| ("passthrough", Some(function.clone())));
+        for (name, value) in lines.into_iter().chain(functions) {
+            if let Some(value) = value {
+                text.push_str(&format!("{name}={value}\n"));
+            }
         }
-        let kernel = self.guest_kernel.as_deref().unwrap_or(parts.kernel());
-        know(place, &hex_sha256(&fs::read(kernel).doing(kernel.display())?))?;
-        controller.arg("--hypervisor").arg(program("azote-hypervisor")?);
-        controller.arg("--launcher").arg(program("azote-launcher")?);
-        controller.arg("--kernel").arg(kernel);
-        if let Some(text) = &self.guest_command_line {
-            controller.args(["--command-line", text]);
-        }
-        if let Some(memory) = self.guest_memory {
-            controller.args(["--guest-memory", &memory.to_string()]);
-        }
-        for function in &self.passthrough {
-            controller.args(["--passthrough", function]);
-        }
-        if self.production {
-            controller.args(["--environment", "production"]);
-        }
-        Ok(())
+        text
     }
 }
 
@@ -88,15 +78,4 @@ fn hardware() -> bool {
     let flags = flags.lines().find(|line| line.starts_with("flags")).unwrap_or_default();
     let kernels = flags.split_whitespace().any(|flag| flag == "vmx" || flag == "svm");
     kernels && fs::File::options().read(true).write(true).open("/dev/kvm").is_ok()
-}
-
-/// Adds a guest's kernel to the known-good set of the host.
-fn know(place: &Place, sha256: &str) -> Result<(), Failure> {
-    let path = place.path(KNOWN_GOOD);
-    let mut text = fs::read_to_string(&path).doing(path.display())?;
-    if text.contains(sha256) {
-        return Ok(());
-    }
-    text.push_str(&format!("{sha256}  guest kernel\n"));
-    service::write_atomic(&path, text.as_bytes()).doing(path.display())
 }

@@ -6,6 +6,7 @@ mod statistics;
 mod tenant;
 
 use crate::{
+    attest,
     cloud::{Cloud, Who},
     failure::Failure,
     out::Out,
@@ -14,12 +15,13 @@ use crate::{
     verbs::told,
 };
 use clap::{
-    Args, Subcommand,
+    Args, Subcommand, ValueHint,
     builder::{PossibleValuesParser, TypedValueParser},
 };
 use host_api::{ConsoleKey, CreditMode, DeviceName, InstanceStatus, InstanceType, StartInstance};
 use ids::{InstanceId, VolumeId};
 use serde_json::json;
+use std::path::PathBuf;
 use tenant::Keys;
 
 /// What can be done with instances.
@@ -80,6 +82,11 @@ pub(crate) struct Start {
     /// The device name that the guest is told of its root volume; not for `metal`.
     #[arg(long, default_value = "/dev/xvda")]
     device: DeviceName,
+    /// Only if the host is what this policy takes (`azote attest policy`): it is asked first, and the key service is
+    /// told to see to it before it seals the root volume's key. The root volume of `metal` is attached before: see
+    /// `azote volume attach --host-policy`.
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    host_policy: Option<PathBuf>,
 }
 
 /// What is to be done with a console.
@@ -155,13 +162,14 @@ fn start(place: &Place, cloud: &Cloud, ask: &Start) -> Result<InstanceStatus, Fa
         let message = format!("{} has no CPU credits: leave --credits out, or choose a T type", ask.kind);
         return Err(Failure::Advice("instance.type", message));
     }
+    let launch = ask.host_policy.as_ref().map(|path| attest::demand(place, cloud, path)).transpose()?;
     if instance_type == InstanceType::metal() {
         return cloud.start(&root);
     }
     let instance = InstanceId::from_random(up::random()?);
     let key = Keys::of(place).read_or_make()?;
     let volume = cloud.store.get(&root)?;
-    cloud.attach_anywhere(Some(&instance), &volume, &ask.device)?;
+    cloud.attach_anywhere(Some(&instance), &volume, &ask.device, launch.as_ref())?;
     let start = StartInstance {
         instance,
         root: root.clone(),

@@ -4,20 +4,25 @@
 #![forbid(unsafe_code)]
 
 mod args;
+mod attest;
 mod audit;
+mod boot;
 mod claims;
 mod cloud;
 mod console;
 mod demo;
+mod enrol;
 mod exposure;
 mod failure;
 mod guests;
 mod host;
 mod instance;
 mod interrupt;
+mod member;
 mod out;
 mod place;
 mod rack;
+mod release;
 mod rights;
 mod tokens;
 mod up;
@@ -26,6 +31,7 @@ mod verbs;
 use args::{Args, Verb};
 use clap::{CommandFactory, FromArgMatches, error::ErrorKind, parser::ValueSource};
 use failure::Failure;
+use host::Host;
 use out::Out;
 use place::Place;
 use std::process::ExitCode;
@@ -68,16 +74,23 @@ fn dispatch(out: Out, args: &Args, given: bool) -> Result<(), Failure> {
     let place = || Place::new(&args.state);
     match &args.verb {
         Verb::Demo(demo) => demo::run(out, given.then_some(args.state.as_path()), demo),
-        Verb::Up { board, guests } => {
+        Verb::Up(ask) => {
             let place = place()?;
-            up::up(out, &place, board, guests)?;
+            up::up(out, &place, ask)?;
             let text = format!("up in {}; `azote status` shows the host", place.root().display());
             out.result(&text, &serde_json::json!({"up": place.root()}));
             Ok(())
         }
         Verb::Rights(verb) => rights::run(out, verb),
+        Verb::Release(verb) => release::run(out, verb),
+        Verb::Attest(ask) => attest::run(out, &place()?, ask),
         Verb::Exposure(ask) => exposure::run(out, &place()?, ask),
         Verb::Claims(ask) => claims::run(out, &place()?, ask),
+        Verb::Host(Host::Enroll(ask)) => member::enroll(out, &place()?, ask),
+        Verb::Host(Host::Renew) => member::renew(out, &place()?),
+        Verb::Host(Host::Retire { host }) => member::retire(out, &place()?, host.as_ref()),
+        Verb::Host(Host::Reset { ticket }) => member::reset(out, &place()?, ticket),
+        Verb::Host(Host::Erasure { file, policy }) => member::erasure(out, &place()?, file, policy.as_ref()),
         Verb::Down => verbs::down(out, &place()?),
         Verb::Log(log) => audit::run(out, &place()?, log),
         Verb::Alarms { after } => audit::alarms(out, &place()?, *after),

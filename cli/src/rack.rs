@@ -192,10 +192,15 @@ fn start_time(pid: i32) -> Option<String> {
     Some(format!("{} {ticks}", boot.trim()))
 }
 
-/// A program of ours: beside this one, where the build and a package put them.
+/// Where our programs are: beside this one, where the build and a package put them.
+pub(crate) fn programs() -> Result<PathBuf, RackError> {
+    let here = std::env::current_exe().map_err(|e| RackError::Io("this program".to_owned(), e))?;
+    Ok(here.parent().unwrap_or(Path::new("/")).to_owned())
+}
+
+/// A program of ours.
 pub(crate) fn program(name: &str) -> Result<PathBuf, RackError> {
-    let here = std::env::current_exe().map_err(|e| RackError::Io(name.to_owned(), e))?;
-    let path = here.parent().unwrap_or(Path::new("/")).join(name);
+    let path = programs()?.join(name);
     if path.exists() { Ok(path) } else { Err(RackError::NoProgram(path)) }
 }
 

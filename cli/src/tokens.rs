@@ -50,7 +50,7 @@ pub(crate) fn write_files(out: Out, place: &Place, installation: &Installation) 
 }
 
 fn inventory(installation: &Installation) -> Result<String, Failure> {
-    // The importer's card writes images; it is a host to whom keys are sealed, so it has facts too.
+    // No host has the name of the importer's card. It has facts, so that a token for it can be asked for, and refused here.
     let hosts = [&installation.host, &installation.importer].into_iter().map(|host| {
         let facts = HostFacts {
             fleet: FLEET.parse().map_err(Failure::state)?,

@@ -2,7 +2,7 @@
 //! people and services that build, enrol and cable a server.
 
 use crate::{
-    args::Board,
+    args::{Board, Up},
     failure::{Doing, Failure},
     guests::Guests,
     interrupt,
@@ -10,9 +10,9 @@ use crate::{
     place::{INSTALLATION, Place},
     rack::{Unit, program},
 };
-use ids::{HostId, Identity};
+use ids::{Environment, HostId, Identity};
 use parts::{Parts, Tool};
-use pki::Ca;
+use pki::Authority;
 use serde::{Deserialize, Serialize};
 use service::{Client, Credentials};
 use std::{
@@ -39,10 +39,10 @@ pub(crate) const ACTORS: [(&str, &str); 6] = [
     ("pipeline", "azote:service/pipeline"),
     ("log-reader", "azote:operator/olga"),
 ];
-/// The hashes of firmware that the host may start.
-pub(crate) const KNOWN_GOOD: &str = "host/known-good";
-/// The file of the identity under which images are written into volumes.
-pub(crate) const IMPORTER: &str = "importer";
+/// Who the tenant's importer is: the machine that encrypts images before they leave it.
+const IMPORTER_IDENTITY: &str = "azote:importer/acme";
+/// The file of that identity.
+pub(crate) const IMPORTER: &str = "tenant-importer";
 
 /// What stays the same from one `up` to the next.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -50,8 +50,15 @@ pub(crate) const IMPORTER: &str = "importer";
 pub(crate) struct Installation {
     /// This host.
     pub(crate) host: HostId,
-    /// The host that writes images into volumes: a card without a main board.
+    /// The name of the importer's card; no host has it.
     pub(crate) importer: HostId,
+    /// What it is for. Nothing in it ever passes into another one.
+    #[serde(default = "non_production")]
+    pub(crate) environment: Environment,
+}
+
+fn non_production() -> Environment {
+    Environment::NonProduction
 }
 
 impl Installation {
@@ -70,15 +77,25 @@ impl Installation {
         })
     }
 
-    fn read_or_make(place: &Place) -> Result<Self, Failure> {
+    fn read_or_make(place: &Place, environment: Option<Environment>) -> Result<Self, Failure> {
         let path = place.path(INSTALLATION);
         if !path.exists() {
-            let made =
-                Self { host: HostId::from_random(random()?), importer: HostId::from_random(random()?) };
+            let made = Self {
+                host: HostId::from_random(random()?),
+                importer: HostId::from_random(random()?),
+                environment: environment.unwrap_or_else(non_production),
+            };
             service::write_atomic(&path, &serde_json::to_vec_pretty(&made).map_err(Failure::state)?)
                 .doing(path.display())?;
         }
-        Self::read(place)
+        let installation = Self::read(place)?;
+        let made_for = installation.environment;
+        if environment.is_some_and(|asked| asked != made_for) {
+            let message =
+                format!("{} is for {made_for} and stays so: give another --state folder", path.display());
+            return Err(Failure::Advice("state.environment", message));
+        }
+        Ok(installation)
     }
 }
 
@@ -93,16 +110,22 @@ pub(crate) fn random() -> Result<u128, Failure> {
 pub(crate) struct Rack<'a> {
     /// Where its state is.
     pub(crate) place: &'a Place,
-    parts: &'a Parts,
-    ca: Ca,
-    installation: Installation,
+    pub(crate) out: Out,
+    pub(crate) parts: &'a Parts,
+    pub(crate) authority: Authority,
+    pub(crate) installation: Installation,
 }
 
 impl<'a> Rack<'a> {
     /// Makes what is missing in the state folder: folders, authority, identities, flash.
-    pub(crate) fn prepare(out: Out, place: &'a Place, parts: &'a Parts) -> Result<Self, Failure> {
+    pub(crate) fn prepare(
+        out: Out,
+        place: &'a Place,
+        parts: &'a Parts,
+        environment: Option<Environment>,
+    ) -> Result<Self, Failure> {
         place.claim()?;
-        let installation = Installation::read_or_make(place)?;
+        let installation = Installation::read_or_make(place, environment)?;
         for name in [
             "pki",
             "identities",
@@ -120,13 +143,14 @@ impl<'a> Rack<'a> {
             place.folder(name).doing(place.path(name).display())?;
         }
         let pki = place.path("pki");
-        let ca = if pki.join("ca.pem").exists() { Ca::open(&pki) } else { Ca::create(&pki) }
-            .map_err(Failure::state)?;
-        let rack = Self { place, parts, ca, installation };
+        let authority = Authority::open_or_create(&pki, installation.environment)?;
+        // A list lives two days.
+        authority.refresh_list()?;
+        let rack = Self { place, out, parts, authority, installation };
         for (name, identity) in ACTORS.into_iter().chain(crate::tokens::REVIEWERS) {
             rack.person(name, &identity.parse().map_err(Failure::state)?)?;
         }
-        rack.person(IMPORTER, &Identity::Host(rack.installation.importer.clone()))?;
+        rack.person(IMPORTER, &IMPORTER_IDENTITY.parse().map_err(Failure::state)?)?;
         crate::tokens::write_files(out, place, &rack.installation)?;
         rack.fill_flash()?;
         Ok(rack)
@@ -137,55 +161,49 @@ impl<'a> Rack<'a> {
         if path.exists() {
             Ok(())
         } else {
-            self.ca.client_identity(identity, PERSON_LIFE, &path).map_err(Failure::state)
+            self.authority.ca().client_identity(identity, PERSON_LIFE, &path).map_err(Failure::state)
         }
     }
 
-    /// What the factory does: firmware in the flash, its hash in the known-good set.
+    /// What the factory does: firmware in the flash.
     fn fill_flash(&self) -> Result<(), Failure> {
-        for (name, from) in
-            [("code.bin", self.parts.firmware_code()), ("variables.bin", self.parts.firmware_variables())]
+        let read = |from: PathBuf| fs::read(&from).doing(from.display());
+        let (code, variables) = (read(self.parts.firmware_code())?, read(self.parts.firmware_variables())?);
+        for (name, bytes) in
+            [("code.bin", code), ("variables.bin", variables), ("bmc.bin", parts::bmc_flash())]
         {
             let to = self.place.path("flash").join(name);
             if !to.exists() {
-                let bytes = fs::read(&from).doing(from.display())?;
                 service::write_atomic(&to, &bytes).doing(to.display())?;
             }
-        }
-        if !self.place.path(KNOWN_GOOD).exists() {
-            let code = fs::read(self.parts.firmware_code()).doing("firmware")?;
-            self.know(&hex_sha256(&code))?;
         }
         Ok(())
     }
 
-    /// Makes the known-good set of the host consist of one firmware.
-    pub(crate) fn know(&self, sha256: &str) -> Result<(), Failure> {
-        let path = self.place.path(KNOWN_GOOD);
-        let line = format!("{sha256}  main-board firmware (OVMF)\n");
-        service::write_atomic(&path, line.as_bytes()).doing(path.display())
-    }
-
-    fn unit(&self, name: &'static str) -> Unit<'a> {
+    pub(crate) fn unit(&self, name: &'static str) -> Unit<'a> {
         Unit::new(self.place, name)
     }
 
-    fn run(&self, name: &str) -> PathBuf {
+    pub(crate) fn run(&self, name: &str) -> PathBuf {
         self.place.path("run").join(name)
     }
 
     /// Hardware: the TPM, the security chip, and the main board, powered and held in reset.
     pub(crate) fn power(&self, board: &Board) -> Result<(), Failure> {
         self.tpm("tpm-host")?;
-        let [nbd, control, line] = ["firmware", "chip", "line"].map(|name| self.fresh(name));
+        let sockets = ["firmware", "chip", "line", "cpu-bus", "bmc-bus"].map(|name| self.fresh(name));
+        let [nbd, control, line, cpu_bus, bmc_bus] = &sockets;
         let mut chip = Command::new(program("azote-security-chip")?);
         let flash = self.place.path("flash");
         chip.arg("--code").arg(flash.join("code.bin")).arg("--variables").arg(flash.join("variables.bin"));
-        chip.arg("--nbd").arg(&nbd).arg("--control").arg(&control).arg("--line").arg(&line);
-        self.unit("chip").start(&mut chip, || nbd.exists() && control.exists() && line.exists())?;
+        chip.arg("--bmc").arg(flash.join("bmc.bin"));
+        chip.arg("--nbd").arg(nbd).arg("--control").arg(control).arg("--line").arg(line);
+        chip.arg("--cpu-bus").arg(cpu_bus).arg("--bmc-bus").arg(bmc_bus);
+        self.unit("chip").start(&mut chip, || sockets.iter().all(|socket| socket.exists()))?;
         let [bmc, console] = ["board", "console"].map(|name| self.fresh(name));
         let mut command = Command::new(program("azote-mainboard")?);
-        command.arg("--line").arg(&line).arg("--firmware").arg(&nbd).arg("--control").arg(&bmc);
+        command.arg("--line").arg(line).arg("--firmware").arg(nbd).arg("--control").arg(&bmc);
+        command.arg("--cpu-bus").arg(cpu_bus).arg("--bmc-bus").arg(bmc_bus);
         command.arg("--console").arg(&console).arg("--parts").arg(self.parts.dir());
         command.args(["--memory", &board.memory.to_string(), "--cpus", &board.cpus.to_string()]);
         self.unit("board").start(&mut command, || bmc.exists() && console.exists())?;
@@ -200,7 +218,7 @@ impl<'a> Rack<'a> {
         Ok(())
     }
 
-    fn tpm(&self, name: &'static str) -> Result<(), Failure> {
+    pub(crate) fn tpm(&self, name: &'static str) -> Result<(), Failure> {
         let socket = self.fresh(name);
         let mut swtpm = self.parts.command(Tool::Swtpm);
         swtpm
@@ -219,7 +237,7 @@ impl<'a> Rack<'a> {
     }
 
     /// The control plane: token service, KMS, audit service.
-    pub(crate) fn cloud(&self) -> Result<(), Failure> {
+    pub(crate) fn cloud(&self, guests: &Guests) -> Result<(), Failure> {
         self.tpm("tpm-cloud")?;
         for name in ["tokens", "kms", "audit"] {
             let identity = format!("azote:service/{name}").parse().map_err(Failure::state)?;
@@ -228,7 +246,7 @@ impl<'a> Rack<'a> {
             let certificate = self.enrol(&program, &state, "tpm-cloud", &identity, &[])?;
             let mut command = Command::new(program);
             command.arg("run").arg("--state").arg(&state).arg("--tpm").arg(self.run("tpm-cloud"));
-            command.arg("--ca").arg(self.place.path("pki/ca.pem"));
+            command.arg("--ca").arg(self.authority.trusted());
             let given = match name {
                 "tokens" => &crate::tokens::FLAGS[..],
                 "audit" => &crate::tokens::REVIEWED_FLAGS,
@@ -237,55 +255,22 @@ impl<'a> Rack<'a> {
             for (flag, file) in given {
                 command.arg(flag).arg(self.place.path("tokens").join(file));
             }
-            if name == "tokens" {
-                command.args(["--overlap", crate::tokens::OVERLAP]);
-            }
+            match name {
+                "tokens" => command.args(["--overlap", crate::tokens::OVERLAP]),
+                "kms" => command.arg("--attestation-policy").arg(self.attestation_policy(guests)?),
+                _ => &mut command,
+            };
             self.serve(name, &mut command, &certificate)?;
         }
         crate::audit::write_sources(self.place, None)
     }
 
-    /// The host: its controller, which starts the cards.
-    pub(crate) fn host(&self, guests: &Guests) -> Result<(), Failure> {
-        let program_path = program("azote-controller")?;
-        let state = self.place.path("host");
-        let host = self.installation.host.clone();
-        let identity = Identity::Host(host.clone());
-        let certificate =
-            self.enrol(&program_path, &state, "tpm-host", &identity, &["--host", host.as_str()])?;
-        let keys = self.token_keys()?;
-        let mut command = Command::new(program_path);
-        command.arg("run").arg("--state").arg(&state).arg("--tpm").arg(self.run("tpm-host"));
-        command.arg("--chip").arg(self.run("chip")).arg("--board").arg(self.run("board"));
-        command
-            .arg("--functions")
-            .arg(self.place.path("functions"))
-            .arg("--volumes")
-            .arg(self.place.path("volumes"));
-        command
-            .arg("--card")
-            .arg(program("azote-volume-card")?)
-            .arg("--known-good")
-            .arg(self.place.path(KNOWN_GOOD));
-        command.arg("--token-keys").arg(keys).arg("--host").arg(host.as_str());
-        guests.tell(self.place, self.parts, &mut command)?;
-        self.serve("controller", &mut command, &certificate)?;
-        let chain = fs::read_to_string(&certificate).doing(certificate.display())?;
-        let certified = service::certified_by(self.ca.certificate(), &chain, crate::cloud::now());
-        crate::audit::write_sources(self.place, Some(&certified.map_err(Failure::state)?))
-    }
-
-    /// The host is given the public keys of the token service: it never fetches anything itself.
-    fn token_keys(&self) -> Result<PathBuf, Failure> {
+    /// The public keys of the token service.
+    pub(crate) fn fetch_token_keys(&self) -> Result<token::Keys, Failure> {
         let me = self.credentials("operator")?;
         let client =
             self.client("tokens", &"azote:service/tokens".parse().map_err(Failure::state)?, Some(&me))?;
-        let runtime = runtime()?;
-        let keys = runtime.block_on(tokens::client::keys(&client))?;
-        let path = self.place.path("host/token-keys");
-        let text: String = keys.list().iter().map(|key| format!("{}\n", String::from(*key))).collect();
-        service::write_atomic(&path, text.as_bytes()).doing(path.display())?;
-        Ok(path)
+        Ok(runtime()?.block_on(tokens::client::keys(&client))?)
     }
 
     fn credentials(&self, name: &str) -> Result<Credentials, Failure> {
@@ -293,7 +278,7 @@ impl<'a> Rack<'a> {
     }
 
     fn client(&self, name: &str, server: &Identity, me: Option<&Credentials>) -> Result<Client, Failure> {
-        Client::new(self.ca.certificate(), server.clone(), address(self.place, name)?, me)
+        Client::new(self.authority.ca().certificate(), server.clone(), address(self.place, name)?, me)
             .map_err(Failure::state)
     }
 
@@ -317,13 +302,19 @@ impl<'a> Rack<'a> {
             )));
         }
         let request = String::from_utf8_lossy(&output.stdout);
-        let chain = self.ca.issue(&request, identity, true, SERVICE_LIFE).map_err(Failure::state)?;
+        let chain =
+            self.authority.ca().issue(&request, identity, true, SERVICE_LIFE).map_err(Failure::state)?;
         let path = state.join("certificate.pem");
         service::write_atomic(&path, chain.as_bytes()).doing(path.display())?;
         Ok(path)
     }
 
-    fn serve(&self, name: &'static str, command: &mut Command, certificate: &Path) -> Result<(), Failure> {
+    pub(crate) fn serve(
+        &self,
+        name: &'static str,
+        command: &mut Command,
+        certificate: &Path,
+    ) -> Result<(), Failure> {
         let address = self.fresh(&format!("{name}.address"));
         command
             .arg("--certificate")
@@ -368,7 +359,7 @@ pub(crate) fn ended(place: &Place) -> Vec<&'static str> {
 }
 
 /// `azote up`. What a failed or interrupted one has started is stopped again.
-pub(crate) fn up(out: Out, place: &Place, board: &Board, guests: &Guests) -> Result<(), Failure> {
+pub(crate) fn up(out: Out, place: &Place, ask: &Up) -> Result<(), Failure> {
     let here = place.root().display();
     let missing = ended(place);
     if missing.is_empty() {
@@ -382,22 +373,22 @@ pub(crate) fn up(out: Out, place: &Place, board: &Board, guests: &Guests) -> Res
     place.claim()?;
     let _lock = place.lock()?;
     interrupt::watch().doing("signals")?;
-    let result = start(out, place, &parts, board, guests);
+    let result = start(out, place, &parts, ask);
     if result.is_err() {
         stop(place)?;
     }
     result
 }
 
-fn start(out: Out, place: &Place, parts: &Parts, board: &Board, guests: &Guests) -> Result<(), Failure> {
+fn start(out: Out, place: &Place, parts: &Parts, ask: &Up) -> Result<(), Failure> {
     let progress = out.progress("starting");
-    let rack = Rack::prepare(out, place, parts)?;
+    let rack = Rack::prepare(out, place, parts, ask.environment)?;
     progress.at("hardware: TPM, security chip, main board in reset");
-    rack.power(board)?;
+    rack.power(&ask.board)?;
     progress.at("control plane: tokens, KMS, audit");
-    rack.cloud()?;
-    progress.at("controller: measure, verify, release reset");
-    rack.host(guests)?;
+    rack.cloud(&ask.guests)?;
+    progress.at("host: boot ROM, stage 1, controller; measure, verify, release reset");
+    rack.host(&ask.guests)?;
     interrupt::check()
 }
 

@@ -23,7 +23,7 @@ pub(crate) fn run(out: Out, place: &Place, verb: &Verb) -> Result<(), Failure> {
         Verb::Instance(verb) => return crate::instance::run(out, place, verb),
         _ => {}
     }
-    Cloud::open(place).and_then(|cloud| act(out, &cloud, verb)).map_err(|error| told(place, error))
+    Cloud::open(place).and_then(|cloud| act(out, place, &cloud, verb)).map_err(|error| told(place, error))
 }
 
 /// Why nobody answers, if that is what failed, in words that help.
@@ -31,7 +31,13 @@ pub(crate) fn told(place: &Place, error: Failure) -> Failure {
     if !matches!(error, Failure::Call(CallError::Unreachable { .. })) {
         return error;
     }
-    match up::ended(place) {
+    let ended = up::ended(place);
+    if ended.contains(&"controller")
+        && let Some(report) = crate::boot::report(place)
+    {
+        return report;
+    }
+    match ended {
         ended if ended.is_empty() => error,
         ended if ended.len() == up::UNITS.len() => {
             let message = format!("nothing runs in {}: `azote up` first", place.root().display());
@@ -41,9 +47,9 @@ pub(crate) fn told(place: &Place, error: Failure) -> Failure {
     }
 }
 
-fn act(out: Out, cloud: &Cloud, verb: &Verb) -> Result<(), Failure> {
+fn act(out: Out, place: &Place, cloud: &Cloud, verb: &Verb) -> Result<(), Failure> {
     match verb {
-        Verb::Status => {
+        Verb::Status | Verb::Host(crate::host::Host::Status) => {
             let status = cloud.status()?;
             out.result(&status_text(&status), &status);
             Ok(())
@@ -53,7 +59,7 @@ fn act(out: Out, cloud: &Cloud, verb: &Verb) -> Result<(), Failure> {
             out.result(key.as_str(), &json!({"key": key}));
             Ok(())
         }
-        Verb::Volume(verb) => volume(out, cloud, verb),
+        Verb::Volume(verb) => volume(out, place, cloud, verb),
         Verb::Token(ask) => token(out, cloud, ask),
         Verb::Tokens(verb) => crate::tokens::run(out, cloud, verb),
         Verb::Host(verb) => crate::host::run(out, cloud, verb),
@@ -179,7 +185,7 @@ pub(crate) fn log_line(record: &LogRecord) -> String {
     format!("{:>5}  {time}  {kind:<8} {what:<14} {who:<22} {rest}", record.seq).trim_end().to_owned()
 }
 
-fn volume(out: Out, cloud: &Cloud, verb: &args::Volume) -> Result<(), Failure> {
+fn volume(out: Out, place: &Place, cloud: &Cloud, verb: &args::Volume) -> Result<(), Failure> {
     match verb {
         args::Volume::Create(create) => {
             let volume = create_volume(out, cloud, create)?;
@@ -194,11 +200,13 @@ fn volume(out: Out, cloud: &Cloud, verb: &args::Volume) -> Result<(), Failure> {
             }
             out.result(&volumes.iter().map(line).collect::<Vec<_>>().join("\n"), &volumes);
         }
-        args::Volume::Attach { volume, device, slot, instance } => {
+        args::Volume::Attach { volume, device, slot, instance, host_policy } => {
             let (volume, instance) = (cloud.store.get(volume)?, instance.as_ref());
+            let launch =
+                host_policy.as_ref().map(|path| crate::attest::demand(place, cloud, path)).transpose()?;
             let attached = match slot {
-                Some(slot) => cloud.attach_to(instance, &volume, device, *slot)?,
-                None => cloud.attach_anywhere(instance, &volume, device)?,
+                Some(slot) => cloud.attach_to(instance, &volume, device, *slot, launch.as_ref())?,
+                None => cloud.attach_anywhere(instance, &volume, device, launch.as_ref())?,
             };
             out.result(&format!("{} in slot {}", volume.id, attached.slot), &attached);
         }

@@ -2,16 +2,18 @@
 
 use super::{Basis, Evidence, Outcome, door};
 use crate::{
-    cloud::Cloud,
+    attest,
+    boot::{is_released, running},
+    cloud::{Cloud, Who},
     exposure::look,
-    failure::{Doing, Failure},
+    failure::Failure,
     place::Place,
-    rack::program,
-    up::{KNOWN_GOOD, hex_sha256},
 };
 use exposure::{Allowances, Report, Scope};
 use host_api::HostStatus;
-use std::{fs, path::Path};
+use release::Kind;
+
+const ATTESTATION: &str = "An attestation that a verifier asks for: the TPM's word, for the verifier's nonce";
 
 /// Claim 1.
 pub(super) fn login(place: &Place, knocks: &door::Knocks) -> Vec<Evidence> {
@@ -81,16 +83,13 @@ pub(super) fn software(place: &Place, cloud: &Cloud) -> Vec<Evidence> {
         Ok(status) => vec![
             Evidence::of("What the controller measured", measured(&status)),
             Evidence::of("The main board's firmware", firmware(place, &status)),
-            Evidence::of("The volume card's image", card(&status)),
+            Evidence::of("The volume card's image", card(place, &status)),
         ],
         Err(error) => vec![Evidence::of("What the controller measured", Err(error))],
     };
     rows.extend([
-        Evidence::absent(
-            "An attestation that a verifier asks for",
-            "the measurements are the controller's word: no quote of the TPM over a verifier's nonce yet",
-        ),
-        Evidence::absent("Signed releases", "this release is what was built here: nobody has signed it"),
+        Evidence::of(ATTESTATION, attestation(place, cloud)),
+        Evidence::of("Signed releases", signed(place)),
         Evidence::absent("The deployment service", "software comes to this host by hand"),
     ]);
     rows
@@ -107,13 +106,12 @@ fn measured(status: &HostStatus) -> Result<Evidence, Failure> {
         })
         .collect();
     let values = tpm::replay(&log).map_err(Failure::state)?;
-    let Some(register) = &status.pcr else {
-        return Ok(Evidence::new(what, Outcome::NotShown, "the host gives no value of the register", &[]));
-    };
-    let replayed = values.len() == 1 && values.values().any(|value| *value == register.to_digest());
+    let told = status.registers.iter().map(|it| (it.pcr, it.value.to_digest()));
+    let replayed =
+        !values.is_empty() && told.eq(values.into_iter().map(|(pcr, value)| (u64::from(pcr), value)));
     let names: Vec<&str> = log.iter().map(|it| it.description.as_str()).collect();
     let found = format!(
-        "{} measurements ({}) replay to the register's value {register}",
+        "{} measurements ({}) replay to the values of the TPM's registers",
         log.len(),
         names.join(", ")
     );
@@ -123,53 +121,58 @@ fn measured(status: &HostStatus) -> Result<Evidence, Failure> {
 
 fn firmware(place: &Place, status: &HostStatus) -> Result<Evidence, Failure> {
     let what = "The main board's firmware";
-    let path = place.path(KNOWN_GOOD);
-    let known = fs::read_to_string(&path).doing(path.display())?;
     let Some(chip) = &status.chip else {
         return Ok(Evidence::new(what, Outcome::NotShown, "the security chip does not answer", &[]));
     };
     let hash = chip.firmware.to_string();
-    let good = known.lines().any(|line| line.split_whitespace().next() == Some(hash.as_str()));
+    let good = is_released(place, Kind::MainboardFirmware, &hash)?;
     let measured = status.measurements.iter().any(|it| it.sha256 == chip.firmware);
     let found = format!(
         "{hash} in the chip's flash: {}, {}; writes by the main board that it refused: {}",
-        if good { "known as good" } else { "NOT known as good" },
+        if good { "as the signed release has it" } else { "NOT of the signed release" },
         if measured { "measured before reset was released" } else { "NOT measured" },
         chip.refused_writes
     );
     Ok(Evidence::new(what, Outcome::of(good && measured), found, &[Basis::LabStandIn, Basis::Release]))
 }
 
-fn card(status: &HostStatus) -> Result<Evidence, Failure> {
+fn card(place: &Place, status: &HostStatus) -> Result<Evidence, Failure> {
     let what = "The volume card's image";
     let Some(card) = &status.card else {
         return Ok(Evidence::new(what, Outcome::NotShown, "no volume card runs", &[]));
     };
-    let path = program("azote-volume-card")?;
-    let ours = hash(&path)?;
     let measured = status.measurements.iter().any(|it| it.sha256 == card.image);
-    let same = card.image.to_string() == ours;
+    let released = is_released(place, Kind::VolumeCard, &card.image.to_string())?;
     let found = format!(
         "{}: {}, {}",
         card.image,
         if measured { "measured before it was started" } else { "NOT measured" },
-        if same {
-            "the one that came with this command"
-        } else {
-            "another than the one that came with this command"
-        }
+        if released { "as the signed release has it" } else { "NOT of the signed release" }
     );
-    // Another one may be of another release: that is what signed releases will tell.
-    let outcome = if !measured {
-        Outcome::Broken
-    } else if same {
-        Outcome::Holds
-    } else {
-        Outcome::NotShown
-    };
-    Ok(Evidence::new(what, outcome, found, &[Basis::LabStandIn, Basis::Release]))
+    Ok(Evidence::new(what, Outcome::of(measured && released), found, &[Basis::LabStandIn, Basis::Release]))
 }
 
-fn hash(path: &Path) -> Result<String, Failure> {
-    Ok(hex_sha256(&fs::read(path).doing(path.display())?))
+/// Evidence for a nonce of ours, judged as the key service judges it.
+fn attestation(place: &Place, cloud: &Cloud) -> Result<Evidence, Failure> {
+    let policy = attest::read_policy(&place.path(attest::POLICY))?;
+    let rests_on = [Basis::LabStandIn, Basis::Cryptography, Basis::Release];
+    let (outcome, found) = match attest::appraise(place, cloud, &policy, Who::Auditor) {
+        Ok(appraisal) => {
+            (Outcome::Holds, attest::text(&appraisal).split_whitespace().collect::<Vec<_>>().join(" "))
+        }
+        Err(Failure::Attest(refusal)) => (Outcome::Broken, format!("{}: {refusal}", refusal.code)),
+        Err(error) => return Err(error),
+    };
+    Ok(Evidence::new(ATTESTATION, outcome, found, &rests_on))
+}
+
+/// The release's signature, under the key that the fuse knows.
+fn signed(place: &Place) -> Result<Evidence, Failure> {
+    let (what, release) = ("Signed releases", running(place)?);
+    let (version, svn) = (&release.manifest.version, release.manifest.svn);
+    let found = format!(
+        "release {version}, security version {svn}, {} images, signed by the root key (in the lab, its own)",
+        release.manifest.images.len()
+    );
+    Ok(Evidence::new(what, Outcome::Holds, found, &[Basis::LabStandIn, Basis::Cryptography]))
 }

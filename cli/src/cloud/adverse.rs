@@ -1,11 +1,12 @@
 //! Calls that must be refused, for those who want to see that they are.
 
-use super::{Cloud, now};
+use super::{Cloud, Who, now};
 use crate::{
     failure::{Doing, Failure},
     place::Place,
     up,
 };
+use ids::Identity;
 use seal::CardKey;
 use service::{CallError, Client};
 use std::fs;
@@ -89,34 +90,58 @@ impl Cloud {
 
     /// Asks the key service for the key of a volume, as everybody who may not have it.
     pub(crate) fn try_keys(&self, volume: &Volume) -> Result<Vec<Refused>, Failure> {
-        let elsewhere = ids::HostId::from_random(up::random()?);
-        let card = self.certify(*CardKey::generate().map_err(Failure::state)?.public())?;
-        let grant = kms::client::create_grant(&self.tenant.kms, &volume.key, &card.host, &volume.id);
-        let grant = self.runtime.block_on(grant)?;
-        let ask = |client, wrapped: &[u8], token: &str| {
+        let elsewhere = Identity::Host(ids::HostId::from_random(up::random()?));
+        let (card, importer) =
+            (self.card()?, self.certify(*CardKey::generate().map_err(Failure::state)?.public())?);
+        let grant = self.grant(volume, &card.owner, None)?;
+        let ask = |client, wrapped: &[u8], token: &str, shown: Result<_, Failure>| {
             let asked =
-                kms::client::decrypt_for(client, wrapped, &volume.id, token, &card.certificate, &card.chain);
-            self.runtime.block_on(asked)
+                kms::client::decrypt_for(client, wrapped, &volume.id, token, &card.certificate, shown?);
+            Ok::<_, Failure>(self.runtime.block_on(asked)?)
         };
         let (keeper, services) = (&self.operator.kms, &self.control_plane.kms);
         let mut changed = volume.wrapped_key.clone();
         if let Some(byte) = changed.last_mut() {
             *byte ^= 1;
         }
-        let stolen = ask(keeper, &volume.wrapped_key, &grant.grant_token);
-        let made = kms::client::create_grant(keeper, &volume.key, &card.host, &volume.id);
-        let made = self.runtime.block_on(made);
-        let ungranted = ask(services, &volume.wrapped_key, "none");
-        let changed = ask(services, &changed, &grant.grant_token);
+        let (wrapped, token) = (&volume.wrapped_key, &grant.grant_token);
+        let made = kms::client::create_grant(keeper, &volume.key, &card.host, &volume.id, None);
+        let nonce = [0; attest::NONCE];
+        let own_nonce = self.evidence(Who::ControlPlane, &nonce).map(|evidence| {
+            let nonce = kms::client::Bytes(nonce.to_vec());
+            kms::client::Recipient::Host { nonce, evidence: Box::new(evidence) }
+        });
         let attempts = vec![
-            Refused::new("a keeper of servers with the tenant's grant", "kms.denied", stolen),
-            Refused::new("a keeper of servers who makes a grant", "kms.denied", made),
-            Refused::new("the control plane without a grant", "kms.grant", ungranted),
-            Refused::new("a changed byte of the wrapped key", "kms.ciphertext", changed),
+            Refused::new(
+                "a keeper of servers with the tenant's grant",
+                "kms.denied",
+                ask(keeper, wrapped, token, self.shown(&card.host)),
+            ),
+            Refused::new("a keeper of servers who makes a grant", "kms.denied", self.runtime.block_on(made)),
+            Refused::new(
+                "the control plane without a grant",
+                "kms.grant",
+                ask(services, wrapped, "none", self.shown(&card.host)),
+            ),
+            Refused::new(
+                "a changed byte of the wrapped key",
+                "kms.ciphertext",
+                ask(services, &changed, token, self.shown(&card.host)),
+            ),
+            Refused::new(
+                "a host's evidence for another nonce than the key service's",
+                "attest.nonce",
+                ask(services, wrapped, token, own_nonce),
+            ),
             Refused::new(
                 "the tenant's grant for another host",
                 "kms.recipient",
-                self.seal_to(volume, &elsewhere, &card),
+                self.seal_to(volume, &elsewhere, &card, None),
+            ),
+            Refused::new(
+                "the tenant's importer with a grant for a host",
+                "kms.importer",
+                self.seal_to(volume, &card.owner, &importer, None),
             ),
         ];
         self.runtime.block_on(kms::client::retire_grant(&self.tenant.kms, &volume.key, &grant.grant_id))?;

@@ -3,12 +3,14 @@
 use super::Stage;
 use crate::{
     args::Board,
+    boot::is_released,
     cloud::Cloud,
     failure::{Doing, Failure},
     guests::Guests,
-    up::{KNOWN_GOOD, Rack, hex_sha256},
+    up::{Rack, hex_sha256},
 };
 use host_api::{Code, HostStatus, LogRecord, RecordKind};
+use release::Kind;
 use std::fs;
 use wire::{board, chip};
 
@@ -74,14 +76,16 @@ pub(super) fn verified(stage: &mut Stage<'_>, rack: &Rack<'_>, board: &Board) ->
     let flash = hex_sha256(&fs::read(stage.place.path("flash/code.bin")).doing("flash")?);
     let before = {
         let progress = stage.out.progress("starting the control plane");
-        rack.cloud()?;
-        progress.at("starting the controller with another known-good set");
-        rack.know(&hex_sha256(flash.as_bytes()))?;
+        rack.cloud(&Guests::default())?;
+        progress.at("a host with another byte in its flash");
+        rack.unplug()?;
+        flip(stage)?;
+        rack.power(board)?;
         rack.host(&Guests::default())?;
         let before = Cloud::open(stage.place)?.status()?;
         progress.at("power cycle, then with the right one");
         rack.unplug()?;
-        rack.know(&flash)?;
+        flip(stage)?;
         rack.power(board)?;
         rack.host(&Guests::default())?;
         before
@@ -91,18 +95,18 @@ pub(super) fn verified(stage: &mut Stage<'_>, rack: &Rack<'_>, board: &Board) ->
     let stayed =
         before.chip.is_some_and(|chip| chip.reset_held) && before.board.is_some_and(|b| b.boots == 0);
     stage.report.promise(
-        "firmware that is not in the known-good set is never started",
+        "firmware that is not the signed release's is never started",
         stayed && code == "boot.firmware",
         format!("{code}: {why}"),
     );
     let cloud = Cloud::open(stage.place)?;
     let status = cloud.status()?;
     measured(stage, &status)?;
-    let known = fs::read_to_string(stage.place.path(KNOWN_GOOD)).doing(KNOWN_GOOD)?;
     let chip = status.chip.as_ref();
-    let verified = chip.is_some_and(|chip| chip.firmware.as_str() == flash) && known.contains(&flash);
+    let verified = chip.is_some_and(|chip| chip.firmware.as_str() == flash);
+    let verified = verified && is_released(stage.place, Kind::MainboardFirmware, &flash)?;
     stage.report.promise(
-        "the firmware in the chip's flash is in the known-good set",
+        "the firmware in the chip's flash is in the release that the root key signed",
         verified,
         format!("sha256 {flash}"),
     );
@@ -112,7 +116,17 @@ pub(super) fn verified(stage: &mut Stage<'_>, rack: &Rack<'_>, board: &Board) ->
     Ok(())
 }
 
-/// Replays the controller's list of measurements and compares it with the TPM's register.
+/// Changes a byte of the firmware in the flash, and back again.
+fn flip(stage: &Stage<'_>) -> Result<(), Failure> {
+    let path = stage.place.path("flash/code.bin");
+    let mut bytes = fs::read(&path).doing(path.display())?;
+    if let Some(last) = bytes.last_mut() {
+        *last ^= 1;
+    }
+    service::write_atomic(&path, &bytes).doing(path.display())
+}
+
+/// Replays the list of measurements and compares it with the TPM's registers.
 fn measured(stage: &mut Stage<'_>, status: &HostStatus) -> Result<(), Failure> {
     let mut lines: Vec<String> = Vec::new();
     let mut log = Vec::new();
@@ -120,18 +134,32 @@ fn measured(stage: &mut Stage<'_>, status: &HostStatus) -> Result<(), Failure> {
         let (sha256, what) = (entry.sha256.as_str(), entry.what.as_str());
         lines.push(format!("PCR {:>2}  {}…  {what}", entry.pcr, sha256.get(..16).unwrap_or_default()));
         let pcr = u8::try_from(entry.pcr).map_err(Failure::state)?;
-        log.push(tpm::Measurement { pcr, digest: unhex(sha256)?, description: what.to_owned() });
+        log.push(tpm::Measurement { pcr, digest: entry.sha256.to_digest(), description: what.to_owned() });
     }
-    let told = status.pcr.as_ref().map(|pcr| pcr.as_str().to_owned()).unwrap_or_default();
     let replayed = tpm::replay(&log).map_err(Failure::state)?;
-    let agrees = replayed.iter().any(|(_, value)| hex(value) == told);
-    // Each of these must be in the register: a list without one would replay just as well.
-    let all = ["controller", "configuration", "known-good set", "volume card", "main-board firmware"];
+    let told = status.registers.iter().map(|it| (it.pcr, it.value.to_digest()));
+    let agrees = told.eq(replayed.into_iter().map(|(pcr, value)| (u64::from(pcr), value)));
+    // Each of these must be in a register: a list without one would replay just as well.
+    let all = [
+        "root key",
+        "stage 1",
+        "release",
+        "controller",
+        "configuration",
+        "policies",
+        "volume card",
+        "hypervisor",
+        "launcher",
+        "guest kernel",
+        "main-board firmware",
+    ];
     let complete =
         all.iter().all(|what| status.measurements.iter().any(|entry| entry.what.as_str() == *what));
-    lines.push(format!("the TPM's register: {told}"));
+    for register in &status.registers {
+        lines.push(format!("the TPM's register {}: {}", register.pcr, register.value));
+    }
     stage.report.promise(
-        "what it started is in the TPM: replaying its log gives the TPM's value",
+        "from the root key on, all that started is in the TPM: replaying the log gives the TPM's values",
         agrees && complete,
         lines.join("\n"),
     );
@@ -165,16 +193,6 @@ fn order(records: &[LogRecord], firmware: &str) -> (bool, String) {
         format!("record {}  {time}  {code}  {detail}", record.seq)
     };
     (ordered, events.iter().map(line).collect::<Vec<_>>().join("\n"))
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|b| format!("{b:02x}")).collect()
-}
-
-fn unhex(text: &str) -> Result<tpm::Digest, Failure> {
-    let byte = |at: usize| text.get(at..at + 2).and_then(|pair| u8::from_str_radix(pair, 16).ok());
-    let bytes: Option<Vec<u8>> = (0..text.len()).step_by(2).map(byte).collect();
-    bytes.and_then(|bytes| bytes.try_into().ok()).ok_or_else(|| Failure::state("not a SHA-256 value"))
 }
 
 #[cfg(test)]

@@ -80,7 +80,7 @@ fn play(out: Out, place: &Place, args: &args::Demo) -> Result<bool, Failure> {
     };
     let mut stage = Stage { out, place, report: Report::new(out) };
     interrupt::watch().doing("signals")?;
-    let rack = Rack::prepare(out, place, &parts)?;
+    let rack = Rack::prepare(out, place, &parts, None)?;
     held::powered(&mut stage, &rack, &args.board)?;
     held::verified(&mut stage, &rack, &args.board)?;
     let mut scene = boots::boots(&mut stage, &image)?;

@@ -5,7 +5,7 @@ use super::{
     boots::{Second, device},
 };
 use crate::{
-    cloud::{Who, attach_call},
+    cloud::{Recipient, Who, attach_call},
     failure::{Doing, Failure},
     up,
 };
@@ -36,7 +36,7 @@ fn holds(bytes: &[u8], wanted: &[u8]) -> bool {
 /// The owner looks at the key, as only the owner may, to search for it.
 fn key_of(scene: &Scene, volume: &Volume) -> Result<VolumeKey, Failure> {
     let (card, recipient) = scene.cloud.own_card()?;
-    let sealed = scene.cloud.seal_to(volume, &recipient.host, &recipient)?;
+    let sealed = scene.cloud.seal_to(volume, &recipient.owner, &recipient, None)?;
     let context = Context { host: recipient.host, volume: volume.id.clone() };
     card.open(&sealed, &context).map_err(Failure::state)
 }
@@ -135,7 +135,7 @@ pub(super) fn refused(stage: &mut Stage<'_>, scene: &Scene, volume: &Volume) -> 
     if let Some(last) = touched.wrapped_key.last_mut() {
         *last ^= 0xff;
     }
-    let said = code(scene.cloud.seal_to(&touched, &here.host, &here).map(drop));
+    let said = code(scene.cloud.seal_to(&touched, &here.owner, &here, None).map(drop));
     stage.report.promise(
         "one flipped byte in the wrapped key: KMS refuses",
         said.starts_with("kms.ciphertext:"),
@@ -147,7 +147,7 @@ pub(super) fn refused(stage: &mut Stage<'_>, scene: &Scene, volume: &Volume) -> 
         scene.cloud.call(Who::ControlPlane, &attach_call(volume, &device("/dev/sdg")?, slot, sealed)?)?;
         Ok(())
     };
-    let mut sealed = scene.cloud.seal_to(volume, &here.host, &here)?;
+    let mut sealed = scene.cloud.seal_to(volume, &here.owner, &here, None)?;
     let middle = sealed.len() / 2;
     if let Some(byte) = sealed.get_mut(middle) {
         *byte ^= 0xff;
@@ -160,16 +160,23 @@ pub(super) fn refused(stage: &mut Stage<'_>, scene: &Scene, volume: &Volume) -> 
     );
 
     let (_, other) = scene.cloud.own_card()?;
-    let said = code(scene.cloud.seal_to(volume, &here.host, &other).map(drop));
+    let foreign = Recipient { owner: here.owner.clone(), ..other.clone() };
+    let said = code(scene.cloud.seal_to(volume, &here.owner, &foreign, None).map(drop));
     stage.report.promise(
-        "another host's card asks with this host's grant: KMS refuses",
+        "a card that the host has not certified asks with the host's grant: KMS refuses",
         said.starts_with("kms.recipient:"),
         said,
     );
-    let stolen = scene.cloud.seal_to(volume, &other.host, &other)?;
+    let said = code(scene.cloud.seal_to(volume, &here.owner, &other, None).map(drop));
+    stage.report.promise(
+        "the tenant's importer asks with the host's grant: KMS refuses",
+        said.starts_with("kms.importer:"),
+        said,
+    );
+    let stolen = scene.cloud.seal_to(volume, &other.owner, &other, None)?;
     let said = code(attach(&stolen));
     stage.report.promise(
-        "a key sealed to another host's card: this card refuses",
+        "a key sealed to another card: this card refuses",
         said.starts_with("key.sealed:"),
         said,
     );

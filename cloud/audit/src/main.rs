@@ -17,11 +17,17 @@ use monitor::{Alertmanager, Monitor, Rules, Sink, Webhook};
 use rights::Sources;
 use sandbox::Policy;
 use service::{
-    Credentials, Key,
+    Credentials, Key, Trust,
     process::{self, Door, Failure, Home},
-    seal_to, unseal_from, write_atomic,
+    revocations, seal_to, unseal_from, write_atomic,
 };
-use std::{fs, path::PathBuf, process::ExitCode, sync::Mutex, time::Duration};
+use std::{
+    fs,
+    path::PathBuf,
+    process::ExitCode,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 use tokio::sync::mpsc;
 
 const SANDBOX: &str = include_str!("../../../sandbox/audit.toml");
@@ -120,7 +126,8 @@ impl Run {
         let book = Book::new(Monitor::new(Rules::embedded()?), self.grace, self.silence);
         let (sinks, key) = (self.sinks()?, self.home.key()?);
         let me = Credentials::new(&fs::read_to_string(&self.door.certificate)?, self.home.key()?)?;
-        let (name, ca) = (me.identity()?, self.door.authority()?);
+        let name = me.identity()?;
+        let trust = Arc::new(Trust::new(&self.door.authority()?)?);
         let opened = self.door.open(key)?;
         Policy::parse(SANDBOX)?.enter(&[("state", state.as_path())])?;
         let (tell, alarms) = mpsc::unbounded_channel();
@@ -132,11 +139,11 @@ impl Run {
         readers.keep()?;
         let every = Duration::from_millis(self.every);
         let sources = state.join(SOURCES);
-        let puller = Puller { keeper: keeper.clone(), me, name, ca, sources, every };
+        let puller = Puller { keeper: keeper.clone(), me, name, trust: Arc::clone(&trust), sources, every };
         pull(puller, sinks, alarms)?;
         let watching = keeper.clone();
         let audit = Audit { keeper, rights: readers.rights, key: public, witnesses: Mutex::new(witnesses) };
-        let served = opened.serve_and_tell(router(audit), move |incident| {
+        let served = opened.serve_and_tell(router(audit).merge(revocations(trust)), move |incident| {
             let mut observed = Observed::event(incident.code, &format!("{}", incident.address));
             observed.subject.clone_from(&incident.peer);
             if let Err(error) = watching.take_blocking(Input::Refused(Box::new(observed))) {

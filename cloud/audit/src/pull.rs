@@ -10,7 +10,7 @@ use crate::{
 use host_api::{AcknowledgeLog, Api, Call, LogPage, ReadLog, Resource, Sha256};
 use ids::{HostId, Identity};
 use monitor::{Alarm, Delivery, Pace, Sink, Source};
-use service::{CallError, Client, Credentials, TlsError};
+use service::{CallError, Client, Credentials, TlsError, Trust};
 use std::{
     collections::BTreeMap,
     fs,
@@ -88,8 +88,8 @@ pub struct Puller {
     pub me: Credentials,
     /// Their name.
     pub name: Identity,
-    /// Certificate (PEM) of the environment's authority.
-    pub ca: String,
+    /// The environment's authority, and what it has revoked.
+    pub trust: Arc<Trust>,
     /// The file of sources.
     pub sources: PathBuf,
     /// How often each source is read.
@@ -207,7 +207,7 @@ impl Puller {
     }
 
     fn client(&self, server: Identity, address: SocketAddr) -> Result<Client, TlsError> {
-        Client::new(&self.ca, server, address, Some(&self.me))
+        Client::new(&self.trust.pem(), server, address, Some(&self.me))
     }
 
     fn token_service(&self, address: SocketAddr) -> Result<Client, PullError> {
@@ -244,7 +244,8 @@ struct Reader {
     host: HostId,
     address: SocketAddr,
     tokens: Option<SocketAddr>,
-    door: Option<Client>,
+    /// Its door, and whom was trusted when it was looked for.
+    door: Option<(Client, Arc<str>)>,
     token: Option<TokenAnswer>,
     /// Up to which record the host was told, and when.
     told: Option<(u64, Instant)>,
@@ -306,10 +307,12 @@ impl Reader {
     /// Makes a call at the host's door: an entry first, then the call.
     async fn call<C: Call>(&mut self, puller: &Puller, call: &C) -> Result<C::Answer, PullError> {
         let token = self.token(puller).await?;
-        if self.door.is_none() {
-            self.door = Some(Client::new(&puller.ca, Identity::Host(self.host.clone()), self.address, None)?);
+        let trusted = puller.trust.pem();
+        if self.door.as_ref().is_none_or(|(_, then)| *then != trusted) {
+            let door = Client::new(&trusted, Identity::Host(self.host.clone()), self.address, None)?;
+            self.door = Some((door, trusted));
         }
-        let Some(door) = &self.door else { return Err(PullError::Random) };
+        let Some((door, _)) = &self.door else { return Err(PullError::Random) };
         let me = (&puller.name, puller.me.key());
         let prepared: Prepared = prepare(call, &self.host, me, &token, wall()).ok_or(PullError::Random)?;
         puller.keeper.take(Input::Attempts(vec![prepared.attempt.clone()])).await?;
