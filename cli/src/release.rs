@@ -196,8 +196,14 @@ fn told(out: Out, what: &str, manifest: &Manifest) {
     let Manifest { version, svn, environment, images } = manifest;
     let mut text = format!("{what}\nversion     {version}, security version {svn}, for {environment}");
     for image in images {
-        let _ =
-            write!(text, "\n{:<20} {} {:>10}  {}", image.kind.name(), hex(&image.sha256), image.length, image.name);
+        let _ = write!(
+            text,
+            "\n{:<20} {} {:>10}  {}",
+            image.kind.name(),
+            hex(&image.sha256),
+            image.length,
+            image.name
+        );
     }
     let images: Vec<_> = images
         .iter()
