@@ -169,6 +169,20 @@ pub(crate) fn newer_kernel(dir: &Path, busybox: &Path, wanted: &[&str]) -> Resul
     Ok(dir.join(NAME))
 }
 
+/// Makes sure that `dir` has tpm2-tools and all that they need, apart from the parts: only tests want them.
+pub(crate) fn tpm2_tools(dir: &Path) -> Result<PathBuf, Error> {
+    const NAME: &str = "tpm2-tools";
+    once(dir, NAME, &format!("{LAYOUT} {TOOLS:?} {NAME}\n"), |fresh| {
+        let state = fresh.join("apt");
+        let apt = Apt::new(&state, &[TOOLS[0]])?;
+        apt.update(&mut |_| {})?;
+        apt.fetch(TOOLS[0], &[NAME], &mut |_| {})?;
+        unpack(&apt, fresh, &mut |_| {})?;
+        fs::remove_dir_all(&state).map_err(|e| file_error(&state, e))
+    })?;
+    Ok(dir.join(NAME))
+}
+
 /// Debian builds it to read its templates below `/usr`, where nothing is installed: makes that path, which keeps its
 /// length, relative to the folder that it is started in.
 fn relocate(program: &Path) -> Result<(), Error> {

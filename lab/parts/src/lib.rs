@@ -180,7 +180,7 @@ impl Parts {
     /// Debian's Alertmanager, for tests of alarms: fetched on first use (about 10 MB), nothing is installed.
     pub fn alertmanager(&self) -> Result<Command, Error> {
         let home = fetch::alertmanager(&self.dir)?;
-        let mut command = self.started(&home.join(fetch::ALERTMANAGER));
+        let mut command = started(&self.tree, &home.join(fetch::ALERTMANAGER));
         command.current_dir(home);
         Ok(command)
     }
@@ -193,20 +193,16 @@ impl Parts {
         Ok(Self { kernel, kernel_modules, ..self.clone() })
     }
 
-    /// A program of the unpacked tree.
-    fn fetched(&self, program: &str) -> Command {
-        self.started(&self.tree.join(program))
+    /// Debian's tpm2-tools, others' code on the TCG's own stack, for tests of what our TPM code makes: `tpm2 <tool>`.
+    /// Fetched on first use (about 20 MB), nothing is installed.
+    pub fn tpm2_tools(&self) -> Result<Command, Error> {
+        let home = fetch::tpm2_tools(&self.dir)?;
+        Ok(started(&home, &home.join("usr/bin/tpm2")))
     }
 
-    /// A program, started by the C library that came with the tree.
-    fn started(&self, program: &Path) -> Command {
-        let libraries = self.tree.join("usr/lib/x86_64-linux-gnu");
-        let mut path = libraries.clone().into_os_string();
-        path.push(":");
-        path.push(libraries.join("swtpm"));
-        let mut command = Command::new(self.tree.join("usr/lib64/ld-linux-x86-64.so.2"));
-        command.arg("--library-path").arg(path).arg(program);
-        command
+    /// A program of the unpacked tree.
+    fn fetched(&self, program: &str) -> Command {
+        started(&self.tree, &self.tree.join(program))
     }
 
     /// UEFI firmware (OVMF), the code part.
@@ -243,4 +239,15 @@ impl Parts {
     pub fn versions(&self) -> &str {
         &self.versions
     }
+}
+
+/// A program, started by the C library that came with its tree.
+fn started(tree: &Path, program: &Path) -> Command {
+    let libraries = tree.join("usr/lib/x86_64-linux-gnu");
+    let mut path = libraries.clone().into_os_string();
+    path.push(":");
+    path.push(libraries.join("swtpm"));
+    let mut command = Command::new(tree.join("usr/lib64/ld-linux-x86-64.so.2"));
+    command.arg("--library-path").arg(path).arg(program);
+    command
 }
