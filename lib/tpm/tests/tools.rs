@@ -139,9 +139,13 @@ fn tpm2_tools_read_registers_and_nv_and_check_quotes_and_refuse_altered_ones() {
         let write = ["nvwrite", "-C", owner, "-i", &forged, &record];
         assert!(!tools.run(&write).status.success(), "{write:?}");
     }
+    quotes(&swtpm, &tools, &key, &quote);
+}
 
+/// With the register values that they read themselves.
+fn quotes(swtpm: &Swtpm, tools: &Tools<'_>, key: &[u8], quote: &Quote) {
     let pcrs = fs::read(swtpm.state.path().join("pcrs")).unwrap();
-    let key = swtpm.file("key", &key);
+    let key = swtpm.file("key", key);
     let check = |quote: &Quote, nonce: &[u8], pcrs: &[u8]| {
         let (attest, signature) =
             (swtpm.file("quote", &quote.attest), swtpm.file("signature", &quote.signature));
@@ -150,9 +154,9 @@ fn tpm2_tools_read_registers_and_nv_and_check_quotes_and_refuse_altered_ones() {
         let asked = ["checkquote", "-g", "sha256", "-q", &hex(nonce)];
         tools.run(&[&asked[..], &files].concat())
     };
-    let good = check(&quote, &NONCE, &pcrs);
+    let good = check(quote, &NONCE, &pcrs);
     assert!(good.status.success(), "{}", String::from_utf8_lossy(&good.stderr));
-    assert!(!check(&quote, &[0x5b; 32], &pcrs).status.success(), "another nonce");
+    assert!(!check(quote, &[0x5b; 32], &pcrs).status.success(), "another nonce");
     let flip = |bytes: &[u8], at: usize| {
         let mut bytes = bytes.to_vec();
         bytes[at] ^= 1;
@@ -164,5 +168,5 @@ fn tpm2_tools_read_registers_and_nv_and_check_quotes_and_refuse_altered_ones() {
     let last = quote.signature.len() - 1;
     let altered = Quote { signature: flip(&quote.signature, last), ..quote.clone() };
     assert!(!check(&altered, &NONCE, &pcrs).status.success(), "an altered signature");
-    assert!(!check(&quote, &NONCE, &flip(&pcrs, 0)).status.success(), "altered register values");
+    assert!(!check(quote, &NONCE, &flip(&pcrs, 0)).status.success(), "altered register values");
 }
