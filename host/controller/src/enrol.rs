@@ -4,10 +4,10 @@
 //!
 //! | from | line |
 //! |---|---|
-//! | host | `ek` and `ak` (`TPM2B_PUBLIC`), `ek_certificate` (X.509, DER), `csr` (PEM) |
+//! | host | `ek` and `ak` (`TPM2B_PUBLIC`), `ek_certificate` (X.509, DER), `csr` and `attestation` (PEM): requests for its identity key, and for the key that certifies its instances |
 //! | authority | `credential`, `secret` (TPM 2.0 part 1, §24), `nonce` |
 //! | host | `proof`: what the credential held; `evidence`: `attest`, `signature` of a quote of registers 8 to 12 for the nonce and the identity key (`attest`), and `events`, the log |
-//! | authority | `environment`, `host`, `chain` and `authority` (PEM), `ak_certificate` |
+//! | authority | `environment`, `host`, `chain`, `authority` and `attestation_chain` (PEM), `ak_certificate` |
 //!
 //! The identity record and the authorisation values come last: until then it can be done again.
 
@@ -30,6 +30,7 @@ use boot_rom::{
 };
 use firmware_store::{Folder, REMOVABLE, Store, StoreKey};
 use ids::{Environment, HostId};
+use nsm::HostKey;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use service::{
     Credentials, Key,
@@ -85,6 +86,7 @@ struct Hello {
     ek_certificate: String,
     ak: String,
     csr: String,
+    attestation: String,
 }
 
 #[derive(Deserialize)]
@@ -115,6 +117,7 @@ struct Welcome {
     chain: String,
     authority: String,
     ak_certificate: String,
+    attestation_chain: Option<String>,
 }
 
 /// Enrols the host.
@@ -160,6 +163,7 @@ pub fn enrol(options: &Options, handed: &Events) -> Result<(), Failure> {
         ("certificate.pem", welcome.chain.as_bytes()),
         ("authority.pem", welcome.authority.as_bytes()),
         ("ak-certificate", &ak_certificate),
+        ("attestation-chain.pem", welcome.attestation_chain.unwrap_or_default().as_bytes()),
     ] {
         service::write_atomic(&state.path(name), bytes)?;
     }
@@ -248,7 +252,8 @@ fn converse(options: &Options, tpm: &mut Tpm, identity: &Key, events: &Events) -
     };
     let [ek, ek_certificate, ak] =
         [&tpm.endorsement_key()?, &certificate, &tpm.attestation_key()?].map(|bytes| to_base64(bytes));
-    say(&Hello { ek, ek_certificate, ak, csr: identity.request()? })?;
+    let attestation = HostKey::derive(identity.seed())?.request()?;
+    say(&Hello { ek, ek_certificate, ak, csr: identity.request()?, attestation })?;
     let challenge: Challenge = hear()?;
     let credential = Credential { object: bytes(&challenge.credential)?, secret: bytes(&challenge.secret)? };
     let proof = to_base64(&tpm.activate_credential(&credential)?);

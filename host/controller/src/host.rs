@@ -4,6 +4,7 @@
 use crate::{
     Refusal,
     attest::Attester,
+    attestation::Attestation,
     board::Board,
     boot,
     card::Card,
@@ -18,10 +19,10 @@ use crate::{
     watch::Throttle,
 };
 use host_api::{
-    AcceleratorFamily, AttestHost, ChipStatus, Done, HostEvidence, HostStatus, HypervisorStatus,
+    AcceleratorFamily, AttestHost, BoardStatus, ChipStatus, Done, HostEvidence, HostStatus, HypervisorStatus,
     InstanceState, Measured, OutOfService, Pem, Power, Register, ReleaseStatus, Request, UpdateTokenKeys,
 };
-use ids::HostId;
+use ids::{HostId, Slot};
 use service::Key;
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -77,6 +78,8 @@ pub struct Components {
     pub board: Board,
     /// The volume card.
     pub card: Card,
+    /// The attestation card.
+    pub attestation: Attestation,
     /// Backing files and function sockets.
     pub storage: Storage,
 }
@@ -88,6 +91,7 @@ impl Components {
             (self.chip.is_there(), "chip.gone", "the security chip"),
             (self.board.is_there(), "board.gone", "the main board"),
             (self.card.is_there(), "card.gone", "the volume card"),
+            (self.attestation.is_there(), "attestation.gone", "the attestation card"),
         ];
         components.into_iter().filter(|(there, ..)| !there).map(|(_, code, what)| (code, what))
     }
@@ -300,7 +304,7 @@ impl Host {
                 refused_writes,
                 firmware: firmware.code,
             }),
-            board: parts.board.status().ok(),
+            board: parts.board.status().ok().map(without_own),
             card: Some(parts.card.status(
                 &self.identity.host,
                 self.identity.key.pair(),
@@ -320,7 +324,10 @@ impl Host {
     /// Looks at what nobody asked for: the chip's events, a card that died, guests that came to their end.
     /// Gives what the log should say.
     pub fn look(&self) -> Vec<Entry> {
-        let mut entries = self.lock().look();
+        let mut inner = self.lock();
+        inner.parts.attestation.renew(self.clock.seconds());
+        let mut entries = inner.look();
+        drop(inner);
         entries.extend(self.look_at_machines());
         entries
     }
@@ -396,6 +403,10 @@ impl Inner {
             let detail = "the volume card made a call that its sandbox forbids, and was ended";
             entries.push(Entry::event(violation.code(), detail));
         }
+        if let Some(violation) = self.parts.attestation.violation() {
+            let detail = "the attestation card made a call that its sandbox forbids, and was ended";
+            entries.push(Entry::event(violation.code(), detail));
+        }
         for (code, what) in self.parts.lost() {
             let volumes = if code == "card.gone" { self.state.card_died() } else { 0 };
             if self.told.insert(code) {
@@ -413,6 +424,12 @@ impl Inner {
         self.last_event = events.iter().map(|event| event.seq).max().unwrap_or(self.last_event);
         self.throttle.pass(&events, dropped)
     }
+}
+
+/// What is told of the board: the slot of the host's own function is nobody's business.
+fn without_own(mut board: BoardStatus) -> BoardStatus {
+    board.slots.retain(|slot| *slot != Slot::HOST);
+    board
 }
 
 fn hypervisor_status(all: &Hypervisors, facts: &Facts) -> HypervisorStatus {

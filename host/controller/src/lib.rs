@@ -14,6 +14,7 @@
 #![forbid(unsafe_code)]
 
 pub mod attest;
+pub mod attestation;
 pub mod board;
 pub mod boot;
 pub mod card;

@@ -12,7 +12,7 @@ use std::{
     os::fd::{AsFd, BorrowedFd},
     time::Duration,
 };
-use wire::{Link, LinkError, board, card, chip, hypervisor, launcher};
+use wire::{Link, LinkError, attestation, board, card, chip, hypervisor, launcher};
 
 /// Longest time for one answer: an emulated main board takes up to 45 s for one step.
 const PATIENCE: Duration = Duration::from_secs(50);
@@ -60,6 +60,8 @@ macro_rules! sides {
 sides! {
     /// The volume card.
     CardSide, card, "card.gone", "card.fault", &["volume.", "key.", "card.full"];
+    /// The attestation card.
+    AttestationSide, attestation, "attestation.gone", "attestation.fault", &[];
     /// The security chip.
     ChipSide, chip, "chip.gone", "chip.fault", &["chip."];
     /// The main board.

@@ -4,6 +4,7 @@
 use crate::{
     Refusal,
     attest::{Attester, Papers, SharedTpm},
+    attestation::{self, Attestation},
     board::Board,
     boot::{
         self, Boot, Halt,
@@ -33,6 +34,7 @@ use firmware_store::Store;
 use host_api::{OutOfService, Sha256};
 use host_log::LogKey;
 use ids::HostId;
+use nsm::{Chain, HostKey};
 use sandbox::{Policy, SandboxError};
 use service::{
     Callers, Credentials, Served,
@@ -111,7 +113,7 @@ pub fn run(options: &Options, handed: Events, report: Option<&Path>) -> Result<(
     let early = start.open_early(&state, &mut boot)?;
     let mut log = open_log(&state, &start, &early)?;
     note(&mut log, Entry::event("host.started", ""))?;
-    let (identity, served) = identify(options, &start, early)?;
+    let (identity, served) = identify(options, &state, &start, early)?;
     let tls = server_config_of(Arc::clone(&served), Callers::Anyone)?;
     let store = start.open_store(&state, &mut boot, options.security_key.as_deref());
     let settings = settings(&state, &start, &identity)?;
@@ -123,7 +125,8 @@ pub fn run(options: &Options, handed: Events, report: Option<&Path>) -> Result<(
     };
     let (mut tpm, events) = boot.finish();
     let (images, custody, bounds) = opened.map(Opened::split).unwrap_or_default();
-    let brought = bring_up(options, &start, chip, images)?;
+    let papers = instances_papers(&state, &identity, &events)?;
+    let brought = bring_up(options, &start, chip, images, papers)?;
     let Brought { mut parts, hypervisors, objection } = brought;
     unfit = failed("boot.chip", "the security chip", held.err().or(flash.as_ref().err().cloned()).as_ref())
         .or(unfit)
@@ -209,6 +212,20 @@ fn attester(state: &State, start: &Start, tpm: &SharedTpm) -> Result<Attester, F
     Attester::new(tpm, &papers)
 }
 
+/// By what instances are certified. A host that has no certificate for that yet is offered one later.
+fn instances_papers(
+    state: &State,
+    identity: &Identity,
+    events: &Events,
+) -> Result<attestation::Papers, Failure> {
+    let key = HostKey::derive(identity.key.seed())?;
+    let pem = boot::state::read(&state.path("attestation-chain.pem"), MAX_CERTIFICATE).unwrap_or_default();
+    let chain = String::from_utf8(pem).ok().and_then(|pem| Chain::from_pem(&pem).ok());
+    let release = events.iter().find(|event| event.pcr() == 9 && event.name() == "release");
+    let host = nsm::of_host(release.map(|event| event.sha256()).as_ref(), events.bytes());
+    Ok(attestation::Papers { chain: chain.filter(|chain| key.is_certified_by(chain)), key, host })
+}
+
 /// Gives up every right that serving does not need.
 fn confine(options: &Options, state: &State, start: &Start) -> Result<(), Failure> {
     DirBuilder::new().recursive(true).mode(0o700).create(state.store())?;
@@ -258,25 +275,34 @@ fn bring_up(
     start: &Start,
     chip: Chip,
     images: Option<images::Images>,
+    papers: attestation::Papers,
 ) -> Result<Brought, Failure> {
     let mut board = Board::new(connect(&options.board));
-    let (card, guests) = images.map(images::Images::split).unzip();
+    let (card, attests, guests) = images.map_or((None, None, None), |images| {
+        let (card, attests, guests) = images.split();
+        (Some(card), attests, guests)
+    });
     let image = card.as_ref().map(|image| Sha256::from_digest(image.digest()));
     let card = card.map_or_else(|| Err(Refusal::of("card.gone")), |image| Card::start(&image));
-    let (hypervisors, unfit) = match setup::bring_up(&start.configured, guests.flatten())? {
+    let attestation =
+        attests.map_or_else(|| Ok(Attestation::none()), |image| Attestation::start(&image, papers));
+    let (hypervisors, unfit) = match setup::bring_up(&start.configured, guests)? {
         Outcome::Absent => (None, None),
         Outcome::Up(up) => (Some(*up), None),
         Outcome::Objection(objection) => (None, objection),
     };
     let objections = [
         failed("boot.card", "the volume card", card.as_ref().err()),
+        failed("boot.attestation", "the attestation card", attestation.as_ref().err()),
         failed("boot.board", "the main board", board.status().err().as_ref()),
         unfit,
     ];
     let objection = objections.into_iter().flatten().next();
     let card = card.unwrap_or_else(|_| Card::absent(image.unwrap_or_else(|| Sha256::from_digest(&[0; 32]))));
     let storage = Storage::open(&options.volumes, &options.functions)?;
-    Ok(Brought { parts: Components { chip, board, card, storage }, hypervisors, objection })
+    let attestation = attestation.unwrap_or_else(|_| Attestation::none());
+    let parts = Components { chip, board, card, attestation, storage };
+    Ok(Brought { parts, hypervisors, objection })
 }
 
 /// Releases the board's management controller, takes functions of an earlier controller's volumes out of the board,
@@ -324,7 +350,12 @@ pub(crate) fn connect<S: Side>(path: &Path) -> Peer<S> {
 }
 
 /// Who the host is: the TPM's record, the certificate and the sealed key must agree.
-fn identify(options: &Options, start: &Start, early: Early) -> Result<(Identity, Arc<Served>), Failure> {
+fn identify(
+    options: &Options,
+    state: &State,
+    start: &Start,
+    early: Early,
+) -> Result<(Identity, Arc<Served>), Failure> {
     let halt = |message: &str| Halt::new("boot.identity", "certificate", message);
     let certificate = need(&options.certificate, MAX_CERTIFICATE, "boot.identity", "certificate")?;
     let certificate = String::from_utf8(certificate).map_err(|_| halt("it is no PEM text"))?;
@@ -338,6 +369,11 @@ fn identify(options: &Options, start: &Start, early: Early) -> Result<(Identity,
     if *expected != host || start.host()? != host {
         return Err(halt(&format!("it is for {host}, another host: enrol this one")).into());
     }
+    // One that has ended is no obstacle: a host that was off for long is offered another once it is up.
+    let authority = need(&state.path("authority.pem"), MAX_CERTIFICATE, "boot.identity", "authority")?;
+    let authority = String::from_utf8(authority).map_err(|_| halt("its authority's is no PEM text"))?;
+    let ends = service::ends(&certificate).ok_or_else(|| halt("it cannot be read"))?;
+    service::certified_by(&authority, &certificate, ends).map_err(|error| halt(&error.to_string()))?;
     let served = Served::new(&credentials)?;
     let certificate = certificate.parse().map_err(|_| halt("it is too long for this API"))?;
     Ok((Identity { host, certificate, key: early.identity }, served))

@@ -12,6 +12,7 @@ use rustix::{
     net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with},
 };
 use std::{
+    fmt::Display,
     fs::File,
     io::{self, Seek, SeekFrom},
     os::fd::{AsFd, OwnedFd},
@@ -67,8 +68,9 @@ impl Storage {
         }
     }
 
-    /// Makes the listening socket of a volume's function, which only the host's own processes can reach.
-    pub fn listen(&self, volume: &VolumeId) -> Result<(OwnedFd, PathBuf), Refusal> {
+    /// Makes the listening socket of the function of a volume, or of an instance, which only the host's own processes
+    /// can reach.
+    pub fn listen(&self, volume: &impl Display) -> Result<(OwnedFd, PathBuf), Refusal> {
         self.remove_socket(volume);
         let path = self.functions_path.join(socket_name(volume));
         let bound = (|| {
@@ -89,7 +91,7 @@ impl Storage {
     }
 
     /// Takes the path of a function's socket away.
-    pub fn remove_socket(&self, volume: &VolumeId) {
+    pub fn remove_socket(&self, volume: &impl Display) {
         match unlinkat(&self.functions, socket_name(volume), AtFlags::empty()) {
             Ok(()) | Err(Errno::NOENT) => {}
             Err(error) => tracing::error!(%volume, %error, "a function's socket cannot be removed"),
@@ -97,7 +99,7 @@ impl Storage {
     }
 }
 
-fn socket_name(volume: &VolumeId) -> String {
+fn socket_name(volume: &impl Display) -> String {
     format!("{volume}.sock")
 }
 

@@ -80,6 +80,7 @@ pub const CODES: &[RefusalCode] = codes! {
         "hypervisor.fault" "the instance's hypervisor failed: look at the host's status"
         "launcher.fault" "the host could not start or end a hypervisor: look at its status"
         "board.fault" "the main board failed: look at the host's status"
+        "attestation.fault" "the attestation card failed: look at the host's status"
     }
     429 {
         "host.quota" "this host has done as many of these operations as it does in this time: wait"
@@ -91,6 +92,7 @@ pub const CODES: &[RefusalCode] = codes! {
         "host.out-of-service" "the host took itself out of service: its status says why"
         "tpm.gone" "the host has no TPM that answers, so it can show nothing: power-cycle the host"
         "card.gone" "the volume card is gone: power-cycle the host"
+        "attestation.gone" "the attestation card is gone: power-cycle the host"
         "hypervisor.gone" "the instance's hypervisor is gone: stop the instance, then start it again"
         "launcher.gone" "the host can start no hypervisor any more: power-cycle the host"
         "chip.gone" "the security chip is gone: power-cycle the host"

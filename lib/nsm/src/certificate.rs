@@ -13,7 +13,7 @@ use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, KeyUsagePurpose,
     PKCS_ECDSA_P384_SHA384, PublicKeyData, SerialNumber, SignatureAlgorithm, SigningKey,
 };
-use std::time::Duration;
+use std::{fmt, time::Duration};
 use time::OffsetDateTime;
 use x509_parser::{parse_x509_certificate, pem::Pem, prelude::X509Certificate};
 use zeroize::Zeroizing;
@@ -163,6 +163,12 @@ fn params(name: String, serial: Vec<u8>, now: Duration, lifetime: Duration) -> O
 /// The host's key, which certifies the instances that run there. It is derived from the host's identity, so it is
 /// sealed with it and gone with it.
 pub struct HostKey(Key);
+
+impl fmt::Debug for HostKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("HostKey")
+    }
+}
 
 impl HostKey {
     /// The key that belongs to an identity's private seed.

@@ -10,6 +10,7 @@ use release::{Kind, Manifest};
 pub struct Images {
     policies: Vec<u8>,
     card: Image,
+    attestation: Option<Image>,
     guests: Option<setup::Images>,
 }
 
@@ -43,6 +44,10 @@ impl Images {
         Ok(Self {
             policies: policies.map_err(|error| of(Kind::Policies, &error))?,
             card: image(Kind::VolumeCard, "azote-volume-card")?,
+            attestation: manifest
+                .image(Kind::AttestationCard)
+                .map(|_| image(Kind::AttestationCard, "azote-attestation-card"))
+                .transpose()?,
             guests,
         })
     }
@@ -52,9 +57,9 @@ impl Images {
         &self.policies
     }
 
-    /// The volume card, and what hypervisors are started with.
-    pub fn split(self) -> (Image, Option<setup::Images>) {
-        (self.card, self.guests)
+    /// The volume card, the attestation card if there is one, and what hypervisors are started with.
+    pub fn split(self) -> (Image, Option<Image>, Option<setup::Images>) {
+        (self.card, self.attestation, self.guests)
     }
 }
 

@@ -1,6 +1,6 @@
 //! Instances start, stop and end: one on the whole main board, or several that share the host.
 
-use super::{Host, Inner, LOOK, numbers};
+use super::{Components, Host, Inner, LOOK, numbers};
 use crate::{
     Refusal,
     chip::Firmware,
@@ -12,10 +12,12 @@ use host_api::{
     ConsoleOutput, CreditMode, Done, InstanceMeasurement, InstanceState, InstanceStatus, Power, ReadConsole,
     ReadStatistics, SealedConsole, StartInstance, Statistics, StopInstance, Weakness, WriteConsole,
 };
-use ids::InstanceId;
+use ids::{InstanceId, Slot};
 use instance_types::{Class, InstanceType};
+use nsm::Extension;
 use placement::Mode;
 use std::{
+    os::fd::AsFd,
     thread::sleep,
     time::{Duration, Instant},
 };
@@ -26,7 +28,7 @@ impl Host {
         let kind = instance_types::find(request.instance_type.as_str())
             .ok_or_else(|| Refusal::of("instance.type"))?;
         match kind.class {
-            Class::Metal => self.lock().start_metal(&self.firmware, request, kind)?,
+            Class::Metal => self.lock().start_metal(&self.firmware, request, kind, self.clock.seconds())?,
             _ => self.start_machine(request, kind)?,
         }
         let inner = self.lock();
@@ -35,13 +37,13 @@ impl Host {
     }
 
     fn start_machine(&self, request: &StartInstance, kind: &'static InstanceType) -> Result<(), Refusal> {
-        let hypervisors = self.hypervisors()?;
+        let (hypervisors, facts) =
+            self.hypervisors.as_ref().ok_or_else(|| Refusal::of("hypervisor.absent"))?;
         if self.is_production() && !hypervisors.weaknesses().is_empty() {
             return Err(Refusal::of("host.not-isolated"));
         }
         let mut inner = self.lock();
         inner.state.may_start(&request.instance, kind, &request.root)?;
-        let functions = inner.functions(&request.instance)?;
         let mode = request.credits.map(|mode| match mode {
             CreditMode::Standard => Mode::Standard,
             CreditMode::Unlimited => Mode::Unlimited,
@@ -52,7 +54,13 @@ impl Host {
             mode,
             console_key: request.console_key.as_ref().map(|key| key.to_bytes().to_vec()),
         };
-        hypervisors.start(order, functions)?;
+        inner.parts.attestation.attach(&request.instance, &facts.registers, None, self.clock.seconds())?;
+        let started =
+            inner.functions(&request.instance).and_then(|functions| hypervisors.start(order, functions));
+        if let Err(refusal) = started {
+            inner.parts.attestation.detach(&request.instance);
+            return Err(refusal);
+        }
         inner.state.started(request.instance.clone(), kind, request.root.clone());
         Ok(())
     }
@@ -77,6 +85,7 @@ impl Host {
         let mut inner = self.lock();
         match inner.parts.chip.hold() {
             Ok(()) => {
+                inner.strip_board(id);
                 inner.state.stopped(id);
                 Ok(Done {})
             }
@@ -202,13 +211,42 @@ impl Inner {
         known_good: &Firmware,
         request: &StartInstance,
         kind: &'static InstanceType,
+        now: u64,
     ) -> Result<(), Refusal> {
         self.state.may_start(&request.instance, kind, &request.root)?;
         let hash = self.hold_and_verify(known_good)?;
         self.boots = self.parts.board.status()?.boots;
-        self.parts.chip.release(&hash)?;
+        let equipped = self.equip_board(&request.instance, &nsm::of_board(&hash.code.to_digest()), now);
+        if let Err(refusal) = equipped.and_then(|()| self.parts.chip.release(&hash)) {
+            self.strip_board(&request.instance);
+            return Err(refusal);
+        }
         self.state.started(request.instance.clone(), kind, request.root.clone());
         Ok(())
+    }
+
+    /// Gives the instance on the main board its attestation function; each start of the board is one of the instance.
+    fn equip_board(&mut self, id: &InstanceId, image: &[Extension], now: u64) -> Result<(), Refusal> {
+        let Components { attestation, board, storage, .. } = &mut self.parts;
+        if !attestation.is_offered() {
+            return Ok(());
+        }
+        board.unplug(Slot::HOST)?;
+        let (socket, path) = storage.listen(id)?;
+        attestation.attach(id, image, Some(socket.as_fd()), now)?;
+        board.plug(Slot::HOST, &path)
+    }
+
+    fn strip_board(&mut self, id: &InstanceId) {
+        let Components { attestation, board, storage, .. } = &mut self.parts;
+        if !attestation.is_offered() {
+            return;
+        }
+        attestation.detach(id);
+        storage.remove_socket(id);
+        if let Err(refusal) = board.unplug(Slot::HOST) {
+            tracing::warn!(code = refusal.code, "the main board keeps a function that is gone");
+        }
     }
 }
 

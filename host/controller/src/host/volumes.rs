@@ -155,7 +155,10 @@ impl Inner {
     /// The functions of an instance's machine: one end of a private socket each, whose other end its card has.
     pub(super) fn functions(&mut self, instance: &InstanceId) -> Result<Functions, Refusal> {
         let volumes = self.state.functions(instance);
-        volumes.into_iter().map(|(volume, slot)| Ok((slot, self.connect(&volume)?))).collect()
+        let connect = |(volume, slot)| Ok((slot, self.connect(&volume)?));
+        let mut functions = volumes.into_iter().map(connect).collect::<Result<Functions, Refusal>>()?;
+        functions.extend(self.parts.attestation.function(instance)?.map(|function| (Slot::HOST, function)));
+        Ok(functions)
     }
 
     /// Connects to a function. Its card may not have noticed yet that an earlier machine is gone.
@@ -175,8 +178,9 @@ impl Inner {
         Ok(ours)
     }
 
-    /// Waits until the card has let go of an ended machine's memory.
+    /// Waits until the cards have let go of an ended machine's memory.
     pub(super) fn let_go(&mut self, instance: &InstanceId) {
+        self.parts.attestation.detach(instance);
         let volumes = self.state.functions(instance);
         let end = Instant::now() + NOTICE;
         let held = |status: &wire::card::VolumeStatus| {

@@ -15,7 +15,8 @@ use rustix::thread::{CpuSet, sched_setaffinity};
 use service::process::Failure;
 use std::{
     fs::{self, File},
-    os::fd::AsFd,
+    io,
+    os::fd::{AsFd, AsRawFd},
     str::FromStr,
     sync::Arc,
 };
@@ -51,6 +52,8 @@ pub struct Facts {
     pub virtualisation: Virtualisation,
     /// Whether no instance starts while anything is missing that keeps tenants apart.
     pub refuse_weaknesses: bool,
+    /// What instances' registers say of what they start from.
+    pub registers: Vec<nsm::Extension>,
 }
 
 /// What became of the hypervisors at boot.
@@ -98,13 +101,16 @@ pub fn bring_up(configured: &Configured, images: Option<Images>) -> Result<Outco
     let share = share(configured.host_cores.into(), configured.guest_memory)?;
     stay(&share)?;
     let image = Sha256::from_digest(hypervisor.digest());
+    let (bytes, disk) = (content(&kernel)?, ramdisk.as_ref().map(content).transpose()?);
+    let registers = nsm::of_machine(&bytes, &configured.command_line, disk.as_deref());
     let source = Source {
         kvm: kvm.into(),
         kernel: kernel.into(),
         initrd: ramdisk.map(Into::into),
         command_line: configured.command_line.clone(),
     };
-    let facts = Facts { image, virtualisation, refuse_weaknesses: configured.refuse_weaknesses };
+    let refuse_weaknesses = configured.refuse_weaknesses;
+    let facts = Facts { image, virtualisation, refuse_weaknesses, registers };
     match start(&launcher, &hypervisor, source, share, accelerators, &facts) {
         Ok(hypervisors) => Ok(Outcome::Up(Box::new((hypervisors, facts)))),
         Err(error) => {
@@ -132,6 +138,11 @@ fn start(
         ));
     }
     Ok(Hypervisors::new(source, share, launcher, accelerators, weaknesses)?)
+}
+
+/// The bytes of an image.
+fn content(image: &Image) -> io::Result<Vec<u8>> {
+    fs::read(format!("/proc/self/fd/{}", image.as_fd().as_raw_fd()))
 }
 
 /// Takes the functions: from here on nobody else can.

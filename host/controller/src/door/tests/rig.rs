@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::{
+    attestation::Attestation,
     board::Board,
     card::Card,
     chip::{Chip, Firmware},
@@ -294,6 +295,7 @@ impl Rig {
         spoil(&path);
         let [chip, card, board] = [Part::new(), Part::new(), Part::new()];
         let parts = Components {
+            attestation: Attestation::none(),
             chip: Chip::new(Peer::new(chip.serve(path.clone(), chip_answers, chip::Reply::Fault)).unwrap()),
             board: Board::new(
                 Peer::new(board.serve(path.clone(), board_answers, board::Reply::Fault)).unwrap(),
