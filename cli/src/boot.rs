@@ -13,11 +13,7 @@ use ids::Environment;
 use release::{
     Configuration, Folder, Kind, MANIFEST, Make, Manifest, Report, RootKey, Stage1, burn_fuse, sha256,
 };
-use std::{
-    fs,
-    path::Path,
-    process::{Command, Output},
-};
+use std::{fs, path::Path, process::Command};
 use token::PublicKey;
 
 /// Folder of the root key.
@@ -61,47 +57,50 @@ impl Rack<'_> {
         let key = self.root_key()?;
         let release = self.release(&key, guests)?;
         let configured = self.configure(&key, guests)?;
-        let enrolled = self.place.path(BOOT).exists();
         let other = fs::read(self.place.path(BOOT).join(MANIFEST)).ok().as_ref() != Some(&release.signed);
-        if !enrolled {
-            let host = self.installation.host.clone();
-            let mut command = self.chain(&release.path, "enrol")?;
-            command.args(["--host", host.as_str()]).arg("--release").arg(&release.path);
-            command.arg("--configuration").arg(self.place.path(if configured {
-                NEXT
-            } else {
-                CONFIGURATION
-            }));
-            let asked = self.asked(&key, &release)?;
-            crate::enrol::enrol(self, command, &asked)
-                .map_err(|error| report(self.place).unwrap_or(error))?;
+        if !self.place.path(BOOT).exists() {
+            self.enrol_host(&key, &release)?;
         } else if other || configured {
-            let mut command = self.chain(&self.place.path(BOOT), "update")?;
-            if other {
-                command.arg("--release").arg(&release.path);
-            }
-            if configured {
-                command.arg("--configuration").arg(self.place.path(NEXT));
-            }
-            let output = command.output().doing("update the host")?;
-            self.succeeded("update the host", &output)?;
+            self.update_host(other.then_some(&release), configured)?;
         }
         if configured {
             fs::rename(self.place.path(NEXT), self.place.path(CONFIGURATION)).doing(CONFIGURATION)?;
         }
-        if !enrolled || other || configured {
+        if other {
             // The images are in the host's store now.
             self.forget_releases(&release)?;
+        }
+        if other || configured {
             self.power_cycle()?;
         }
         self.start_host()
     }
 
-    /// What the authority wants a host to have started before it takes it in.
-    fn asked(&self, key: &RootKey, release: &Folder) -> Result<pki::Release, Failure> {
-        let name = if self.place.path(NEXT).exists() { NEXT } else { CONFIGURATION };
-        let configuration = fs::read(self.place.path(name)).doing(name)?;
-        Ok(pki::Release { root_key: key.public(), manifest: release.signed.clone(), configuration })
+    fn enrol_host(&self, key: &RootKey, release: &Folder) -> Result<(), Failure> {
+        let configuration = if self.place.path(NEXT).exists() { NEXT } else { CONFIGURATION };
+        let mut command = self.chain(&release.path, "enrol")?;
+        command.args(["--host", self.installation.host.as_str()]).arg("--release").arg(&release.path);
+        command.arg("--configuration").arg(self.place.path(configuration));
+        // What the authority wants a host to have started before it takes it in.
+        let configuration = fs::read(self.place.path(configuration)).doing(configuration)?;
+        let asked = pki::Release { root_key: key.public(), manifest: release.signed.clone(), configuration };
+        crate::enrol::enrol(self, command, &asked).map_err(|error| report(self.place).unwrap_or(error))
+    }
+
+    fn update_host(&self, release: Option<&Folder>, configured: bool) -> Result<(), Failure> {
+        let mut command = self.chain(&self.place.path(BOOT), "update")?;
+        if let Some(release) = release {
+            command.arg("--release").arg(&release.path);
+        }
+        if configured {
+            command.arg("--configuration").arg(self.place.path(NEXT));
+        }
+        let output = command.output().doing("update the host")?;
+        if output.status.success() {
+            return Ok(());
+        }
+        let told = String::from_utf8_lossy(&output.stderr);
+        Err(report(self.place).unwrap_or_else(|| Failure::State(format!("update the host: {}", told.trim()))))
     }
 
     /// What the machine that makes releases has: a key, made here where there is none, and the fuse burnt for it.
@@ -204,6 +203,9 @@ impl Rack<'_> {
     pub(crate) fn chain(&self, boot: &Path, verb: &str) -> Result<Command, Failure> {
         let (tpm, report) = (self.run("tpm-host"), self.place.path(REPORT));
         let mut command = Command::new(program("azote-boot-rom")?);
+        if self.jumper && verb == "enrol" {
+            command.arg("--clear");
+        }
         command.arg("--fuse").arg(self.place.path(FUSE)).arg("--tpm").arg(&tpm).arg("--report").arg(&report);
         command.arg("--stage1").arg(boot.join(Kind::Stage1.name())).arg("--");
         command.arg("--tpm").arg(&tpm).arg("--report").arg(&report).arg("--release").arg(boot).arg("--");
@@ -232,14 +234,6 @@ impl Rack<'_> {
     fn power_cycle(&self) -> Result<(), Failure> {
         self.unit("tpm-host").stop()?;
         self.tpm("tpm-host")
-    }
-
-    fn succeeded(&self, what: &str, output: &Output) -> Result<(), Failure> {
-        if output.status.success() {
-            return Ok(());
-        }
-        let told = String::from_utf8_lossy(&output.stderr);
-        Err(report(self.place).unwrap_or_else(|| Failure::State(format!("{what}: {}", told.trim()))))
     }
 }
 

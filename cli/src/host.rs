@@ -18,7 +18,15 @@ pub(crate) enum Host {
     Status,
     /// Take in a host that is in its first state: its TPM proves which one it is and what it has started, and the
     /// environment's authority gives it an identity. Then it runs, as after `azote up`.
-    Enroll(crate::args::Up),
+    Enroll {
+        /// How it is started.
+        #[command(flatten)]
+        up: crate::args::Up,
+        /// Clear its TPM first, as whoever stands at the machine can: for a host that cannot be reset any more. What it
+        /// was is retired; nothing proves that it was erased.
+        #[arg(long)]
+        jumper: bool,
+    },
     /// Offer the host certificates for another day; it takes them without a restart. They live 24 hours, so do it
     /// twice a day.
     Renew,
@@ -63,7 +71,7 @@ pub(crate) fn run(out: Out, cloud: &Cloud, verb: &Host) -> Result<(), Failure> {
     let (text, done) = match verb {
         // These open the installation themselves.
         Host::Status
-        | Host::Enroll(_)
+        | Host::Enroll { .. }
         | Host::Renew
         | Host::Retire { .. }
         | Host::Reset { .. }

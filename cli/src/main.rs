@@ -76,7 +76,7 @@ fn dispatch(out: Out, args: &Args, given: bool) -> Result<(), Failure> {
         Verb::Demo(demo) => demo::run(out, given.then_some(args.state.as_path()), demo),
         Verb::Up(ask) => {
             let place = place()?;
-            up::up(out, &place, ask)?;
+            up::up(out, &place, ask, false)?;
             let text = format!("up in {}; `azote status` shows the host", place.root().display());
             out.result(&text, &serde_json::json!({"up": place.root()}));
             Ok(())
@@ -86,7 +86,7 @@ fn dispatch(out: Out, args: &Args, given: bool) -> Result<(), Failure> {
         Verb::Attest(ask) => attest::run(out, &place()?, ask),
         Verb::Exposure(ask) => exposure::run(out, &place()?, ask),
         Verb::Claims(ask) => claims::run(out, &place()?, ask),
-        Verb::Host(Host::Enroll(ask)) => member::enroll(out, &place()?, ask),
+        Verb::Host(Host::Enroll { up, jumper }) => member::enroll(out, &place()?, up, *jumper),
         Verb::Host(Host::Renew) => member::renew(out, &place()?),
         Verb::Host(Host::Retire { host }) => member::retire(out, &place()?, host.as_ref()),
         Verb::Host(Host::Reset { ticket }) => member::reset(out, &place()?, ticket),

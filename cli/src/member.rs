@@ -30,13 +30,23 @@ const ERASURES: &str = "erasures";
 /// How long a host that was reset may take to end.
 const END: Duration = Duration::from_secs(15);
 
-/// Takes a host in that is in its first state, and starts it.
-pub(crate) fn enroll(out: Out, place: &Place, ask: &Up) -> Result<(), Failure> {
-    if boot::is_enrolled(place) {
+/// Takes a host in that is in its first state, or is brought there by the `jumper`, and starts it.
+pub(crate) fn enroll(out: Out, place: &Place, ask: &Up, jumper: bool) -> Result<(), Failure> {
+    if jumper {
+        if up::ended(place).len() < up::UNITS.len() {
+            let message = "the machine is switched on: `azote down` first".to_owned();
+            return Err(Failure::Advice("host.already-up", message));
+        }
+        let installation = Installation::read(place)?;
+        match authority(place, &installation)?.retire(&installation.host) {
+            Ok(()) | Err(pki::Error::Unknown(_)) => forget(place, installation)?,
+            Err(error) => return Err(error.into()),
+        }
+    } else if boot::is_enrolled(place) {
         let message = "the host is enrolled: `azote host reset` takes it back to its first state".to_owned();
         return Err(Failure::Advice("host.enrolled", message));
     }
-    up::up(out, place, ask)?;
+    up::up(out, place, ask, jumper)?;
     let Installation { host, environment, .. } = Installation::read(place)?;
     let text = format!("{host} is one of this {environment} environment");
     out.result(&text, &json!({"host": host, "done": "enrolled", "environment": environment}));

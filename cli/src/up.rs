@@ -114,6 +114,8 @@ pub(crate) struct Rack<'a> {
     pub(crate) parts: &'a Parts,
     pub(crate) authority: Authority,
     pub(crate) installation: Installation,
+    /// The jumper on the board is set: its boot ROM clears the TPM.
+    pub(crate) jumper: bool,
 }
 
 impl<'a> Rack<'a> {
@@ -146,7 +148,7 @@ impl<'a> Rack<'a> {
         let authority = Authority::open_or_create(&pki, installation.environment)?;
         // A list lives two days.
         authority.refresh_list()?;
-        let rack = Self { place, out, parts, authority, installation };
+        let rack = Self { place, out, parts, authority, installation, jumper: false };
         for (name, identity) in ACTORS.into_iter().chain(crate::tokens::REVIEWERS) {
             rack.person(name, &identity.parse().map_err(Failure::state)?)?;
         }
@@ -359,7 +361,7 @@ pub(crate) fn ended(place: &Place) -> Vec<&'static str> {
 }
 
 /// `azote up`. What a failed or interrupted one has started is stopped again.
-pub(crate) fn up(out: Out, place: &Place, ask: &Up) -> Result<(), Failure> {
+pub(crate) fn up(out: Out, place: &Place, ask: &Up, jumper: bool) -> Result<(), Failure> {
     let here = place.root().display();
     let missing = ended(place);
     if missing.is_empty() {
@@ -373,16 +375,16 @@ pub(crate) fn up(out: Out, place: &Place, ask: &Up) -> Result<(), Failure> {
     place.claim()?;
     let _lock = place.lock()?;
     interrupt::watch().doing("signals")?;
-    let result = start(out, place, &parts, ask);
+    let result = start(out, place, &parts, ask, jumper);
     if result.is_err() {
         stop(place)?;
     }
     result
 }
 
-fn start(out: Out, place: &Place, parts: &Parts, ask: &Up) -> Result<(), Failure> {
+fn start(out: Out, place: &Place, parts: &Parts, ask: &Up, jumper: bool) -> Result<(), Failure> {
     let progress = out.progress("starting");
-    let rack = Rack::prepare(out, place, parts, ask.environment)?;
+    let rack = Rack { jumper, ..Rack::prepare(out, place, parts, ask.environment)? };
     progress.at("hardware: TPM, security chip, main board in reset");
     rack.power(&ask.board)?;
     progress.at("control plane: tokens, KMS, audit");
