@@ -21,7 +21,7 @@ struct Memory {
 fn digest_of(bytes: &[u8]) -> Digest {
     let mut digest = [0; 32];
     for (at, byte) in bytes.iter().enumerate() {
-        digest[at % 32] = digest[at % 32] ^ byte.rotate_left((at / 32 % 8) as u32);
+        digest[at % 32] ^= byte.rotate_left((at / 32 % 8) as u32);
     }
     digest
 }
