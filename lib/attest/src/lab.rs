@@ -18,7 +18,7 @@ use rcgen::{
 use release::{Configuration, Image, Kind, Manifest};
 use time::OffsetDateTime;
 use token::PublicKey;
-use tpm::{Measurement, replay};
+use tpm::{Measurement, Quote, replay};
 
 /// The moment around which everything of [`Lab::default`] is valid, Unix time.
 pub const NOW: u64 = 1_800_000_000;
@@ -163,7 +163,14 @@ impl Lab {
 
     /// Evidence of a TPM into which exactly these events were extended.
     pub fn evidence_of(&self, nonce: &[u8; NONCE], events: Vec<Event>) -> Evidence {
-        let attestation_key = Bytes(self.attestation_public());
+        let quote = self.quote(nonce, &events);
+        let quote = Quote { signature: self.sign(&quote), attest: quote };
+        self.evidence_by(self.attestation_public(), quote, events)
+    }
+
+    /// Evidence with the quote of a TPM whose attestation key (`TPM2B_PUBLIC`) gets this host's papers.
+    pub fn evidence_by(&self, key: Vec<u8>, quote: Quote, events: Vec<Event>) -> Evidence {
+        let attestation_key = Bytes(key);
         let certificate = AkCertificate {
             host: self.host.clone(),
             environment: self.environment,
@@ -172,10 +179,9 @@ impl Lab {
             not_before: self.now - DAY,
             not_after: self.now + DAY,
         };
-        let quote = self.quote(nonce, &events);
         Evidence {
-            signature: Bytes(self.sign(&quote)),
-            quote: Bytes(quote),
+            signature: Bytes(quote.signature),
+            quote: Bytes(quote.attest),
             attestation_key,
             attestation_certificate: Bytes(certificate.sign(&self.authority_key).unwrap()),
             certificate: self.certify(&self.identity, &Identity::Host(self.host.clone())),
