@@ -81,7 +81,9 @@ fn a_copied_tpm_is_found_by_its_counters() {
     };
     let (lab, scratch) = (Lab::default(), tempfile::tempdir().unwrap());
     let (folder, copied) = (scratch.path().join("tpm"), scratch.path().join("copy"));
-    [&folder, &copied].map(|folder| fs::create_dir(folder).unwrap());
+    for folder in [&folder, &copied] {
+        fs::create_dir(folder).unwrap();
+    }
     let first = judge(&lab, &Machine::start(&parts, &folder, &lab), None).unwrap().counters;
     for file in fs::read_dir(&folder).unwrap().map(Result::unwrap) {
         if file.file_type().unwrap().is_file() {
