@@ -10,6 +10,7 @@ use crate::{
     card::Card,
     chip::{Chip, Firmware, counted},
     clock::Clock,
+    firmware::Shelf,
     hypervisors::{Hypervisors, setup::Facts},
     log::Entry,
     log::{LogError, Writer},
@@ -19,8 +20,9 @@ use crate::{
     watch::Throttle,
 };
 use host_api::{
-    AcceleratorFamily, AttestHost, BoardStatus, ChipStatus, Done, HostEvidence, HostStatus, HypervisorStatus,
-    InstanceState, Measured, OutOfService, Pem, Power, Register, ReleaseStatus, Request, UpdateTokenKeys,
+    AcceleratorFamily, AttestHost, BoardStatus, ChipStatus, Done, FirmwareStatus, HostEvidence, HostStatus,
+    HypervisorStatus, InstanceState, Measured, OutOfService, Pem, Power, Register, ReleaseStatus, Request,
+    UpdateTokenKeys,
 };
 use ids::{HostId, Slot};
 use service::Key;
@@ -114,6 +116,8 @@ struct Inner {
 pub struct Rules {
     /// The firmware that it may run.
     pub firmware: Firmware,
+    /// All that its release has.
+    pub shelf: Option<Shelf>,
     /// How long a guest has to end by itself, or to let go of a function.
     pub stop_grace: Duration,
     /// What it remembers.
@@ -132,6 +136,7 @@ pub struct Rules {
 pub struct Host {
     identity: Identity,
     firmware: Firmware,
+    shelf: Option<Shelf>,
     stop_grace: Duration,
     hypervisors: Option<(Arc<Hypervisors>, Facts)>,
     attester: Option<Attester>,
@@ -157,7 +162,8 @@ impl Host {
         log: Writer,
         clock: Clock,
     ) -> Self {
-        let Rules { firmware, stop_grace, settings, hypervisors, attester, certificates, eraser } = rules;
+        let Rules { firmware, shelf, stop_grace, settings, hypervisors, attester, certificates, eraser } =
+            rules;
         let trust = settings.trust();
         let inner = Inner {
             parts,
@@ -173,6 +179,7 @@ impl Host {
             shown: RwLock::new(identity.certificate.clone()),
             identity,
             firmware,
+            shelf,
             stop_grace,
             hypervisors,
             attester,
@@ -214,6 +221,8 @@ impl Host {
             request,
             Request::ReadStatus(_)
                 | Request::AttestHost(_)
+                | Request::ListFirmware(_)
+                | Request::VerifyFirmware(_)
                 | Request::ReadLog(_)
                 | Request::AcknowledgeLog(_)
                 | Request::UpdateTokenKeys(_)
@@ -241,6 +250,11 @@ impl Host {
         match request {
             Request::ReadStatus(_) => json(&self.status()),
             Request::AttestHost(attest) => json(&self.evidence(attest)?),
+            Request::ListFirmware(_) => json(&self.list_firmware(None)),
+            Request::VerifyFirmware(_) => {
+                let flash = self.lock().parts.chip.measure()?;
+                json(&self.list_firmware(Some(&flash)))
+            }
             Request::ReadLog(read) => Ok(self.log.page(read.after)?),
             Request::AcknowledgeLog(read) => match self.log.acknowledge(read.up_to) {
                 Ok(_) => json(&Done {}),
@@ -261,6 +275,12 @@ impl Host {
             Request::ReadConsole(read) => json(&self.read_console(read)?),
             Request::WriteConsole(write) => json(&self.write_console(write)?),
         }
+    }
+
+    /// The release's images; with what is in flash now, each is read again.
+    fn list_firmware(&self, flash: Option<&Firmware>) -> FirmwareStatus {
+        let nothing = FirmwareStatus { release: None, images: Vec::new() };
+        self.shelf.as_ref().map_or(nothing, |shelf| shelf.list(flash))
     }
 
     /// What instances that share this host run on.

@@ -22,6 +22,7 @@ pub mod chip;
 pub mod clock;
 pub mod door;
 pub mod enrol;
+pub mod firmware;
 pub mod history;
 pub mod host;
 pub mod hypervisors;

@@ -17,6 +17,7 @@ use crate::{
     card::Card,
     chip::{Chip, Firmware},
     door::{self, Door, opens},
+    firmware::Shelf,
     host::{Booted, Certificates, Components, Eraser, Host, Identity, Rules},
     hypervisors::{
         Hypervisors,
@@ -174,9 +175,9 @@ pub fn run(options: &Options, handed: Events, report: Option<&Path>) -> Result<(
     let hypervisors = hypervisors.map(|(hypervisors, facts)| (Arc::new(hypervisors), facts));
     let turns = hypervisors.as_ref().map(|(hypervisors, _)| Arc::clone(hypervisors));
     let stop_grace = Duration::from_secs(start.configured.stop_grace);
-    let firmware = start.expected();
+    let (firmware, shelf) = (start.expected(), Some(Shelf::open(&state, &start)));
     let attester = Some(attester);
-    let rules = Rules { firmware, stop_grace, settings, hypervisors, attester, certificates, eraser };
+    let rules = Rules { firmware, shelf, stop_grace, settings, hypervisors, attester, certificates, eraser };
     let host = Arc::new(Host::new(identity, parts, rules, booted, log.clone(), clock.clone()));
     let stop = Arc::new(AtomicBool::new(false));
     let watching = watch::start(Arc::clone(&host), clock.clone(), log.clone(), Arc::clone(&stop))?;

@@ -27,18 +27,19 @@ pub use datum::Datum;
 pub use document::openapi;
 pub use messages::{
     Accelerator, AcceleratorFamily, BoardStatus, CardStatus, ChipStatus, ConsoleOutput, CpuStatistics,
-    CreditMode, Done, Erased, ErrorBody, HostEvidence, HostStatus, HypervisorStatus, InstanceMeasurement,
-    InstanceState, InstanceStatus, LogPage, LogStatus, MAX_INSTANCES, MachineState, Measured, OutOfService,
-    Power, Register, ReleaseStatus, SlotState, SlotStatistics, Statistics, Virtualisation, VolumeState,
-    VolumeStatus, Weakness,
+    CreditMode, Done, Erased, ErrorBody, FirmwareImage, FirmwareStatus, HostEvidence, HostStatus,
+    HypervisorStatus, InstanceMeasurement, InstanceState, InstanceStatus, LogPage, LogStatus, MAX_INSTANCES,
+    MachineState, Measured, OutOfService, Power, Register, ReleaseStatus, SlotState, SlotStatistics,
+    Statistics, Virtualisation, VolumeState, VolumeStatus, Weakness,
 };
 pub use operation::{Spec, find};
 pub use operations::{DataClass, Effect, Method, Operation as Api, Resource};
 pub use record::{ChainBroken, GENESIS, LogRecord, MAX_PAGE, MAX_RECORD, RecordKind};
 pub use request::{
-    AcknowledgeLog, AttachVolume, AttestHost, Call, DetachVolume, DrainHost, HttpCall, MAX_BODY, Malformed,
-    OfferCertificate, PowerCycleHost, ReadConsole, ReadLog, ReadStatistics, ReadStatus, Request, ResetHost,
-    ResumeHost, StartInstance, StopInstance, UpdateTokenKeys, WriteConsole,
+    AcknowledgeLog, AttachVolume, AttestHost, Call, DetachVolume, DrainHost, HttpCall, ListFirmware,
+    MAX_BODY, Malformed, OfferCertificate, PowerCycleHost, ReadConsole, ReadLog, ReadStatistics, ReadStatus,
+    Request, ResetHost, ResumeHost, StartInstance, StopInstance, UpdateTokenKeys, VerifyFirmware,
+    WriteConsole,
 };
 pub use text::{
     AttestationKey, BadText, CardCertificate, Code, ConsoleKey, DeviceName, Family, InstanceType, Label,

@@ -70,6 +70,27 @@ messages! {
         environment: Label,
     }
 
+    /// The images of the release that the host runs.
+    FirmwareStatus {
+        /// The release.
+        release: Option<ReleaseStatus>,
+        /// Its images.
+        images: Vec<FirmwareImage>,
+    }
+
+    /// An image of a release.
+    FirmwareImage {
+        /// What it is: volume-card, hypervisor, mainboard-firmware.
+        kind: Label,
+        /// Its length in bytes.
+        length: u64,
+        /// Its hash.
+        sha256: Sha256,
+        /// Whether it is what it should be, in the store and in flash; absent if it was not read again. Those that
+        /// start the host are read again at each start only.
+        intact: Option<bool>,
+    }
+
     /// One measurement.
     Measured {
         /// The register that was extended.
@@ -339,6 +360,10 @@ impl Listed for SlotStatistics {
 
 impl Listed for Register {
     const MOST: usize = 8;
+}
+
+impl Listed for FirmwareImage {
+    const MOST: usize = 32;
 }
 
 impl Listed for Measured {

@@ -4,8 +4,8 @@ use crate::{
     Api, ConsoleKey, DeviceName, InstanceType, Resource, SealedConsole, SealedKey, Sentence,
     datum::Datum,
     messages::{
-        ConsoleOutput, CreditMode, Done, Erased, HostEvidence, HostStatus, InstanceStatus, LogPage,
-        Statistics, VolumeStatus,
+        ConsoleOutput, CreditMode, Done, Erased, FirmwareStatus, HostEvidence, HostStatus, InstanceStatus,
+        LogPage, Statistics, VolumeStatus,
     },
     operation::SchemaOf,
     text::{AttestationKey, Nonce, Pem, Sha256, SignedKeys},
@@ -25,6 +25,12 @@ messages! {
         /// Random, of whoever asks, used once.
         nonce: Nonce,
     }
+
+    /// Asks for the host's images.
+    ListFirmware {}
+
+    /// Asks for all of them to be read again.
+    VerifyFirmware {}
 
     /// Asks for records of the host's log.
     ReadLog {
@@ -189,6 +195,8 @@ macro_rules! calls {
 calls! {
     ReadStatus, HostStatus => HostStatus;
     AttestHost, AttestHost => HostEvidence;
+    ListFirmware, ListFirmware => FirmwareStatus;
+    VerifyFirmware, VerifyFirmware => FirmwareStatus;
     ReadLog, ReadLog => LogPage;
     AcknowledgeLog, AcknowledgeLog => Done;
     DrainHost, DrainHost => Done;
@@ -215,7 +223,8 @@ impl Request {
         }
         // The slot behind those of volumes is the host's own.
         let hosts = |request: &Self| matches!(request, Self::AttachVolume(r) if r.slot == Slot::HOST);
-        Self::read(api, query, body).and_then(|request| if hosts(&request) { Err(Malformed) } else { Ok(request) })
+        Self::read(api, query, body)
+            .and_then(|request| if hosts(&request) { Err(Malformed) } else { Ok(request) })
     }
 
     /// What the request touches on `host`: a token must name all of it.
@@ -225,6 +234,8 @@ impl Request {
         match self {
             Self::ReadStatus(_)
             | Self::AttestHost(_)
+            | Self::ListFirmware(_)
+            | Self::VerifyFirmware(_)
             | Self::ReadLog(_)
             | Self::AcknowledgeLog(_)
             | Self::DrainHost(_)
@@ -266,6 +277,8 @@ impl Request {
             Self::StopInstance(r) => vec![("force", r.force.to_string())],
             Self::ReadStatus(_)
             | Self::AttestHost(_)
+            | Self::ListFirmware(_)
+            | Self::VerifyFirmware(_)
             | Self::ReadLog(_)
             | Self::DrainHost(_)
             | Self::ResumeHost(_)

@@ -90,6 +90,16 @@ operations! {
         on Host; for Operator ControlPlane Auditor; Observe; sensitive false;
         asks Parameter; answers State Measurement Public; notes;
     }
+    ListFirmware {
+        Get "/v1/firmware", "Tell which images the release has that the host runs.";
+        on Host; for Operator Auditor; Observe; sensitive false;
+        asks; answers State Measurement; notes;
+    }
+    VerifyFirmware {
+        Get "/v1/firmware/verify", "Read every image in the store and the firmware in flash again, and tell which are not what the release says.";
+        on Host; for Operator Auditor; Observe; sensitive false;
+        asks; answers State Measurement; notes;
+    }
     ReadLog {
         Get "/v1/log", "Give the next records of the host's log.";
         on Host; for Auditor; Observe; sensitive false;

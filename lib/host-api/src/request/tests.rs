@@ -14,6 +14,8 @@ fn every_request() -> Vec<(Request, HttpCall)> {
     vec![
         both(&ReadStatus {}),
         both(&AttestHost { nonce: Nonce::from_bytes(&[0xff; 32]) }),
+        both(&ListFirmware {}),
+        both(&VerifyFirmware {}),
         both(&ReadLog { after: 41 }),
         both(&AcknowledgeLog { up_to: 40, checkpoint: Sha256::from_digest(&[3; 32]) }),
         both(&DrainHost {}),

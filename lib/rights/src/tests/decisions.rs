@@ -4,10 +4,22 @@ use super::*;
 const TABLE: &[(&str, &[&str])] = &[
     (
         "azote:operator/alice",
-        &["HostStatus", "AttestHost", "DrainHost", "ResumeHost", "ResetHost", "PowerCycleHost"],
+        &[
+            "HostStatus",
+            "AttestHost",
+            "ListFirmware",
+            "VerifyFirmware",
+            "DrainHost",
+            "ResumeHost",
+            "ResetHost",
+            "PowerCycleHost",
+        ],
     ),
     ("azote:operator/olga", &["HostStatus", "ReadAuditLog"]),
-    ("azote:operator/ada", &["HostStatus", "AttestHost", "ReadLog", "ReadAuditLog"]),
+    (
+        "azote:operator/ada",
+        &["HostStatus", "AttestHost", "ListFirmware", "VerifyFirmware", "ReadLog", "ReadAuditLog"],
+    ),
     ("azote:service/audit", &["HostStatus", "ReadLog", "AcknowledgeLog"]),
     (
         "azote:service/control-plane",

@@ -176,7 +176,11 @@ fn groups_are_checked() {
         ("\"PowerCycleHost\"]", "\"PowerCycleHost\", \"ReadMemory\"]", "rights.form"),
         ("\"PowerCycleHost\"]\nmembers", "\"PowerCycleHost\", \"ReadLog\"]\nmembers", "rights.name"),
         ("\"PowerCycleHost\"]\nmembers", "\"PowerCycleHost\", \"ReadAuditLog\"]\nmembers", "rights.name"),
-        ("[\"HostStatus\", \"AttestHost\", \"DrainHost\"", "[\"AttestHost\", \"DrainHost\"", "rights.policy"),
+        (
+            "[\"HostStatus\", \"AttestHost\", \"ListFirmware\"",
+            "[\"AttestHost\", \"ListFirmware\"",
+            "rights.policy",
+        ),
         ("why = \"They find out what happened. They change nothing.\"", "why = \" \"", "rights.name"),
         ("why = \"They find out what happened. They change nothing.\"", "", "rights.form"),
         ("caller = \"pipeline\"", "caller = \"tenant\"", "rights.form"),

@@ -114,6 +114,8 @@ fn request(operation: Operation, rig: &Rig) -> (HttpCall, Request) {
     match operation {
         Operation::HostStatus => both(ReadStatus {}),
         Operation::AttestHost => both(AttestHost { nonce: Nonce::from_bytes(&[7; 32]) }),
+        Operation::ListFirmware => both(host_api::ListFirmware {}),
+        Operation::VerifyFirmware => both(host_api::VerifyFirmware {}),
         Operation::ReadLog => both(ReadLog { after: 0 }),
         Operation::AcknowledgeLog => {
             both(AcknowledgeLog { up_to: 0, checkpoint: Sha256::from_digest(&[1; 32]) })

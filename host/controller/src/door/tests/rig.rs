@@ -322,6 +322,7 @@ impl Rig {
         let who = Identity { host: host_id(), certificate, key: own() };
         let rules = Rules {
             firmware,
+            shelf: None,
             stop_grace: Duration::from_millis(500),
             settings,
             hypervisors: None,
