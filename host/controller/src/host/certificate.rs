@@ -64,9 +64,6 @@ impl Host {
         if let Some(attester) = &self.attester {
             attester.present(next.attestation);
         }
-        if let Some(chain) = next.instances.and_then(|chain| Chain::from_pem(chain.as_str()).ok()) {
-            self.lock().parts.attestation.offer(chain, self.clock.seconds());
-        }
         if let Some(chain) = next.instances.as_ref().and_then(|chain| Chain::from_pem(chain.as_str()).ok()) {
             self.lock().parts.attestation.offer(chain, self.clock.seconds());
         }
