@@ -74,6 +74,9 @@ pub(crate) enum Verb {
     /// Drain, resume and power-cycle the host, as one of its keepers.
     #[command(subcommand)]
     Host(crate::host::Host),
+    /// The images in the host's firmware store and in its flash.
+    #[command(subcommand)]
+    Firmware(crate::firmware::Firmware),
     /// The token service's signing keys.
     #[command(subcommand)]
     Tokens(Tokens),

@@ -14,6 +14,7 @@ mod demo;
 mod enrol;
 mod exposure;
 mod failure;
+mod firmware;
 mod guests;
 mod host;
 mod instance;

@@ -63,6 +63,7 @@ fn act(out: Out, place: &Place, cloud: &Cloud, verb: &Verb) -> Result<(), Failur
         Verb::Token(ask) => token(out, cloud, ask),
         Verb::Tokens(verb) => crate::tokens::run(out, cloud, verb),
         Verb::Host(verb) => crate::host::run(out, cloud, verb),
+        Verb::Firmware(verb) => crate::firmware::run(out, cloud, verb),
         // These need no running installation, or open it themselves.
         _ => Ok(()),
     }
@@ -275,6 +276,7 @@ mod tests {
             "device_name": "xvda", "size": 4096, "state": "enabled", "reads": 1, "writes": 2, "errors": 0});
         let status = json!({
             "host": "h-0123456789abcdef0", "in_service": true, "drained": false, "token_keys": 0, "measurements": [],
+            "registers": [],
             "certificate": "-", "volumes": [volume],
             "instances": [instance(1, "c7i.large", None), instance(2, "t3.nano", Some(12_045))],
             "hypervisor": {"image": sha, "virtualisation": "vmx", "threads_per_core": 2, "free_cores": 3,
