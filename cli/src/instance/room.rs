@@ -155,6 +155,7 @@ mod tests {
         });
         serde_json::from_value(json!({
             "host": "h-0123456789abcdef0", "in_service": true, "drained": false, "token_keys": 0, "measurements": [],
+            "registers": [],
             "certificate": "-", "volumes": [], "instances": instances, "hypervisor": hypervisor,
             "log": {"last": 0, "bytes": 0, "capacity": 1},
         }))
