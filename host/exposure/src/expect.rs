@@ -5,7 +5,8 @@ use serde::Deserialize;
 use std::path::Path;
 
 /// The sandbox files that this was built with.
-pub const SANDBOXES: [&str; 8] = [
+pub const SANDBOXES: [&str; 9] = [
+    include_str!("../../../sandbox/attestation-card.toml"),
     include_str!("../../../sandbox/audit.toml"),
     include_str!("../../../sandbox/controller.toml"),
     include_str!("../../../sandbox/hypervisor.toml"),

@@ -1,7 +1,7 @@
 //! What a start refuses, and with which code: each thing that it measures or has sealed, changed by one byte.
 
 use crate::rack::{Rack, firmware};
-use host_api::{PowerCycleHost, StartInstance};
+use host_api::{ListFirmware, PowerCycleHost, StartInstance, VerifyFirmware};
 use ids::{InstanceId, VolumeId};
 use std::{
     fs::{self, OpenOptions},
@@ -91,6 +91,27 @@ async fn a_changed_image_firmware_or_store_takes_the_host_out_of_service() {
 }
 
 #[tokio::test]
+async fn what_is_in_store_and_flash_is_read_again_when_somebody_asks() {
+    let rack = Rack::start();
+    let listed = rack.call(ListFirmware {}).await.unwrap();
+    let kinds: Vec<_> = listed.images.iter().map(|image| image.kind.as_str()).collect();
+    assert_eq!(kinds, ["stage-1", "controller", "policies", "volume-card", "mainboard-firmware"]);
+    assert!(listed.images.iter().all(|image| image.intact.is_none()));
+    let intact = async || -> Vec<_> {
+        let verified = rack.call(VerifyFirmware {}).await.unwrap();
+        verified.images.iter().map(|image| image.intact).collect()
+    };
+    let (good, bad) = (Some(true), Some(false));
+    assert_eq!(intact().await, [None, None, good, good, good]);
+    let card = blob(&rack, "volume-card");
+    flip(&card);
+    assert_eq!(intact().await, [None, None, good, bad, good]);
+    flip(&card);
+    fs::remove_file(blob(&rack, "mainboard-firmware")).unwrap();
+    assert_eq!(intact().await, [None, None, good, good, bad]);
+}
+
+#[tokio::test]
 async fn a_second_start_without_a_power_cycle_gets_nothing_from_the_tpm() {
     let mut rack = Rack::start();
     assert!(rack.status().await.in_service);
@@ -132,7 +153,7 @@ async fn a_host_takes_the_next_release_and_configuration_and_goes_back_to_none()
     assert_ne!(first.measurements[0], second.measurements[0], "the configuration");
     assert_eq!(
         fs::read_dir(rack.dir.path().join("state/store")).unwrap().count(),
-        1 + 3,
+        1 + 4,
         "old images are there"
     );
 

@@ -4,9 +4,14 @@
 
 mod boot;
 mod enrolment;
+#[path = "../../../cards/attestation/tests/guest/mod.rs"]
+mod guest;
+mod offers;
 mod rack;
 mod schemathesis;
 
+use aws_lc_rs::digest::{SHA384, digest};
+use guest::Guest;
 use host_api::{
     AcknowledgeLog, AttachVolume, DetachVolume, DrainHost, InstanceState, PowerCycleHost, RecordKind,
     ResumeHost, SealedKey, Sha256, SignedKeys, StartInstance, StopInstance, UpdateTokenKeys, VolumeState,
@@ -82,7 +87,10 @@ async fn a_host_boots_serves_and_records() {
     assert!(!status.chip.unwrap().reset_held);
     assert!(rack.runs());
     let what: Vec<_> = status.measurements.iter().map(|measured| measured.what.as_str()).collect();
-    assert_eq!(what, ["configuration", "policies", "volume card", "main-board firmware", "token keys"]);
+    assert_eq!(
+        what,
+        ["configuration", "policies", "volume card", "attestation card", "main-board firmware", "token keys"]
+    );
     let card = fs::read(rack.dir.path().join("first/volume-card")).unwrap();
     assert_eq!(status.measurements[2].sha256, Sha256::from_digest(&controller::boot::sha256(&card)));
     assert_eq!(status.card.unwrap().image, status.measurements[2].sha256);
@@ -154,6 +162,50 @@ async fn the_real_card_opens_only_what_was_sealed_to_it() {
 }
 
 #[tokio::test]
+async fn an_instance_on_the_main_board_proves_what_it_is_by_default() {
+    let rack = Rack::start();
+    let root = VolumeId::from_random(1);
+    rack.call(attach(&rack, &root, 1, &card_key(&rack).await)).await.unwrap();
+    let instance = InstanceId::from_random(3);
+    let function = rack.dir.path().join(format!("functions/{instance}.sock"));
+    for _ in 0..2 {
+        rack.call(StartInstance::metal(instance.clone(), root.clone())).await.unwrap();
+        assert!(rack.board.lock().unwrap().slots.contains(&Slot::HOST));
+        let status = rack.status().await;
+        assert_eq!(status.board.unwrap().slots, [Slot::try_from(1).unwrap()], "the volume's alone is told");
+        let mut guest = Guest::boot(vfio_user::Client::connect(&function).unwrap());
+        let hash = |data: &[&[u8]]| {
+            let extend =
+                |old: Vec<u8>, data: &&[u8]| digest(&SHA384, &[&old, *data].concat()).as_ref().to_vec();
+            (true, data.iter().fold(vec![0; 48], extend))
+        };
+        let firmware = status.chip.unwrap().firmware.to_digest();
+        assert_eq!(guest.register(0), hash(&[&firmware]));
+        assert_eq!(guest.register(4), hash(&[instance.as_str().as_bytes()]));
+        let log: Vec<Vec<u8>> = status.measurements.iter().map(entry).collect();
+        let log: Vec<&[u8]> = log.iter().map(Vec::as_slice).collect();
+        assert_eq!(guest.register(6), hash(&log));
+        let document = guest.document(b"a tenant's nonce");
+        let authority = pki::Attestation::open_or_create(&rack.dir.path().join("pki")).unwrap();
+        let root = nsm::Chain::from_pem(authority.root()).unwrap();
+        let [root] = root.certificates() else { panic!() };
+        assert!(document.windows(root.len()).any(|part| part == root), "another root");
+        assert!(document.windows(16).any(|part| part == b"a tenant's nonce"));
+        rack.call(StopInstance { instance: instance.clone(), force: true }).await.unwrap();
+        assert!(!function.exists() && !rack.board.lock().unwrap().slots.contains(&Slot::HOST));
+        assert!(guest.client.read(0, 0, &mut [0]).is_err(), "the function outlived its instance");
+    }
+}
+
+/// An entry of the boot log.
+fn entry(measured: &host_api::Measured) -> Vec<u8> {
+    let mut name = measured.what.as_str().as_bytes().to_vec();
+    name.resize(36, 0);
+    let pcr = u32::try_from(measured.pcr).unwrap().to_be_bytes();
+    [&pcr[..], &name, &measured.sha256.to_digest()].concat()
+}
+
+#[tokio::test]
 async fn a_power_cut_resets_the_host_and_its_log_goes_on() {
     let mut rack = Rack::start();
     let card = card_key(&rack).await;
@@ -198,7 +250,7 @@ async fn the_controller_and_its_card_are_confined_and_end_together() {
     let mut rack = Rack::start();
     rack.status().await;
     let processes = processes(&rack);
-    assert_eq!(processes.len(), 2, "the controller and one card");
+    assert_eq!(processes.len(), 3, "the controller and two cards");
     for (_, status) in &processes {
         assert_eq!((field(status, "Seccomp"), field(status, "NoNewPrivs")), (Some(2), Some(1)), "{status}");
     }

@@ -5,10 +5,11 @@ use crate::enrolment;
 use host_api::{Call as _, HostStatus, LogRecord, ReadLog, ReadStatus};
 use ids::{Environment, HostId, Identity, Slot};
 use parts::{Parts, Tool};
-use pki::Ca;
+use pki::{Attestation, Ca};
 use release::{Configuration, Folder, Kind, Make, RootKey};
 use service::{CallError, Client};
 use std::{
+    collections::BTreeSet,
     fs,
     net::SocketAddr,
     path::{Path, PathBuf},
@@ -39,8 +40,11 @@ fn wait<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
 
 /// Another package's program: cargo builds only this package's own for a test.
 fn program(package: &str, name: &str) -> PathBuf {
-    let built = Command::new(env!("CARGO")).args(["build", "--quiet", "--package", package]).status();
-    assert!(built.unwrap().success());
+    static BUILT: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
+    if BUILT.lock().unwrap().insert(package.to_owned()) {
+        let built = Command::new(env!("CARGO")).args(["build", "--quiet", "--package", package]).status();
+        assert!(built.unwrap().success());
+    }
     Path::new(env!("CARGO_BIN_EXE_azote-controller")).with_file_name(name)
 }
 
@@ -128,7 +132,8 @@ impl Rack {
     fn enrol(&self, flags: &[&str]) -> Child {
         let mut command = self.enrolment(flags);
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
-        enrolment::certify(&mut child, &self.ca, &self.host);
+        let instances = Attestation::open_or_create(&self.dir.path().join("pki")).unwrap();
+        enrolment::certify(&mut child, &self.ca, &instances, &self.host);
         child
     }
 
@@ -143,15 +148,17 @@ impl Rack {
         command
     }
 
-    /// Makes a release with the real card and this firmware.
+    /// Makes a release with the real cards and this firmware.
     pub(crate) fn release(&self, name: &str, svn: u32, firmware_number: usize) -> Folder {
         let card = fs::read(program("volume-card", "azote-volume-card")).unwrap();
+        let attests = fs::read(program("attestation-card", "azote-attestation-card")).unwrap();
         let policies = include_bytes!("../../../../policies/quotas.toml").to_vec();
         let images = [
             (Kind::Stage1, name.as_bytes().to_vec()),
             (Kind::Controller, b"not started by a stage 1 here".to_vec()),
             (Kind::Policies, policies),
             (Kind::VolumeCard, card),
+            (Kind::AttestationCard, attests),
             (Kind::MainboardFirmware, firmware(firmware_number)),
         ];
         let images = images.map(|(kind, bytes)| (kind, kind.to_string(), bytes)).to_vec();
