@@ -169,13 +169,13 @@ pub fn run(options: &Options, handed: Events, report: Option<&Path>) -> Result<(
     sleep(Duration::from_secs(opened).saturating_sub(clock.now()));
     let limits = limits::Limits::new(bounds.unwrap_or(Bounds::CLOSED));
     let listener = service::bind(options.listen, options.address_file.as_deref())?;
+    let (firmware, shelf) = (start.expected(), Some(Shelf::open(&state, &start)));
     confine(options, &state, &start)?;
     let history = log.take_history();
     let log = Writer::new(log);
     let hypervisors = hypervisors.map(|(hypervisors, facts)| (Arc::new(hypervisors), facts));
     let turns = hypervisors.as_ref().map(|(hypervisors, _)| Arc::clone(hypervisors));
     let stop_grace = Duration::from_secs(start.configured.stop_grace);
-    let (firmware, shelf) = (start.expected(), Some(Shelf::open(&state, &start)));
     let attester = Some(attester);
     let rules = Rules { firmware, shelf, stop_grace, settings, hypervisors, attester, certificates, eraser };
     let host = Arc::new(Host::new(identity, parts, rules, booted, log.clone(), clock.clone()));

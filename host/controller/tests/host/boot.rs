@@ -95,20 +95,23 @@ async fn what_is_in_store_and_flash_is_read_again_when_somebody_asks() {
     let rack = Rack::start();
     let listed = rack.call(ListFirmware {}).await.unwrap();
     let kinds: Vec<_> = listed.images.iter().map(|image| image.kind.as_str()).collect();
-    assert_eq!(kinds, ["stage-1", "controller", "policies", "volume-card", "mainboard-firmware"]);
+    assert_eq!(
+        kinds,
+        ["stage-1", "controller", "policies", "volume-card", "attestation-card", "mainboard-firmware"]
+    );
     assert!(listed.images.iter().all(|image| image.intact.is_none()));
     let intact = async || -> Vec<_> {
         let verified = rack.call(VerifyFirmware {}).await.unwrap();
         verified.images.iter().map(|image| image.intact).collect()
     };
     let (good, bad) = (Some(true), Some(false));
-    assert_eq!(intact().await, [None, None, good, good, good]);
+    assert_eq!(intact().await, [None, None, good, good, good, good]);
     let card = blob(&rack, "volume-card");
     flip(&card);
-    assert_eq!(intact().await, [None, None, good, bad, good]);
+    assert_eq!(intact().await, [None, None, good, bad, good, good]);
     flip(&card);
     fs::remove_file(blob(&rack, "mainboard-firmware")).unwrap();
-    assert_eq!(intact().await, [None, None, good, good, bad]);
+    assert_eq!(intact().await, [None, None, good, good, good, bad]);
 }
 
 #[tokio::test]
