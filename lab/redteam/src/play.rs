@@ -96,7 +96,7 @@ pub(crate) struct Result {
 
 /// What came of a run.
 #[derive(Debug, Serialize)]
-pub(crate) struct Report {
+struct Report {
     results: Vec<Result>,
     /// Of the alarms whose rules wait for nothing, in milliseconds.
     alarm_delay_median_ms: u128,
@@ -110,8 +110,8 @@ struct Waiting<'a> {
     act: Outcome<Act>,
 }
 
-/// Plays every scenario whose name contains `name`.
-pub(crate) fn run(programs: &Path, name: Option<&str>, keep: bool, quiet: bool) -> Outcome<Report> {
+/// Plays every scenario whose name contains `name`; what came of it, as text or as JSON, and whether all held.
+pub fn run(programs: &Path, name: Option<&str>, keep: bool, json: bool) -> Outcome<(String, bool)> {
     let chosen: Vec<Scenario> = scenarios::all()
         .into_iter()
         .filter(|scenario| name.is_none_or(|name| scenario.name.contains(name)))
@@ -123,13 +123,14 @@ pub(crate) fn run(programs: &Path, name: Option<&str>, keep: bool, quiet: bool) 
     let start = Instant::now();
     let folder = tempfile::Builder::new().prefix("azote-rt-").tempdir().map_err(|e| e.to_string())?;
     let mut stage = Stage::start(programs, folder.path())?;
-    let results = play(&mut stage, &chosen, quiet);
+    let results = play(&mut stage, &chosen, json);
     if keep {
         eprintln!("still up in {}", folder.keep().join("s").display());
     } else {
         stage.rack.down()?;
     }
-    Ok(Report::new(results, start.elapsed()))
+    let report = Report::new(results, start.elapsed());
+    Ok((if json { report.json() } else { report.summary() }, report.held()))
 }
 
 fn play(stage: &mut Stage, chosen: &[Scenario], quiet: bool) -> Vec<Result> {
@@ -245,17 +246,17 @@ impl Report {
     }
 
     /// Whether every scenario was refused and raised its alarm.
-    pub(crate) fn held(&self) -> bool {
+    fn held(&self) -> bool {
         self.results.iter().all(|result| result.ok)
     }
 
     /// For programs.
-    pub(crate) fn json(&self) -> String {
+    fn json(&self) -> String {
         serde_json::to_string_pretty(self).unwrap_or_default()
     }
 
     /// For people.
-    pub(crate) fn summary(&self) -> String {
+    fn summary(&self) -> String {
         let bad = self.results.iter().filter(|result| !result.ok).count();
         format!(
             "{} scenarios, {bad} failed; alarm after {} in the median, {} at most; {} s in all",

@@ -14,6 +14,9 @@ use std::{
 /// Longest that a process may take to start or stop.
 const PATIENCE: Duration = Duration::from_secs(20);
 
+const CONTROLLER: &str = "controller";
+const TPM: &str = "tpm-host";
+
 /// The processes of one installation.
 pub(crate) struct Rack {
     pub(crate) state: PathBuf,
@@ -26,10 +29,20 @@ pub(crate) struct Rack {
 pub(crate) struct Unit {
     name: String,
     arguments: Vec<String>,
-    environment: Vec<(String, String)>,
 }
 
 impl Unit {
+    /// The same process, started by other words.
+    pub(crate) fn by(&self, arguments: Vec<String>) -> Self {
+        Self { name: self.name.clone(), arguments }
+    }
+
+    /// What a controller is told behind the words for boot ROM and stage 1.
+    pub(crate) fn behind_the_chain(&self) -> &[String] {
+        let ends = self.arguments.iter().enumerate().filter(|(_, word)| *word == "--");
+        ends.map(|(at, _)| at + 1).nth(1).and_then(|at| self.arguments.get(at..)).unwrap_or_default()
+    }
+
     /// The value of a flag.
     pub(crate) fn get(&self, flag: &str) -> Option<&str> {
         let at = self.arguments.iter().position(|word| word == flag)?;
@@ -50,12 +63,6 @@ impl Unit {
         self.arguments.extend([flag.to_owned(), value.to_owned()]);
         self
     }
-
-    /// Adds an environment variable.
-    pub(crate) fn with(mut self, name: &str, value: &str) -> Self {
-        self.environment.push((name.to_owned(), value.to_owned()));
-        self
-    }
 }
 
 impl Rack {
@@ -68,6 +75,12 @@ impl Rack {
 
     /// Runs `azote` with `--json`; what it printed.
     pub(crate) fn azote(&self, arguments: &[&str]) -> Outcome<serde_json::Value> {
+        let said = self.azote_said(arguments)?;
+        if said["error"].is_null() { Ok(said) } else { Err(format!("azote {}: {said}", arguments.join(" "))) }
+    }
+
+    /// The same, a refusal included.
+    pub(crate) fn azote_said(&self, arguments: &[&str]) -> Outcome<serde_json::Value> {
         let what = format!("azote {}", arguments.join(" "));
         let output = Command::new(self.programs.join("azote"))
             .arg("--json")
@@ -78,10 +91,8 @@ impl Rack {
             .output()
             .map_err(|e| format!("{what}: {e}"))?;
         let said = String::from_utf8_lossy(&output.stdout);
-        if !output.status.success() {
-            return Err(format!("{what}: {}{}", said.trim(), String::from_utf8_lossy(&output.stderr).trim()));
-        }
-        serde_json::from_str(&said).map_err(|e| format!("{what}: {e}: {said}"))
+        let failed = |e| format!("{what}: {e}: {said}{}", String::from_utf8_lossy(&output.stderr).trim());
+        serde_json::from_str(&said).map_err(failed)
     }
 
     fn record(&self, name: &str) -> PathBuf {
@@ -95,6 +106,14 @@ impl Rack {
         pid.ok_or_else(|| format!("{}: no number of a process", path.display()))
     }
 
+    /// Whether it runs.
+    pub(crate) fn runs(&self, name: &str) -> bool {
+        let record = fs::read_to_string(self.record(name)).unwrap_or_default();
+        let noted = record.trim_end().split_once(' ');
+        self.pid(name)
+            .is_ok_and(|pid| running(pid) && moment(pid).as_deref() == noted.map(|(_, moment)| moment))
+    }
+
     /// How a running process was started. Once it listens, it will listen at the same address again.
     pub(crate) fn unit(&self, name: &str) -> Outcome<Unit> {
         let path = format!("/proc/{}/cmdline", self.pid(name)?);
@@ -102,7 +121,10 @@ impl Rack {
         let arguments = bytes.split(|b| *b == 0).map(|word| String::from_utf8_lossy(word).into_owned());
         let mut arguments: Vec<String> = arguments.collect();
         arguments.pop();
-        let unit = Unit { name: name.to_owned(), arguments, environment: Vec::new() };
+        if name == CONTROLLER {
+            arguments = self.chain(arguments.get(1..).unwrap_or_default());
+        }
+        let unit = Unit { name: name.to_owned(), arguments };
         let address = fs::read_to_string(self.state.join("run").join(format!("{name}.address")));
         Ok(match address {
             Ok(address) => unit.set("--listen", address.trim()),
@@ -126,12 +148,67 @@ impl Rack {
         Ok(())
     }
 
-    /// Starts a process and waits until it listens; what it said if it ended instead.
+    /// A start of the controller as a host's board does it: by boot ROM and stage 1.
+    pub(crate) fn chain(&self, words: &[String]) -> Vec<String> {
+        let at = |name: &str| self.state.join(name).display().to_string();
+        let (tpm, report, boot) = (at("run/tpm-host"), at("run/boot-report"), at("host/boot"));
+        let rom = self.programs.join("azote-boot-rom").display().to_string();
+        let (fuse, stage1) = (at("fuse"), at("host/boot/stage-1"));
+        let rom = [&rom, "--fuse", &fuse, "--tpm", &tpm, "--stage1", &stage1, "--report", &report, "--"];
+        let stage1 = ["--tpm", &tpm, "--release", &boot, "--report", &report, "--"];
+        rom.into_iter().chain(stage1).map(str::to_owned).chain(words.iter().cloned()).collect()
+    }
+
+    /// Power off and on for controller and TPM: what was measured is gone.
+    pub(crate) fn power_cycle(&mut self) -> Outcome<()> {
+        let unit = self.unit(TPM)?;
+        self.end(TPM, Signal::TERM)?;
+        self.spawn(&unit, &self.state.join("run").join(TPM))
+    }
+
+    /// Makes a release of these programs, signed by the lab's own root key, and has the host take it. The controller
+    /// must not run.
+    pub(crate) fn install(&mut self, programs: &Path, out: &Path) -> Outcome<()> {
+        let state = self.state.clone();
+        let at = |name: &str| state.join(name).display().to_string();
+        let (key, from, release) =
+            (at("pki/release"), programs.display().to_string(), out.display().to_string());
+        self.azote(&["release", "make", "--root-key", &key, "--programs", &from, "--out", &release])?;
+        self.power_cycle()?;
+        self.take(out)
+    }
+
+    /// Has the host take a release, after a power cycle.
+    pub(crate) fn take(&self, release: &Path) -> Outcome<()> {
+        let at = |name: &str| self.state.join(name).display().to_string();
+        let release = release.display().to_string();
+        let (state, tpm, chip) = (at("host"), at("run/tpm-host"), at("run/chip"));
+        let words = ["update", "--state", &state, "--tpm", &tpm, "--chip", &chip, "--release", &release];
+        let chain = self.chain(&words.map(str::to_owned));
+        let (program, arguments) = chain.split_first().ok_or("no program")?;
+        let done = Command::new(program).args(arguments).stdin(Stdio::null()).output();
+        let done = done.map_err(|e| format!("{program}: {e}"))?;
+        let said = String::from_utf8_lossy(&done.stderr);
+        if done.status.success() {
+            Ok(())
+        } else {
+            Err(format!("the host takes no release: {}", said.trim()))
+        }
+    }
+
+    /// Starts a process and waits until it listens; what it said if it ended instead. The controller starts with a
+    /// power cycle.
     pub(crate) fn start(&mut self, unit: &Unit) -> Outcome<()> {
-        let run = self.state.join("run");
-        let log = run.join(format!("{}.log", unit.name));
-        let address = run.join(format!("{}.address", unit.name));
-        let _ = fs::remove_file(&address);
+        if unit.name == CONTROLLER {
+            self.power_cycle()?;
+        }
+        self.spawn(unit, &self.state.join("run").join(format!("{}.address", unit.name)))
+    }
+
+    /// Starts a process and waits until a file of its making is there.
+    pub(crate) fn spawn(&mut self, unit: &Unit, ready: &Path) -> Outcome<()> {
+        let log = self.state.join("run").join(format!("{}.log", unit.name));
+        let _ = fs::remove_file(ready);
         let before = fs::metadata(&log).map_or(0, |log| log.len());
         let file = File::options()
             .append(true)
@@ -141,12 +218,12 @@ impl Rack {
         let errors = file.try_clone().map_err(|e| format!("{}: {e}", log.display()))?;
         let (program, arguments) = unit.arguments.split_first().ok_or("no program")?;
         let mut command = Command::new(program);
-        command.args(arguments).envs(unit.environment.iter().cloned());
+        command.args(arguments);
         let started = command.stdin(Stdio::null()).stdout(file).stderr(errors).spawn();
         let mut child = started.map_err(|e| format!("{program}: {e}"))?;
         let start = Instant::now();
         let ended = loop {
-            if address.exists() {
+            if ready.exists() {
                 break None;
             }
             if let Ok(Some(status)) = child.try_wait() {

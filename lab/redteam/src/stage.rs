@@ -7,6 +7,7 @@ use crate::{
     rack::{Rack, Unit},
 };
 use audit::client::SourceStatus;
+use rustix::process::Signal;
 use std::{
     fs::{self, File},
     os::unix::fs::FileExt,
@@ -21,6 +22,9 @@ pub(crate) const SILENCE: Duration = Duration::from_secs(3);
 /// Longest that a scenario waits for its own alarm before it puts things right again.
 const ALARM: Duration = Duration::from_secs(20);
 
+/// The programs that a scenario puts the shim into.
+const SHIMMED: [&str; 2] = ["azote-controller", "azote-volume-card"];
+
 /// Everything that scenarios use.
 pub(crate) struct Stage {
     pub(crate) rack: Rack,
@@ -30,6 +34,7 @@ pub(crate) struct Stage {
     /// A second receiver, which can be closed.
     pub(crate) spare: Inbox,
     tools: PathBuf,
+    programs: PathBuf,
     orders: File,
 }
 
@@ -42,23 +47,34 @@ impl Stage {
         let orders = build(programs, &tools)?;
         let mut rack = Rack::up(programs, &state)?;
         let (inbox, spare) = (Inbox::open()?, Inbox::open()?);
-        rack.again("audit", rustix::process::Signal::TERM, |unit| {
+        rack.again("audit", Signal::TERM, |unit| {
             let unit = unit.add("--webhook", &inbox.url()).add("--webhook", &spare.url());
             unit.set("--silence", &SILENCE.as_millis().to_string())
         })?;
         copy(&state.join("host/log"), &tools.join("early-log"))?;
         let crew = Crew::open(&state)?;
-        Ok(Self { rack, crew, inbox, spare, tools, orders })
+        Ok(Self { rack, crew, inbox, spare, tools, programs: programs.to_owned(), orders })
     }
 
-    /// Puts the shim into a process that will be started.
-    pub(crate) fn shimmed(&self, unit: Unit) -> Unit {
-        unit.with("LD_PRELOAD", &self.tools.join("shim.so").display().to_string())
+    /// Runs the host with the shim inside one of its programs, which takes a release that the lab's own root key
+    /// signed; then as before.
+    pub(crate) fn shimmed<T>(
+        &mut self,
+        program: &str,
+        attempt: impl FnOnce(&mut Self) -> Outcome<T>,
+    ) -> Outcome<T> {
+        let unit = self.rack.unit("controller")?;
+        self.take(&self.tools.join(program), &unit)?;
+        let tried = attempt(self);
+        self.take(&self.programs.clone(), &unit)?;
+        tried
     }
 
-    /// The program of a card with the shim inside.
-    pub(crate) fn hostile_card(&self) -> String {
-        self.tools.join("card").display().to_string()
+    fn take(&mut self, programs: &Path, unit: &Unit) -> Outcome<()> {
+        let out = tempfile::tempdir_in(&self.tools).map_err(|e| e.to_string())?;
+        self.rack.end("controller", Signal::TERM)?;
+        self.rack.install(programs, out.path())?;
+        self.rack.start(unit)
     }
 
     /// Sets the clock of shimmed processes this far from the machine's.
@@ -131,6 +147,19 @@ pub(crate) fn copy(from: &Path, to: &Path) -> Outcome<()> {
     Ok(())
 }
 
+/// A folder with every program of another, as links, but for the one that the folder is named after.
+fn links(programs: &Path, folder: &Path) -> std::io::Result<()> {
+    fs::create_dir_all(folder)?;
+    for entry in fs::read_dir(programs)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        if name.to_string_lossy().starts_with("azote-") && folder.file_name() != Some(&name) {
+            std::os::unix::fs::symlink(entry.path(), folder.join(name))?;
+        }
+    }
+    Ok(())
+}
+
 /// Compiles the shim; gives the file through which it takes orders.
 fn build(programs: &Path, tools: &Path) -> Outcome<File> {
     let orders = tools.join("orders");
@@ -138,11 +167,19 @@ fn build(programs: &Path, tools: &Path) -> Outcome<File> {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("shim");
     let shim = tools.join("shim.so");
     let text = |name: &str, path: &Path| format!("-D{name}=\"{}\"", path.display());
-    let card = programs.join("azote-volume-card");
-    for (output, file, more) in [
-        (&shim, "shim.c", vec!["-shared".to_owned(), "-fPIC".to_owned(), text("ORDERS", &orders)]),
-        (&tools.join("card"), "card.c", vec![text("SHIM", &shim), text("CARD", &card)]),
-    ] {
+    let mut outputs = vec![(
+        shim.clone(),
+        "shim.c",
+        vec!["-shared".to_owned(), "-fPIC".to_owned(), text("ORDERS", &orders)],
+    )];
+    for program in SHIMMED {
+        // All the other programs stay as they are.
+        let folder = tools.join(program);
+        links(programs, &folder).map_err(|e| format!("{}: {e}", folder.display()))?;
+        let more = vec![text("SHIM", &shim), text("PROGRAM", &programs.join(program))];
+        outputs.push((folder.join(program), "wrapper.c", more));
+    }
+    for (output, file, more) in outputs {
         let mut compiler = Command::new("cc");
         compiler
             .args(["-O1", "-Wall", "-Werror", "-o"])

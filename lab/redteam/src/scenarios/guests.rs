@@ -17,6 +17,7 @@ use std::{
     thread::sleep,
     time::{Duration, Instant},
 };
+use wire::{Link, chip};
 
 /// How long the rule on clocks keeps another alarm of its kind back.
 const CLOCK_AGAIN: Duration = Duration::from_secs(10);
@@ -24,6 +25,9 @@ const CLOCK_AGAIN: Duration = Duration::from_secs(10);
 const GUEST: Duration = Duration::from_secs(90);
 /// A physical address in the main board's firmware, which ends at 4 GiB.
 const FIRMWARE: u64 = 0xffe0_0000;
+/// Has a guest's shell and tools in memory.
+const TO_MEMORY: &str = "cp /bin/busybox /bin/flash /tmp && cd /tmp && for a in sh cat devmem printf sed id; \
+    do ln -s busybox $a; done && export PATH=/tmp";
 const HOUR: i64 = 3600;
 
 pub(crate) fn then() -> Vec<Scenario> {
@@ -36,7 +40,7 @@ pub(crate) fn then() -> Vec<Scenario> {
         )
         .says(&["key.sealed"]),
         Scenario::new(
-            "guest with root writes to its firmware flash",
+            "guest with root writes to its firmware flash while the controller is dead",
             firmware,
             "chip.write-refused",
             "firmware-write",
@@ -95,34 +99,53 @@ fn wrong_key(stage: &mut Stage) -> Outcome<Act> {
     Act::once(|| crew.call(CONTROL_PLANE, &token, &call).map(refused))
 }
 
-/// Boots a guest and has its root write to the flash. The code is what the host's log has of it, which its
-/// alarm must carry; that the flash is as before, we see ourselves.
+/// Boots a guest and has its root write to the flash, where it is mapped and over SPI, while the controller is dead: the
+/// security chip holds what it holds, and the controller that comes back hears of it. The code is what the host's log
+/// has of it, which its alarm must carry; that the flash is as before, we see ourselves.
 fn firmware(stage: &mut Stage) -> Outcome<Act> {
     let parts =
         parts::Parts::locate_or_fetch(&parts::default_dir(), &mut |_| {}).map_err(|e| e.to_string())?;
     let image = image::build(&parts, &parts::default_dir(), &mut |_| {}).map_err(|e| e.to_string())?;
     let volume = azote(stage, "id", &["volume", "create", "--image", &image.display().to_string()])?;
     azote(stage, "volume", &["volume", "attach", &volume])?;
-    let instance = azote(stage, "instance", &["instance", "start", &volume])?;
+    azote(stage, "instance", &["instance", "start", &volume])?;
     let path = stage.rack.state.join("run/console");
     let mut console = UnixStream::connect(&path).map_err(|e| format!("{}: {e}", path.display()))?;
     types(&mut console, "id -u", "0")?;
+    // The volume goes with the controller: what is needed must be in memory.
+    types(&mut console, &format!("{TO_MEMORY}; echo $?"), "0")?;
     let flash = stage.rack.state.join("flash/code.bin");
     let before = fs::read(&flash).map_err(|e| e.to_string())?;
-    let at = Instant::now();
+    let controller = stage.rack.unit("controller")?;
+    stage.rack.end("controller", Signal::KILL)?;
+    let chip: Link<chip::Request, chip::Reply> =
+        wire::connect(&stage.rack.state.join("run/chip")).map_err(|e| e.to_string())?;
+    let (_, refused) = held(&chip)?;
     // Byte program, the byte, and back to reading: the commands of a CFI flash.
     types(
         &mut console,
         &format!("for v in 0x40 0x00 0xff; do devmem {FIRMWARE:#x} 8 $v; done; echo $?"),
         "0",
     )?;
-    let told = stage.told("firmware-write", at);
+    types(&mut console, "sh flash attack 100000", "flash: nothing has changed")?;
+    let (lines, more) = held(&chip)?;
+    drop((console, chip));
+    if lines != chip::Lines::RELEASED || more < refused + 3 {
+        return Err(format!("the chip without a controller: {lines:?}, {refused} writes refused, then {more}"));
+    }
+    stage.rack.start(&controller)?;
+    let at = Instant::now();
+    stage.told("firmware-write", at)?;
     let same = fs::read(&flash).map_err(|e| e.to_string())? == before;
-    drop(console);
-    stage.rack.azote(&["instance", "stop", "--force", &instance])?;
-    stage.rack.azote(&["volume", "detach", &volume])?;
-    told?;
     Ok(Act { codes: vec![if same { "chip.write-refused" } else { "the flash was written" }.to_owned()], at })
+}
+
+/// How the chip's lines are, and how many writes it has refused.
+fn held(chip: &Link<chip::Request, chip::Reply>) -> Outcome<(chip::Lines, u64)> {
+    match chip.call(&chip::Request::Status, &[]) {
+        Ok(chip::Reply::Status { lines, refused_writes }) => Ok((lines, refused_writes)),
+        other => Err(format!("the chip does not tell its status: {other:?}")),
+    }
 }
 
 /// Types a command at a guest's shell until it prints `wanted` on a line of its own.
@@ -154,20 +177,16 @@ fn clock(
     set: i64,
     call: impl FnOnce(&mut Stage) -> Outcome<Result<(), Code>>,
 ) -> Outcome<Act> {
-    let plain = stage.rack.unit("controller")?;
-    let unit = stage.shimmed(plain.clone());
     stage.set_clock(0)?;
-    stage.rack.end("controller", Signal::TERM)?;
-    stage.rack.start(&unit)?;
-    let at = Instant::now();
-    stage.set_clock(set)?;
-    let tried = call(stage).map(refused);
-    let told = stage.told("clock-jumped", at);
-    stage.set_clock(0)?;
-    stage.rack.end("controller", Signal::TERM)?;
-    stage.rack.start(&plain)?;
-    told?;
-    Ok(Act { codes: vec![tried?], at })
+    stage.shimmed("azote-controller", |stage| {
+        let at = Instant::now();
+        stage.set_clock(set)?;
+        let tried = call(stage).map(refused);
+        let told = stage.told("clock-jumped", at);
+        stage.set_clock(0)?;
+        told?;
+        Ok(Act { codes: vec![tried?], at })
+    })
 }
 
 /// Nothing is changed on a host that does not know the time; it can be looked at.
@@ -194,21 +213,17 @@ fn back(stage: &mut Stage) -> Outcome<Act> {
 
 /// The card runs as ever, until something in it connects outward: the kernel ends it, and the host has no card.
 fn outbound(stage: &mut Stage) -> Outcome<Act> {
-    let plain = stage.rack.unit("controller")?;
-    let hostile = plain.clone().set("--card", &stage.hostile_card());
-    stage.rack.end("controller", Signal::TERM)?;
-    stage.rack.start(&hostile)?;
-    let at = Instant::now();
-    stage.connect_outward()?;
-    let crew = &stage.crew;
-    let status = || crew.does(ALICE, &Ask::new(Api::HostStatus, crew.here()), &ReadStatus {});
-    // Whatever it is asked sets it to work.
-    status()??;
-    let told = stage.told("outbound", at);
-    let status = status()??;
-    let gone = status.card.is_none_or(|card| card.certificate.is_none());
-    stage.rack.end("controller", Signal::TERM)?;
-    stage.rack.start(&plain)?;
-    told?;
-    Ok(Act { codes: vec![if gone { "card.gone" } else { "the card goes on" }.to_owned()], at })
+    stage.shimmed("azote-volume-card", |stage| {
+        let at = Instant::now();
+        stage.connect_outward()?;
+        let crew = &stage.crew;
+        let status = || crew.does(ALICE, &Ask::new(Api::HostStatus, crew.here()), &ReadStatus {});
+        // Whatever it is asked sets it to work.
+        status()??;
+        let told = stage.told("outbound", at);
+        let status = status()??;
+        let gone = status.card.is_none_or(|card| card.certificate.is_none());
+        told?;
+        Ok(Act { codes: vec![if gone { "card.gone" } else { "the card goes on" }.to_owned()], at })
+    })
 }
