@@ -52,8 +52,14 @@ pub(crate) fn is_released(place: &Place, kind: Kind, sha256: &str) -> Result<boo
 }
 
 impl Rack<'_> {
-    /// The host: enrolled on its first start, updated when programs or configuration have changed, then run.
+    /// The host: made ready, then run.
     pub(crate) fn host(&self, guests: &Guests) -> Result<(), Failure> {
+        self.host_ready(guests)?;
+        self.start_host()
+    }
+
+    /// The host, off: enrolled on its first start, updated when programs or configuration have changed.
+    pub(crate) fn host_ready(&self, guests: &Guests) -> Result<(), Failure> {
         let key = self.root_key()?;
         let release = self.release(&key, guests)?;
         let configured = self.configure(&key, guests)?;
@@ -73,7 +79,7 @@ impl Rack<'_> {
         if other || configured {
             self.power_cycle()?;
         }
-        self.start_host()
+        Ok(())
     }
 
     fn enrol_host(&self, key: &RootKey, release: &Folder) -> Result<(), Failure> {

@@ -77,6 +77,8 @@ pub(super) fn verified(stage: &mut Stage<'_>, rack: &Rack<'_>, board: &Board) ->
     let before = {
         let progress = stage.out.progress("starting the control plane");
         rack.cloud(&Guests::default())?;
+        progress.at("the host is enrolled as it left the factory");
+        rack.host_ready(&Guests::default())?;
         progress.at("a host with another byte in its flash");
         rack.unplug()?;
         flip(stage)?;
