@@ -131,7 +131,9 @@ fn firmware(stage: &mut Stage) -> Outcome<Act> {
     let (lines, more) = held(&chip)?;
     drop((console, chip));
     if lines != chip::Lines::RELEASED || more < refused + 3 {
-        return Err(format!("the chip without a controller: {lines:?}, {refused} writes refused, then {more}"));
+        return Err(format!(
+            "the chip without a controller: {lines:?}, {refused} writes refused, then {more}"
+        ));
     }
     stage.rack.start(&controller)?;
     let at = Instant::now();
