@@ -10,7 +10,8 @@ fuzz_target!(|input: &[u8]| {
     if let Some(again) = hostile::table(input) {
         assert_eq!(again, input);
     }
-    let (length, file) = input.split_first_chunk().map_or((0, input), |(length, file)| (u64::from_be_bytes(*length), file));
+    let (length, file) =
+        input.split_first_chunk().map_or((0, input), |(length, file)| (u64::from_be_bytes(*length), file));
     let sha256 = input.split_last_chunk().map_or([0; 32], |(_, sha256)| *sha256);
     assert!(hostile::blob(file, sha256, length).is_err());
 });
