@@ -91,7 +91,7 @@ fn plan(options: &Options, start: &Start, folder: Option<&release::Folder>) -> R
     let older = configuration.sequence < set.configuration
         || (configuration.sequence == set.configuration && signed_configuration != start.configuration);
     let plan = Plan { root: set.root, manifest, signed_manifest, configuration, signed_configuration };
-    if plan.environment()? != set.environment {
+    if [plan.manifest.environment, plan.configuration.environment] != [set.environment; 2] {
         return Err(Halt::new(
             "update.environment",
             "release",

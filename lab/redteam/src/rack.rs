@@ -67,9 +67,9 @@ impl Unit {
 
 impl Rack {
     /// `azote up` in a fresh folder.
-    pub(crate) fn up(programs: &Path, state: &Path) -> Outcome<Self> {
+    pub(crate) fn up(programs: &Path, state: &Path, more: &[&str]) -> Outcome<Self> {
         let rack = Self { state: state.to_owned(), programs: programs.to_owned(), children: Vec::new() };
-        rack.azote(&["up"])?;
+        rack.azote(&[&["up"], more].concat())?;
         Ok(rack)
     }
 
@@ -182,9 +182,10 @@ impl Rack {
     pub(crate) fn take(&self, release: &Path) -> Outcome<()> {
         let at = |name: &str| self.state.join(name).display().to_string();
         let release = release.display().to_string();
-        let (state, tpm, chip) = (at("host"), at("run/tpm-host"), at("run/chip"));
-        let words = ["update", "--state", &state, "--tpm", &tpm, "--chip", &chip, "--release", &release];
-        let chain = self.chain(&words.map(str::to_owned));
+        let [state, tpm, chip, report] = ["host", "run/tpm-host", "run/chip", "run/boot-report"].map(at);
+        let home = ["update", "--state", &state, "--tpm", &tpm, "--chip", &chip];
+        let words = [&home[..], &["--report", &report, "--release", &release]].concat();
+        let chain = self.chain(&words.into_iter().map(str::to_owned).collect::<Vec<_>>());
         let (program, arguments) = chain.split_first().ok_or("no program")?;
         let done = Command::new(program).args(arguments).stdin(Stdio::null()).output();
         let done = done.map_err(|e| format!("{program}: {e}"))?;

@@ -45,7 +45,7 @@ impl Stage {
         let tools = folder.join("tools");
         fs::create_dir_all(&tools).map_err(|e| e.to_string())?;
         let orders = build(programs, &tools)?;
-        let mut rack = Rack::up(programs, &state)?;
+        let mut rack = Rack::up(programs, &state, &[])?;
         let (inbox, spare) = (Inbox::open()?, Inbox::open()?);
         rack.again("audit", Signal::TERM, |unit| {
             let unit = unit.add("--webhook", &inbox.url()).add("--webhook", &spare.url());

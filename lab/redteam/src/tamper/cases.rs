@@ -9,7 +9,8 @@ use boot_rom::{
     events::{Event, Events, STAGE_1_PCR},
     header::HEADER,
 };
-use release::{Folder, Kind, RootKey};
+use ids::Environment;
+use release::{Folder, Kind, Manifest, RootKey};
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
 use std::{
     fs::{self, File},
@@ -119,12 +120,12 @@ fn acts() -> Vec<Case> {
         case("the event log, between the stages", controller, "boot.log", "event log", forged_log),
         case("the event log, in evidence", "attestation", "attest.log", "", evidence),
         case("the TPM's record of the environment", rom, "rom.environment", "stage 1", record),
-        case("rollback of stage 1", rom, "rom.rollback", "stage 1", |host| rolled_back(host, true)),
+        case("rollback of stage 1", rom, "rom.rollback", "stage 1", |host| rolled_back(host, &BOOT)),
         case("rollback of the manifest alone", stage1, "stage-1.rollback", "release", |host| {
-            rolled_back(host, false)
+            rolled_back(host, &BOOT[..1])
         }),
         case("rollback of the whole disk", rom, "rom.rollback", "stage 1", |host| {
-            let before = later(host)?;
+            let before = later(host, &[])?;
             host.put(&before, "host")?;
             host.start()
         }),
@@ -134,10 +135,46 @@ fn acts() -> Vec<Case> {
         case("a manifest for production", stage1, "stage-1.environment", "release", |host| {
             foreign(host, false)
         }),
-        case("the disk, in a board of another TPM", controller, "boot.identity", "identity record", |host| {
-            remove(&host.path("tpm-host"))?;
-            fs::create_dir(host.path("tpm-host")).map_err(|e| e.to_string())?;
+        case("a release for tests, on a production host", rom, "rom.environment", "stage 1", |host| {
+            host.another(&["--environment", "production"], |other| foreign(other, true))
+        }),
+        case(
+            "a manifest for tests, on a production host",
+            stage1,
+            "stage-1.environment",
+            "release",
+            |host| host.another(&["--environment", "production"], |other| foreign(other, false)),
+        ),
+        case(
+            "the disk, in a board that was never enrolled",
+            controller,
+            "boot.identity",
+            "identity record",
+            |host| {
+                remove(&host.path("tpm-host"))?;
+                fs::create_dir(host.path("tpm-host")).map_err(|e| e.to_string())?;
+                host.start()
+            },
+        ),
+        case("the disk, in another host's board", controller, "boot.sealed", "sealed keys", |host| {
+            let board = host.scratch("board")?;
+            host.another(&[], |other| other.keep(&board))?;
+            host.put(&board, "tpm-host")?;
             host.start()
+        }),
+        case(
+            "rollback of an image, the guests' kernel",
+            controller,
+            "boot.image",
+            "guest kernel",
+            older_kernel,
+        ),
+        case("an update to the release before", controller, "update.rollback", "release", |host| {
+            later(host, &[])?;
+            offered(host, &["--svn", "1"])
+        }),
+        case("an update to a release for production", controller, "update.environment", "release", |host| {
+            offered(host, &["--environment", "production"])
         }),
         case("the TPM's state, from an older copy", "attestation", "attest.clock", "", cloned),
     ]
@@ -210,10 +247,10 @@ fn evidence(host: &mut Host) -> Outcome<Seen> {
     host.azote(&judge)?;
     let text = fs::read_to_string(&evidence).map_err(|e| e.to_string())?;
     let mut kept: serde_json::Value = serde_json::from_str(&text).map_err(|e| e.to_string())?;
-    let log = kept["evidence"]["events"].as_str().ok_or("the evidence has no log")?;
-    let mut bytes = token::cose::from_base64(log).ok_or("the log is not base64url")?;
-    *bytes.last_mut().ok_or("the log is empty")? ^= 1;
-    kept["evidence"]["events"] = token::cose::to_base64(&bytes).into();
+    let sha256 = &mut kept["evidence"]["events"][0]["sha256"];
+    let digits = sha256.as_str().ok_or("the evidence has no log")?;
+    let other = if digits.starts_with('0') { "1" } else { "0" };
+    *sha256 = format!("{other}{}", digits.get(1..).unwrap_or_default()).into();
     write(Path::new(&evidence), kept.to_string().as_bytes())?;
     judged(host, &judge)
 }
@@ -237,10 +274,10 @@ fn record(host: &mut Host) -> Outcome<Seen> {
 }
 
 /// Runs a release with a higher security version once. Gives a copy of the host from before.
-fn later(host: &mut Host) -> Outcome<PathBuf> {
+fn later(host: &mut Host, more: &[&str]) -> Outcome<PathBuf> {
     let before = host.scratch("before")?;
     host.keep(&before)?;
-    let seen = host.update(None, &["--svn", "2"])?;
+    let seen = host.update(&[&["--svn", "2"], more].concat())?;
     if seen.stage != NOBODY {
         return Err(format!("the later release does not run: {} {}", seen.code, seen.message));
     }
@@ -249,52 +286,81 @@ fn later(host: &mut Host) -> Outcome<PathBuf> {
 }
 
 /// Files of the release before in the place of the later ones.
-fn rolled_back(host: &mut Host, whole: bool) -> Outcome<Seen> {
-    let before = later(host)?;
-    let files: &[&str] = if whole { &["manifest", "stage-1", "controller"] } else { &["manifest"] };
-    for file in files {
-        let to = host.path("host/boot").join(file);
-        remove(&to)?;
-        copy(&before.join("host/boot").join(file), &to)?;
+fn rolled_back(host: &mut Host, files: &[&str]) -> Outcome<Seen> {
+    let before = later(host, &[])?;
+    boot_from(host, &before.join("host/boot"), files)?;
+    host.start()
+}
+
+/// The kernel of the release before, in the place of the later one's.
+fn older_kernel(host: &mut Host) -> Outcome<Seen> {
+    let kernel = |images: Vec<(String, String)>| {
+        let image = images.into_iter().find(|(kind, _)| kind == Kind::GuestKernel.name());
+        image.map(|(_, sha256)| format!("host/store/{sha256}.blob")).ok_or("the release has no kernel")
+    };
+    let old = kernel(host.images("host/boot")?)?;
+    // Any other file will do: it is never started here.
+    let other = host.shown("installation.json");
+    let before = later(host, &["--guest-kernel", &other])?;
+    let new = host.path(&kernel(host.images("host/boot")?)?);
+    remove(&new)?;
+    copy(&before.join(old), &new)?;
+    host.start()
+}
+
+/// A release that is offered to a host as an update. What runs goes on.
+fn offered(host: &mut Host, more: &[&str]) -> Outcome<Seen> {
+    let release = host.scratch("release")?;
+    host.make(&release, more)?;
+    host.power()?;
+    host.offer(&release)
+}
+
+/// Files of a release for the other environment, signed by the same root key.
+fn foreign(host: &mut Host, whole: bool) -> Outcome<Seen> {
+    let key = RootKey::open(&host.path("pki/release")).map_err(|e| e.to_string())?;
+    let folder = Folder::open(&host.path("host/boot"), &key.public()).map_err(|e| e.to_string())?;
+    let environment = match folder.manifest.environment {
+        Environment::Production => Environment::NonProduction,
+        Environment::NonProduction => Environment::Production,
+    };
+    if whole {
+        let out = host.scratch("foreign")?;
+        host.make(&out, &["--environment", environment.name()])?;
+        boot_from(host, &out, &BOOT)?;
+    } else {
+        let manifest = Manifest { environment, ..folder.manifest };
+        let signed = manifest.sign(key.pair()).map_err(|e| e.to_string())?;
+        write(&host.path("host/boot/manifest"), &signed)?;
     }
     host.start()
 }
 
-/// Files of a release for production, signed by the same root key.
-fn foreign(host: &mut Host, whole: bool) -> Outcome<Seen> {
-    if whole {
-        let out = host.scratch("foreign")?;
-        host.make(&out, None, &["--environment", "production"])?;
-        for file in ["manifest", "stage-1", "controller"] {
-            let to = host.path("host/boot").join(file);
-            remove(&to)?;
-            copy(&out.join(file), &to)?;
-        }
-    } else {
-        let failed = |error: release::Error| error.to_string();
-        let key = RootKey::open(&host.path("pki/release")).map_err(failed)?;
-        let mut manifest = Folder::open(&host.path("host/boot"), &key.public()).map_err(failed)?.manifest;
-        manifest.environment = ids::Environment::Production;
-        write(&host.path("host/boot/manifest"), &manifest.sign(key.pair()).map_err(failed)?)?;
-    }
-    host.start()
+/// What a host's boot folder holds.
+const BOOT: [&str; 3] = ["manifest", "stage-1", "controller"];
+
+/// Puts files of another boot folder in the place of the host's.
+fn boot_from(host: &Host, from: &Path, files: &[&str]) -> Outcome<()> {
+    files.iter().try_for_each(|file| {
+        let to = host.path("host/boot").join(file);
+        remove(&to)?;
+        copy(&from.join(file), &to)
+    })
 }
 
 /// Two copies of a host can only be told apart by somebody who sees both: the key service.
 fn cloned(host: &mut Host) -> Outcome<Seen> {
-    let volume =
-        host.azote(&["volume", "create", "--size", "1"])?["id"].as_str().unwrap_or_default().to_owned();
-    let attach = ["volume", "attach", volume.as_str()];
     let unit = host.controller().clone();
-    for starts in 0..2 {
-        host.power()?;
-        host.spawn(&unit)?;
-        // The second start, which the copy below has not seen.
-        if starts == 1 {
-            host.azote(&attach)?;
-        }
-        host.stop()?;
-    }
+    host.power()?;
+    host.spawn(&unit)?;
+    let volume = host.azote(&["volume", "create", "--size", "1"])?;
+    let attach = ["volume", "attach", volume["id"].as_str().unwrap_or_default()];
+    host.stop()?;
+    // A second start, which the copy has not seen.
+    host.power()?;
+    host.spawn(&unit)?;
+    host.azote(&attach)?;
+    host.stop()?;
     host.restore()?;
     host.power()?;
     host.spawn(&unit)?;

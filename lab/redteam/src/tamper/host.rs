@@ -12,11 +12,15 @@ use std::{
     io::Write,
     os::unix::fs::symlink,
     path::{Path, PathBuf},
+    thread::sleep,
+    time::{Duration, Instant},
 };
 use wire::{board, chip};
 
+const PATIENCE: Duration = Duration::from_secs(5);
 /// Who refuses a host that is in service.
 pub(crate) const NOBODY: &str = "nobody";
+const REPORT: &str = "run/boot-report";
 /// What a host consists of.
 const PARTS: [&str; 4] = ["host", "tpm-host", "flash", "fuse"];
 /// In the order in which they are powered, each with the socket that it makes last.
@@ -25,6 +29,7 @@ const SOCKETS: [&str; 7] = ["firmware", "line", "cpu-bus", "bmc-bus", "console",
 
 pub(crate) struct Host {
     rack: Rack,
+    programs: PathBuf,
     hardware: Vec<Unit>,
     controller: Unit,
     kept: PathBuf,
@@ -34,16 +39,26 @@ pub(crate) struct Host {
 
 impl Host {
     /// `azote up` in a fresh folder, and the host kept as it is then.
-    pub(crate) fn new(programs: &Path, folder: &Path) -> Outcome<Self> {
-        let rack = Rack::up(programs, &folder.join("s"))?;
+    pub(crate) fn new(programs: &Path, folder: &Path, more: &[&str]) -> Outcome<Self> {
+        let rack = Rack::up(programs, &folder.join("s"), more)?;
         let hardware = HARDWARE.iter().map(|(name, _)| rack.unit(name)).collect::<Outcome<_>>()?;
         let controller = rack.unit("controller")?;
         let [kept, scratch] = ["kept", "scratch"].map(|name| folder.join(name));
         fs::create_dir(&scratch).map_err(|e| e.to_string())?;
-        let mut host = Self { rack, hardware, controller, kept, scratch, powered: true };
+        let programs = programs.to_owned();
+        let mut host = Self { rack, programs, hardware, controller, kept, scratch, powered: true };
         host.stop()?;
         host.keep(&host.kept.clone())?;
         Ok(host)
+    }
+
+    /// Does something with another host, of an installation of its own.
+    pub(crate) fn another<T>(&self, more: &[&str], act: impl FnOnce(&mut Self) -> Outcome<T>) -> Outcome<T> {
+        let folder = tempfile::Builder::new().prefix("azote-rt-").tempdir().map_err(|e| e.to_string())?;
+        let mut other = Self::new(&self.programs, folder.path(), more)?;
+        let done = act(&mut other);
+        other.down()?;
+        done
     }
 
     /// A path in its state folder.
@@ -140,20 +155,31 @@ impl Host {
 
     /// A start of a host that has power.
     pub(crate) fn start_powered(&mut self, controller: &Unit) -> Outcome<Seen> {
-        let report = self.path("run/boot-report");
-        remove(&report)?;
+        remove(&self.path(REPORT))?;
         let started = self.rack.spawn(controller, &self.path("run/controller.address"));
         let (stage, code, message) = match started {
             Ok(()) => self.status()?,
-            Err(said) => {
-                let text = fs::read_to_string(&report).map_err(|_| format!("no report: {said}"))?;
-                let report: Value = serde_json::from_str(&text).map_err(|e| format!("{e}: {text}"))?;
-                let text = |name: &str| report[name].as_str().unwrap_or_default().to_owned();
-                (text("stage"), text("code"), format!("{}: {}", text("entry"), text("message")))
-            }
+            Err(said) => self.report(&said)?,
         };
         let held = self.held()?;
         Ok(Seen { stage, code, message, held })
+    }
+
+    /// Offers a release as an update, which must be refused, to a host that has power.
+    pub(crate) fn offer(&mut self, release: &Path) -> Outcome<Seen> {
+        remove(&self.path(REPORT))?;
+        let Err(said) = self.rack.take(release) else { return Err("the host takes it".to_owned()) };
+        let (stage, code, message) = self.report(&said)?;
+        let held = self.held()?;
+        Ok(Seen { stage, code, message, held })
+    }
+
+    /// The report of the stage that refused; `said` is what else is known.
+    fn report(&self, said: &str) -> Outcome<(String, String, String)> {
+        let text = fs::read_to_string(self.path(REPORT)).map_err(|_| format!("no report: {said}"))?;
+        let report: Value = serde_json::from_str(&text).map_err(|e| format!("{e}: {text}"))?;
+        let text = |name: &str| report[name].as_str().unwrap_or_default().to_owned();
+        Ok((text("stage"), text("code"), format!("{}: {}", text("entry"), text("message"))))
     }
 
     /// What a controller that answers says of the host.
@@ -172,20 +198,25 @@ impl Host {
         self.end("controller")?;
         let failed = |error: &dyn std::fmt::Display| format!("chip or board: {error}");
         let run = self.path("run");
-        let chip = wire::connect::<chip::Request, chip::Reply>(&run.join("chip")).map_err(|e| failed(&e))?;
-        let lines = chip.call(&chip::Request::Status, &[]).map_err(|e| failed(&e))?;
-        let board =
-            wire::connect::<board::Request, board::Reply>(&run.join("board")).map_err(|e| failed(&e))?;
-        let board = board.call(&board::Request::Status, &[]).map_err(|e| failed(&e))?;
+        // Both serve one after the other, and may not have seen yet that the controller has gone.
+        let lines = patiently(|| {
+            let chip = wire::connect::<chip::Request, chip::Reply>(&run.join("chip"))?;
+            chip.call(&chip::Request::Status, &[])
+        });
+        let board = patiently(|| {
+            let board = wire::connect::<board::Request, board::Reply>(&run.join("board"))?;
+            board.call(&board::Request::Status, &[])
+        });
+        let (lines, board) = (lines.map_err(|e| failed(&e))?, board.map_err(|e| failed(&e))?);
         let held = matches!(&lines, chip::Reply::Status { lines, .. } if *lines == chip::Lines::HELD);
         let never = matches!(&board, board::Reply::Status(status) if status.boots == 0);
         if held == never { Ok(held) } else { Err(format!("they do not agree: {lines:?}, {board:?}")) }
     }
 
     /// Takes a release and, if it is taken, runs it once.
-    pub(crate) fn update(&mut self, programs: Option<&Path>, more: &[&str]) -> Outcome<Seen> {
+    pub(crate) fn update(&mut self, more: &[&str]) -> Outcome<Seen> {
         let out = self.scratch("release")?;
-        self.make(&out, programs, more)?;
+        self.make(&out, more)?;
         self.power()?;
         self.rack.take(&out)?;
         self.stop()?;
@@ -193,13 +224,10 @@ impl Host {
     }
 
     /// Makes a release with the lab's own root key.
-    pub(crate) fn make(&self, out: &Path, programs: Option<&Path>, more: &[&str]) -> Outcome<()> {
+    pub(crate) fn make(&self, out: &Path, more: &[&str]) -> Outcome<()> {
         let (key, out) = (self.shown("pki/release"), out.display().to_string());
-        let programs = programs.map(|path| path.display().to_string());
-        let mut words = vec!["release", "make", "--root-key", &key, "--out", &out];
-        words.extend(programs.iter().flat_map(|path| ["--programs", path.as_str()]));
-        words.extend(more);
-        self.azote(&words).map(drop)
+        let words = ["release", "make", "--root-key", &key, "--out", &out];
+        self.azote(&[&words, more].concat()).map(drop)
     }
 
     /// How the controller is started.
@@ -228,6 +256,17 @@ impl Host {
     pub(crate) fn down(&mut self) -> Outcome<()> {
         self.stop()?;
         self.rack.down()
+    }
+}
+
+/// Tries again for some seconds.
+fn patiently<T, E>(attempt: impl Fn() -> Result<T, E>) -> Result<T, E> {
+    let start = Instant::now();
+    loop {
+        match attempt() {
+            Err(_) if start.elapsed() < PATIENCE => sleep(Duration::from_millis(10)),
+            done => return done,
+        }
     }
 }
 

@@ -59,7 +59,7 @@ pub fn run(programs: &Path, name: Option<&str>, keep: bool, json: bool) -> Outco
     }
     let start = Instant::now();
     let folder = tempfile::Builder::new().prefix("azote-rt-").tempdir().map_err(|e| e.to_string())?;
-    let mut host = Host::new(programs, folder.path())?;
+    let mut host = Host::new(programs, folder.path(), &[])?;
     let mut results = vec![row(&cases::nothing(), &mut host)];
     for case in &chosen {
         let row = row(case, &mut host);
