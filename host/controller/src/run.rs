@@ -16,6 +16,7 @@ use crate::{
     },
     card::Card,
     chip::{Chip, Firmware},
+    clock::Clock,
     door::{self, Door, opens},
     firmware::Shelf,
     host::{Booted, Certificates, Components, Eraser, Host, Identity, Rules},
@@ -49,10 +50,11 @@ use std::{
     os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, atomic::AtomicBool, atomic::Ordering},
-    thread::sleep,
+    thread::{JoinHandle, sleep},
     time::{Duration, Instant},
 };
 use tokio::sync::Notify;
+use tpm::Tpm;
 use zeroize::Zeroizing;
 
 const SANDBOX: &str = include_str!("../../../sandbox/controller.toml");
@@ -110,25 +112,17 @@ pub fn run(options: &Options, handed: Events, report: Option<&Path>) -> Result<(
     let held = chip.hold_all();
     let flash = chip.measure();
     let mut boot = Boot::new(options.home.tpm()?, handed);
-    let start = Start::measure(&state, &mut boot, flash.as_ref().ok())?;
-    let early = start.open_early(&state, &mut boot)?;
-    let mut log = open_log(&state, &start, &early)?;
-    note(&mut log, Entry::event("host.started", ""))?;
-    let (identity, served) = identify(options, &state, &start, early)?;
+    let begun = begin(options, &state, &mut boot, flash.as_ref().ok());
+    let Begun { start, identity, served, settings, mut log, opened } = begun.inspect_err(|_| boot.close())?;
     let tls = server_config_of(Arc::clone(&served), Callers::Anyone)?;
-    let store = start.open_store(&state, &mut boot, options.security_key.as_deref());
-    let settings = settings(&state, &start, &identity)?;
-    // From here on the TPM gives nothing out any more until the next power cycle.
-    boot.measure(10, "token keys", settings.fingerprint())?;
-    let (opened, mut unfit) = match store.and_then(|store| Opened::take(store, &start)) {
+    let (opened, mut unfit) = match opened {
         Ok(opened) => (Some(opened), None),
         Err(halt) => (None, halt.out_of_service()),
     };
     let (mut tpm, events) = boot.finish();
     let (images, custody, bounds) = opened.map(Opened::split).unwrap_or_default();
     let papers = instances_papers(&state, &identity, &events)?;
-    let brought = bring_up(options, &start, chip, images, papers)?;
-    let Brought { mut parts, hypervisors, objection } = brought;
+    let Brought { mut parts, hypervisors, objection } = bring_up(options, &start, chip, images, papers)?;
     unfit = failed("boot.chip", "the security chip", held.err().or(flash.as_ref().err().cloned()).as_ref())
         .or(unfit)
         .or(objection);
@@ -138,61 +132,131 @@ pub fn run(options: &Options, handed: Events, report: Option<&Path>) -> Result<(
         unfit = release(&mut parts, firmware);
     }
     let lockout = custody.as_ref().map(|(custody, _)| Zeroizing::new(custody.lockout().to_vec()));
-    if let (None, Some((custody, mut store))) = (&unfit, custody) {
-        settle(&state, &start, &mut store)?;
-        custody.take(&mut tpm)?;
-        custody.raise_floor(&mut tpm, &start)?;
+    if let (None, Some(custody)) = (&unfit, custody)
+        && let Err(error) = confirm(&state, &start, custody, &mut tpm)
+    {
+        unfit = out_of_service("boot.tpm", &format!("the start cannot be confirmed: {error}"));
+        parts.chip.hold_all()?;
     }
-    let event = match &unfit {
-        None => Entry::event("host.in-service", ""),
-        Some(reason) => Entry::event("host.out-of-service", &format!("{}: {}", reason.code, reason.message)),
-    };
-    note(&mut log, event)?;
+    note(&mut log, outcome(unfit.as_ref()))?;
     report.map_or(Ok(()), forget)?;
-    let registers = tpm.pcr_read(&boot::known_good::ALL.collect::<Vec<_>>())?;
-    let booted = Booted {
-        measurements: measurements(&events),
-        registers: boot::registers(&registers),
-        release: boot::release(&start.manifest),
-        firmware,
-        out_of_service: unfit,
-    };
+    let booted = booted(&mut tpm, &events, &start, firmware, unfit)?;
     let tpm = Arc::new(Mutex::new(tpm));
-    let attester = attester(&state, &start, &tpm)?;
+    let attester = Some(attester(&state, &start, &tpm)?);
     let environment = start.signed.set.environment;
-    let eraser = lockout.map(|lockout| Eraser { tpm: Arc::clone(&tpm), lockout, environment });
-    let authority = boot::state::read(&state.path("authority.pem"), MAX_CERTIFICATE).ok();
-    let authority = authority.and_then(|pem| String::from_utf8(pem).ok());
-    let certificates = authority.map(|authority| Certificates { served, authority, environment });
-    let (clock, opened) = (log.clock().clone(), opens(log.resumed()));
-    // Only where the last run ended just now: who comes early would hear that a good proof is stale.
-    sleep(Duration::from_secs(opened).saturating_sub(clock.now()));
-    let limits = limits::Limits::new(bounds.unwrap_or(Bounds::CLOSED));
-    let listener = service::bind(options.listen, options.address_file.as_deref())?;
+    let eraser = lockout.map(|lockout| Eraser { tpm, lockout, environment });
+    let certificates = Some(Certificates { served, authority: authority(&state)?, environment });
     let (firmware, shelf) = (start.expected(), Some(Shelf::open(&state, &start)));
-    confine(options, &state, &start)?;
-    let history = log.take_history();
-    let log = Writer::new(log);
     let hypervisors = hypervisors.map(|(hypervisors, facts)| (Arc::new(hypervisors), facts));
-    let turns = hypervisors.as_ref().map(|(hypervisors, _)| Arc::clone(hypervisors));
     let stop_grace = Duration::from_secs(start.configured.stop_grace);
-    let attester = Some(attester);
     let rules = Rules { firmware, shelf, stop_grace, settings, hypervisors, attester, certificates, eraser };
+    let limits = limits::Limits::new(bounds.unwrap_or(Bounds::CLOSED));
+    let (clock, history) = (log.clock().clone(), log.take_history());
+    // Only where the last run ended just now: who comes early would hear that a good proof is stale.
+    let opened = opens(log.resumed());
+    sleep(Duration::from_secs(opened).saturating_sub(clock.now()));
+    let listener = service::bind(options.listen, options.address_file.as_deref())?;
+    confine(options, &state, &start)?;
+    let log = Writer::new(log);
+    let turns = rules.hypervisors.as_ref().map(|(hypervisors, _)| Arc::clone(hypervisors));
     let host = Arc::new(Host::new(identity, parts, rules, booted, log.clone(), clock.clone()));
-    let stop = Arc::new(AtomicBool::new(false));
-    let watching = watch::start(Arc::clone(&host), clock.clone(), log.clone(), Arc::clone(&stop))?;
     let ended = host.ended();
-    let turns = turns.map(|hypervisors| watch::take_turns(hypervisors, Arc::clone(&stop))).transpose()?;
+    let threads = Threads::start(&host, turns, &clock, &log)?;
     let opened = opened.max(clock.seconds());
     let door = Arc::new(Door::new(host, log.clone(), clock, opened, limits, &history));
     let served = serve(listener, tls, door, &ended);
-    stop.store(true, Ordering::Relaxed);
-    // The threads have nothing to give; if one panicked, the process ends here anyway.
-    for thread in [Some(watching), turns].into_iter().flatten() {
-        let _ = thread.join();
-    }
+    threads.end();
     log.append(Entry { trusted: true, ..Entry::event("host.stopped", "") })?;
     Ok(served?)
+}
+
+/// What became of the start, as the log tells it.
+fn outcome(unfit: Option<&OutOfService>) -> Entry {
+    unfit.map_or_else(
+        || Entry::event("host.in-service", ""),
+        |reason| Entry::event("host.out-of-service", &format!("{}: {}", reason.code, reason.message)),
+    )
+}
+
+/// What the start found, as the API tells it.
+fn booted(
+    tpm: &mut Tpm,
+    events: &Events,
+    start: &Start,
+    firmware: Option<Firmware>,
+    out_of_service: Option<OutOfService>,
+) -> Result<Booted, Failure> {
+    let registers = tpm.pcr_read(&boot::known_good::ALL.collect::<Vec<_>>())?;
+    let (measurements, registers) = (measurements(events), boot::registers(&registers));
+    let release = boot::release(&start.manifest);
+    Ok(Booted { measurements, registers, release, firmware, out_of_service })
+}
+
+/// What goes on beside serving.
+struct Threads {
+    stop: Arc<AtomicBool>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Threads {
+    fn start(
+        host: &Arc<Host>,
+        turns: Option<Arc<Hypervisors>>,
+        clock: &Clock,
+        log: &Writer,
+    ) -> io::Result<Self> {
+        let stop = Arc::new(AtomicBool::new(false));
+        let watching = watch::start(Arc::clone(host), clock.clone(), log.clone(), Arc::clone(&stop))?;
+        let turns = turns.map(|hypervisors| watch::take_turns(hypervisors, Arc::clone(&stop))).transpose()?;
+        Ok(Self { stop, threads: [Some(watching), turns].into_iter().flatten().collect() })
+    }
+
+    fn end(self) {
+        self.stop.store(true, Ordering::Relaxed);
+        // The threads have nothing to give; if one panicked, the process ends here anyway.
+        self.threads.into_iter().for_each(|thread| drop(thread.join()));
+    }
+}
+
+/// A start whose settings are known to be good.
+struct Begun {
+    start: Start,
+    identity: Identity,
+    served: Arc<Served>,
+    settings: Settings,
+    log: Log,
+    opened: Result<Opened, Halt>,
+}
+
+/// Measures, and takes out what the TPM gives. Afterwards it gives nothing out any more until the next power cycle.
+fn begin(
+    options: &Options,
+    state: &State,
+    boot: &mut Boot,
+    flash: Option<&Firmware>,
+) -> Result<Begun, Failure> {
+    let start = Start::measure(state, boot, flash)?;
+    let early = start.open_early(state, boot)?;
+    let mut log = open_log(state, &start, &early)?;
+    note(&mut log, Entry::event("host.started", ""))?;
+    let (identity, served) = identify(options, state, &start, early)?;
+    let store = start.open_store(state, boot, options.security_key.as_deref());
+    let opened = store.and_then(|store| Opened::take(store, &start));
+    let settings = settings(state, &start, &identity)?;
+    boot.measure(10, "token keys", settings.fingerprint())?;
+    Ok(Begun { start, identity, served, settings, log, opened })
+}
+
+/// A start that has reached service: an update is settled, and no older release starts any more.
+fn confirm(
+    state: &State,
+    start: &Start,
+    (custody, mut store): (Custody, Store),
+    tpm: &mut Tpm,
+) -> Result<(), Failure> {
+    settle(state, start, &mut store)?;
+    custody.take(tpm)?;
+    custody.raise_floor(tpm, start)
 }
 
 /// What this process may do from now on. Only one that hands out functions of the host's hardware asks VFIO for them.
@@ -371,13 +435,18 @@ fn identify(
         return Err(halt(&format!("it is for {host}, another host: enrol this one")).into());
     }
     // One that has ended is no obstacle: a host that was off for long is offered another once it is up.
-    let authority = need(&state.path("authority.pem"), MAX_CERTIFICATE, "boot.identity", "authority")?;
-    let authority = String::from_utf8(authority).map_err(|_| halt("its authority's is no PEM text"))?;
+    let authority = authority(state)?;
     let ends = service::ends(&certificate).ok_or_else(|| halt("it cannot be read"))?;
     service::certified_by(&authority, &certificate, ends).map_err(|error| halt(&error.to_string()))?;
     let served = Served::new(&credentials)?;
     let certificate = certificate.parse().map_err(|_| halt("it is too long for this API"))?;
     Ok((Identity { host, certificate, key: early.identity }, served))
+}
+
+/// The certificate (PEM) of the environment's authority.
+fn authority(state: &State) -> Result<String, Halt> {
+    let pem = need(&state.path("authority.pem"), MAX_CERTIFICATE, "boot.identity", "authority")?;
+    String::from_utf8(pem).map_err(|_| Halt::new("boot.identity", "authority", "it is no PEM text"))
 }
 
 /// What the host remembers; the token service's keys in it follow those of the configuration.

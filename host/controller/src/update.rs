@@ -49,9 +49,12 @@ pub fn update(options: &Options, handed: &Events) -> Result<(), Failure> {
     chip.hold_all()?;
     let flash = chip.measure()?;
     let mut boot = Boot::new(options.home.tpm()?, handed.clone());
-    let start = Start::measure(&state, &mut boot, Some(&flash))?;
-    let mut store = start.open_store(&state, &mut boot, options.security_key.as_deref())?;
-    let (mut tpm, _) = boot.finish();
+    let opened = Start::measure(&state, &mut boot, Some(&flash)).and_then(|start| {
+        let store = start.open_store(&state, &mut boot, options.security_key.as_deref())?;
+        Ok((start, store))
+    });
+    boot.close();
+    let ((start, mut store), (mut tpm, _)) = (opened?, boot.finish());
 
     let set = &start.signed.set;
     let folder = options.release.as_deref().map(|path| release::Folder::open(path, &set.root)).transpose()?;
@@ -130,6 +133,9 @@ fn fill(
     Ok(sums)
 }
 
+/// The sets to come, and the firmware to write.
+type Next = (Vec<Signed>, Vec<(Kind, Digest)>);
+
 struct Sets<'a> {
     start: &'a Start,
     plan: &'a Plan,
@@ -140,7 +146,7 @@ struct Sets<'a> {
 impl Sets<'_> {
     /// Signs the sets of the starts to come, and tells the firmware that is to be written before. With it in the flash
     /// and the boot folder not yet switched, a start is one of the present release under the next firmware.
-    fn sign(self, tpm: &mut Tpm, signer: &Signer) -> Result<(Vec<Signed>, Vec<(Kind, Digest)>), Failure> {
+    fn sign(self, tpm: &mut Tpm, signer: &Signer) -> Result<Next, Failure> {
         let Self { start, plan, sums, chained } = self;
         let (base, mut between) = (start.record.floor_base, start.signed.set.clone());
         let (mut next, mut written) = (Vec::new(), Vec::new());

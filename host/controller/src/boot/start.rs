@@ -156,7 +156,7 @@ fn measure_configuration(state: &State, boot: &mut Boot, signed: &Signed) -> Res
 /// that the set knows. One that is changed or missing is measured as what it is.
 fn measure_images(state: &State, boot: &mut Boot, signed: &Signed) -> Result<(), Halt> {
     let folder = Folder::open(&state.store());
-    let images: Vec<Event> = signed.set.events.iter().filter(|event| is_image(event)).collect();
+    let images: Vec<Event> = signed.set.events.iter().filter(is_image).collect();
     for event in images {
         let image = event.sha256();
         let found = match &folder {

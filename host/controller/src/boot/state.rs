@@ -83,7 +83,7 @@ impl State {
     /// Takes away what belongs to neither of these releases and configurations. What stays goes another time.
     pub fn sweep(&self, releases: &[Digest], configurations: &[Digest]) {
         let releases: Vec<_> = releases.iter().map(short).collect();
-        let configurations: Vec<_> = configurations.iter().map(|digest| hex(digest)).collect();
+        let configurations: Vec<_> = configurations.iter().map(hex).collect();
         for (folder, keep) in [("releases", releases), ("configurations", configurations)] {
             for entry in fs::read_dir(self.path(folder)).into_iter().flatten().flatten() {
                 let kept =

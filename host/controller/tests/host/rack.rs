@@ -214,14 +214,14 @@ impl Rack {
     /// The same of a controller that is not expected to serve; gives what it said.
     pub(crate) fn try_controller(&mut self) -> Output {
         self.switch_off_and_on();
-        output(command_to_run(self.dir.path()))
+        output(&command_to_run(self.dir.path()))
     }
 
     /// Starts a controller without a power cycle; gives what it said.
     pub(crate) fn try_controller_again(&mut self) -> Output {
         self.controller.0.kill().unwrap();
         self.controller.0.wait().unwrap();
-        output(command_to_run(self.dir.path()))
+        output(&command_to_run(self.dir.path()))
     }
 
     /// Switches the security chip, and with it the main board, off and on.
@@ -371,7 +371,7 @@ pub(crate) fn firmware(number: usize) -> Vec<u8> {
 }
 
 /// What a command says that is to end by itself, soon.
-fn output(command: Command) -> Output {
+fn output(command: &Command) -> Output {
     let mut limited = Command::new("timeout");
     limited.arg("60").arg(command.get_program()).args(command.get_args());
     limited.stderr(Stdio::piped()).output().unwrap()
