@@ -2,9 +2,9 @@
 # A toolchain that tools/bootstrap had to fetch lies here.
 export PATH := $(PATH):$(CURDIR)/target/rustup/bin
 
-TASKS := demo test fuzz check prove redteam schemathesis documents guest ci parts
+TASKS := demo test fuzz check prove redteam tamper schemathesis documents guest ci parts
 
-.PHONY: help bench bench-door bench-hypervisor guest-linux guest-passthrough guest-tpm guest-attestation $(TASKS)
+.PHONY: help bench bench-boot bench-door bench-hypervisor guest-linux guest-passthrough guest-tpm guest-attestation $(TASKS)
 help:
 	@tools/bootstrap && cargo xtask --help
 
@@ -28,6 +28,9 @@ guest-attestation:
 
 bench-hypervisor:
 	@tools/bootstrap && cargo xtask bench hypervisor
+
+bench-boot:
+	@tools/bootstrap && cargo xtask bench boot
 
 bench-door:
 	@tools/bootstrap && cargo xtask bench door

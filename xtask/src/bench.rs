@@ -19,6 +19,9 @@ pub(crate) enum Bench {
         #[arg(long, default_value = "10,100,1000,10000")]
         hosts: String,
     },
+    /// A host's start, from power to reset released, stage by stage, and its attestation; lines and dependencies of each
+    /// stage.
+    Boot,
     /// The hypervisor: start, memory, compute, exits, size; beside QEMU and, if there is one, Firecracker.
     Hypervisor {
         /// A Firecracker program, to run the same guest.
@@ -48,8 +51,28 @@ pub(crate) fn run(what: &Bench) -> Outcome {
     match what {
         Bench::Volume { args } => volume(args),
         Bench::Door { hosts } => door(hosts),
+        Bench::Boot => boot(),
         Bench::Hypervisor { firecracker, json } => crate::guest::bench(firecracker.as_deref(), *json),
     }
+}
+
+fn boot() -> Outcome {
+    parts()?;
+    step("build", cargo().args(["build", "--release", "--workspace", "--exclude", "xtask", "--bins"]))?;
+    println!("{:<18} {:>7} {:>14} {:>6} {:>6} {:>9}", "", "lines", "not forbidden", "own", "others", "KiB");
+    for size in crate::sizes::sizes()? {
+        let program = built().join(size.name);
+        let bytes = std::fs::metadata(&program).map_err(|e| format!("{}: {e}", program.display()))?.len();
+        let (name, lines, kib) = (size.name, size.lines, bytes / 1024);
+        println!(
+            "{name:<18} {lines:>7} {:>14} {:>6} {:>6} {kib:>9}",
+            size.not_forbidden, size.own, size.foreign
+        );
+    }
+    println!(
+        "lines: of this project, without tests; not forbidden: in crates that may be unsafe; crates: own, others'"
+    );
+    step("starts", &mut Command::new(built().join("azote-boot-bench")))
 }
 
 fn built() -> PathBuf {

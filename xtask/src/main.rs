@@ -12,6 +12,7 @@ mod prove;
 mod python;
 mod run;
 mod schemathesis;
+mod sizes;
 
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
@@ -91,6 +92,15 @@ enum Task {
         /// Only the scenarios with this in their names.
         name: Option<String>,
     },
+    /// Change each thing that a host starts from, a byte or a file at a time, and start it: what was changed, which stage
+    /// refused, with which code. Fails if a change was not refused as documented, or if anything started.
+    Tamper {
+        /// Print one JSON document, and nothing else on standard output.
+        #[arg(long)]
+        json: bool,
+        /// Only the changes with this in their names.
+        name: Option<String>,
+    },
     /// Everything that CI runs: tests, checks, proofs, abuse, and Linux under the hypervisor.
     Ci,
     /// Get what the lab is built from (QEMU, firmware, kernel, software TPM) into target/lab.
@@ -109,10 +119,12 @@ fn main() -> ExitCode {
         Task::Prove(what) => prove::run(&what),
         Task::Guest { json, what } => guest::run(what.as_ref(), json),
         Task::Redteam { json, name } => run::redteam(json, name.as_deref()),
+        Task::Tamper { json, name } => run::tamper(json, name.as_deref()),
         Task::Ci => run::test(10, &[])
             .and_then(|()| check::run(false))
             .and_then(|()| prove::run(&prove::Prove::all()))
             .and_then(|()| run::redteam(false, None))
+            .and_then(|()| run::tamper(false, None))
             .and_then(|()| guest::run(Some(&guest::Guest::Linux), false))
             .and_then(|()| guest::run(Some(&guest::Guest::Passthrough), false))
             .and_then(|()| guest::run(Some(&guest::Guest::Attestation), false)),

@@ -63,12 +63,21 @@ pub(crate) fn test(fuzz_seconds: u32, args: &[String]) -> Outcome {
 
 /// Plays abuse against an installation of the programs as tests build them.
 pub(crate) fn redteam(json: bool, name: Option<&str>) -> Outcome {
+    against("abuse", "azote-redteam", json, name)
+}
+
+/// Changes what hosts start from.
+pub(crate) fn tamper(json: bool, name: Option<&str>) -> Outcome {
+    against("changes", "azote-tamper", json, name)
+}
+
+fn against(what: &str, program: &str, json: bool, name: Option<&str>) -> Outcome {
     quietly(cargo().args(["build", "--quiet", "--workspace", "--bins"]))?;
     parts::Parts::locate_or_fetch(&parts::default_dir(), &mut |at| eprintln!("    {at}"))
         .map_err(|e| e.to_string())?;
-    let mut play = Command::new(root().join("target/debug/azote-redteam"));
+    let mut play = Command::new(root().join("target/debug").join(program));
     play.args(name);
-    if json { quietly(play.arg("--json")) } else { step("abuse", &mut play) }
+    if json { quietly(play.arg("--json")) } else { step(what, &mut play) }
 }
 
 /// Runs a command in the root without a word of ours on standard output.

@@ -10,6 +10,7 @@
 mod crew;
 mod inbox;
 pub mod play;
+pub mod power;
 mod rack;
 mod scenarios;
 mod stage;

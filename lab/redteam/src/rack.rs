@@ -37,6 +37,16 @@ impl Unit {
         Self { name: self.name.clone(), arguments }
     }
 
+    /// Its name.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The words that start it.
+    pub(crate) fn words(&self) -> &[String] {
+        &self.arguments
+    }
+
     /// What a controller is told behind the words for boot ROM and stage 1.
     pub(crate) fn behind_the_chain(&self) -> &[String] {
         let ends = self.arguments.iter().enumerate().filter(|(_, word)| *word == "--");

@@ -110,6 +110,7 @@ pub(crate) fn all() -> Vec<Case> {
         byte("the host's certificate", "host/certificate.pem", 300, controller, "boot.identity", ""),
     ];
     cases.extend(acts());
+    cases.extend(strangers());
     cases
 }
 
@@ -129,6 +130,28 @@ fn acts() -> Vec<Case> {
             host.put(&before, "host")?;
             host.start()
         }),
+        case(
+            "rollback of an image, the guests' kernel",
+            controller,
+            "boot.image",
+            "guest kernel",
+            older_kernel,
+        ),
+        case("an update to the release before", controller, "update.rollback", "release", |host| {
+            later(host, &[])?;
+            offered(host, &["--svn", "1"])
+        }),
+        case("an update to a release for production", controller, "update.environment", "release", |host| {
+            offered(host, &["--environment", "production"])
+        }),
+        case("the TPM's state, from an older copy", "attestation", "attest.clock", "", cloned),
+    ]
+}
+
+/// What was made for another environment, or for another host.
+fn strangers() -> Vec<Case> {
+    let (rom, stage1, controller) = ("rom", "stage-1", "controller");
+    vec![
         case("a release for production, whole", rom, "rom.environment", "stage 1", |host| {
             foreign(host, true)
         }),
@@ -162,21 +185,6 @@ fn acts() -> Vec<Case> {
             host.put(&board, "tpm-host")?;
             host.start()
         }),
-        case(
-            "rollback of an image, the guests' kernel",
-            controller,
-            "boot.image",
-            "guest kernel",
-            older_kernel,
-        ),
-        case("an update to the release before", controller, "update.rollback", "release", |host| {
-            later(host, &[])?;
-            offered(host, &["--svn", "1"])
-        }),
-        case("an update to a release for production", controller, "update.environment", "release", |host| {
-            offered(host, &["--environment", "production"])
-        }),
-        case("the TPM's state, from an older copy", "attestation", "attest.clock", "", cloned),
     ]
 }
 

@@ -23,8 +23,8 @@ pub(crate) const NOBODY: &str = "nobody";
 const REPORT: &str = "run/boot-report";
 /// What a host consists of.
 const PARTS: [&str; 4] = ["host", "tpm-host", "flash", "fuse"];
-/// In the order in which they are powered, each with the socket that it makes last.
-const HARDWARE: [(&str, &str); 3] = [("tpm-host", "tpm-host"), ("chip", "chip"), ("board", "board")];
+/// In the order in which they are powered. Each makes a socket of its name last.
+const HARDWARE: [&str; 3] = ["tpm-host", "chip", "board"];
 const SOCKETS: [&str; 7] = ["firmware", "line", "cpu-bus", "bmc-bus", "console", "chip", "board"];
 
 pub(crate) struct Host {
@@ -41,7 +41,7 @@ impl Host {
     /// `azote up` in a fresh folder, and the host kept as it is then.
     pub(crate) fn new(programs: &Path, folder: &Path, more: &[&str]) -> Outcome<Self> {
         let rack = Rack::up(programs, &folder.join("s"), more)?;
-        let hardware = HARDWARE.iter().map(|(name, _)| rack.unit(name)).collect::<Outcome<_>>()?;
+        let hardware = HARDWARE.iter().map(|name| rack.unit(name)).collect::<Outcome<_>>()?;
         let controller = rack.unit("controller")?;
         let [kept, scratch] = ["kept", "scratch"].map(|name| folder.join(name));
         fs::create_dir(&scratch).map_err(|e| e.to_string())?;
@@ -131,13 +131,30 @@ impl Host {
 
     /// Power for TPM, chip and main board.
     pub(crate) fn power(&mut self) -> Outcome<()> {
+        self.power_tpm()?;
+        self.power_board()
+    }
+
+    /// Power for the TPM.
+    pub(crate) fn power_tpm(&mut self) -> Outcome<()> {
+        self.power_on(&HARDWARE[..1])
+    }
+
+    /// Power for chip and main board.
+    pub(crate) fn power_board(&mut self) -> Outcome<()> {
         for name in SOCKETS {
             remove(&self.path("run").join(name))?;
         }
+        // What an earlier chip said.
+        remove(&self.path("run/chip.log"))?;
+        self.power_on(&HARDWARE[1..])
+    }
+
+    fn power_on(&mut self, names: &[&str]) -> Outcome<()> {
         self.powered = true;
-        for (unit, (_, socket)) in self.hardware.clone().iter().zip(HARDWARE) {
-            let ready = self.path("run").join(socket);
-            self.rack.spawn(unit, &ready)?;
+        for name in names {
+            let unit = self.hardware.iter().find(|unit| unit.name() == *name).ok_or("no such unit")?;
+            self.rack.spawn(&unit.clone(), &self.path("run").join(name))?;
         }
         Ok(())
     }
@@ -243,7 +260,7 @@ impl Host {
     pub(crate) fn stop(&mut self) -> Outcome<()> {
         self.end("controller")?;
         if std::mem::take(&mut self.powered) {
-            for (name, _) in HARDWARE.iter().rev() {
+            for name in HARDWARE.iter().rev() {
                 if self.rack.runs(name) {
                     self.rack.end(name, Signal::TERM)?;
                 }

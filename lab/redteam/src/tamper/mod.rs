@@ -5,16 +5,19 @@ mod cases;
 mod host;
 
 use crate::Outcome;
-use host::Host;
+pub(crate) use host::Host;
 use serde::Serialize;
 use std::{path::Path, time::Instant};
+
+/// Changes something, and gives what came of it.
+type Act = dyn Fn(&mut Host) -> Outcome<Seen>;
 
 /// A change, and what must come of it.
 pub(crate) struct Case {
     /// What is changed.
     name: &'static str,
     /// Changes it, and gives what came of it.
-    act: Box<dyn Fn(&mut Host) -> Outcome<Seen>>,
+    act: Box<Act>,
     /// Who refuses.
     stage: &'static str,
     code: &'static str,
