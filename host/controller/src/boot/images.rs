@@ -31,8 +31,8 @@ impl Images {
         let guests =
             match [Kind::Hypervisor, Kind::Launcher, Kind::GuestKernel].map(|kind| manifest.image(kind)) {
                 [Some(_), Some(_), Some(_)] => Some(setup::Images {
-                    launcher: image(Kind::Launcher, "launcher")?,
-                    hypervisor: image(Kind::Hypervisor, "hypervisor")?,
+                    launcher: image(Kind::Launcher, "azote-launcher")?,
+                    hypervisor: image(Kind::Hypervisor, "azote-hypervisor")?,
                     kernel: image(Kind::GuestKernel, "guest kernel")?,
                     ramdisk: manifest
                         .image(Kind::GuestRamdisk)
