@@ -185,7 +185,7 @@ impl Tpm {
         }
     }
 
-    pub(crate) fn policy_pcr(&mut self, session: TpmHandle, mask: u32) -> Result<(), Error> {
+    fn policy_pcr(&mut self, session: TpmHandle, mask: u32) -> Result<(), Error> {
         let pcrs = selection(mask)?;
         let command = TpmPolicyPcrCommand { handles: [session], pcr_digest: Tpm2bDigest::new(), pcrs };
         self.call::<_, TpmPolicyPcrResponse>(&command, &[]).map(drop)
@@ -229,7 +229,7 @@ pub fn check_signature(key: &[u8], message: &[u8], signature: &[u8]) -> Result<(
 }
 
 /// Part 3, `TPM2_PolicyPCR`, as the first of a session.
-pub(crate) fn pcr_policy(values: &PcrValues) -> Result<Digest, Error> {
+fn pcr_policy(values: &PcrValues) -> Result<Digest, Error> {
     let selection = bytes(&select(values.keys().copied())?)?;
     if values.is_empty() {
         return Err(Error::NoPcr);

@@ -1,4 +1,4 @@
-//! Sealing: a secret that only this TPM opens, if wanted only in one measured state.
+//! Sealing: a secret that only this TPM opens, if wanted only in measured states that a key of its approves.
 //!
 //! The TPM seals a fresh 256-bit key; the secret itself is encrypted under it with AES-256-GCM, so a secret may
 //! be longer than the 128 bytes that every TPM can seal. Blob, all numbers big-endian:
@@ -10,14 +10,14 @@
 //! | 16 | producer, text, zero-padded |
 //! | 4 | length of what follows the checksum |
 //! | 32 | SHA-256 of what follows |
-//! | 4 | mask of the PCRs in the policy, 0 for none, bit 31 alone for what a key approves |
+//! | 4 | policy: 0 for none, bit 31 alone for what a key approves |
 //! | | `TPM2B_PRIVATE`, `TPM2B_PUBLIC` of the sealed key |
 //! | 12 + n + 16 | nonce, ciphertext, tag; the bytes from the mask on are authenticated with it |
 
 use crate::{
-    Approval, Error, PcrValues, Tpm,
-    approve::{authorised_policy, pcr_policy},
-    client::{empty_password, frame, pcr_mask, session, sized},
+    Approval, Error, Tpm,
+    approve::authorised_policy,
+    client::{empty_password, frame, session, sized},
     quote::bytes,
     sha256,
 };
@@ -44,6 +44,7 @@ const VERSION: u16 = 1;
 const PRODUCER: &[u8] = concat!("tpm ", env!("CARGO_PKG_VERSION")).as_bytes();
 const PRODUCER_LENGTH: usize = 16;
 const KEY: usize = 32;
+const FREE: u32 = 0;
 const AUTHORIZED: u32 = 1 << 31;
 
 /// When a sealed secret opens.
@@ -51,9 +52,6 @@ const AUTHORIZED: u32 = 1 << 31;
 pub enum Policy<'a> {
     /// Whenever this TPM is asked.
     None,
-    /// While these PCRs have exactly these values, present ([`Tpm::pcr_read`]) or expected
-    /// ([`crate::replay`]).
-    Pcrs(&'a PcrValues),
     /// Whenever this key approves the present state: see [`Tpm::approve`].
     Authorized {
         /// `TPM2B_PUBLIC` of a [`crate::SigningKey`].
@@ -69,14 +67,14 @@ impl Tpm {
         if secret.len() > MAX_SECRET {
             return Err(Error::Length);
         }
-        let (mask, public) = sealed_template(policy)?;
+        let (kind, public) = sealed_template(policy)?;
         let mut key = Zeroizing::new([0; KEY]);
         aws_lc_rs::rand::fill(&mut *key).map_err(|_| Error::Length)?;
         let made = self.with_storage_root(|tpm, parent| {
             let response = tpm.exchange(&put_secret(parent, &key, public)?)?;
             Ok(TpmResponse::cast(&response)?.unmarshal::<TpmCreateResponse>()?)
         })?;
-        let mut body = mask.to_be_bytes().to_vec();
+        let mut body = kind.to_be_bytes().to_vec();
         body.extend(bytes(&made.out_private)?);
         body.extend(bytes(&made.out_public)?);
         let mut sealed = secret.to_vec();
@@ -90,7 +88,7 @@ impl Tpm {
 
     /// Opens what [`Tpm::seal`] of this TPM made.
     pub fn unseal(&mut self, blob: &[u8]) -> Result<Zeroizing<Vec<u8>>, Error> {
-        self.open(blob, With::Pcrs)
+        self.open(blob, None)
     }
 
     /// Opens what [`Tpm::seal`] of this TPM made with [`Policy::Authorized`], if `approval` is `key`'s for
@@ -102,14 +100,13 @@ impl Tpm {
         reference: &[u8],
         approval: &Approval,
     ) -> Result<Zeroizing<Vec<u8>>, Error> {
-        self.open(blob, With::Approval { key, reference, approval })
+        self.open(blob, Some(&Opening { key, reference, approval }))
     }
 
-    fn open(&mut self, blob: &[u8], with: With<'_>) -> Result<Zeroizing<Vec<u8>>, Error> {
+    fn open(&mut self, blob: &[u8], with: Option<&Opening<'_>>) -> Result<Zeroizing<Vec<u8>>, Error> {
         let body = without_header(blob).ok_or(Error::Blob)?;
-        let (mask, rest) = body.split_first_chunk().ok_or(Error::Blob)?;
-        let mask = u32::from_be_bytes(*mask);
-        if (mask == AUTHORIZED) != matches!(with, With::Approval { .. }) {
+        let (policy, rest) = body.split_first_chunk().ok_or(Error::Blob)?;
+        if u32::from_be_bytes(*policy) != with.map_or(FREE, |_| AUTHORIZED) {
             return Err(Error::Blob);
         }
         let (in_private, rest) = Tpm2bPrivate::unmarshal(rest).map_err(|_| Error::Blob)?;
@@ -120,7 +117,7 @@ impl Tpm {
             let load = TpmLoadCommand { handles: [parent], in_private, in_public };
             let loaded: TpmLoadResponse = tpm.call(&load, &[empty_password()])?;
             let [object] = loaded.handles;
-            tpm.with_context(object, |tpm| tpm.unseal_object(object, mask, with))
+            tpm.with_context(object, |tpm| tpm.unseal_object(object, with))
         })?;
         let mut secret = Zeroizing::new(ciphertext.to_vec());
         let length = cipher(&key)?
@@ -134,30 +131,24 @@ impl Tpm {
     fn unseal_object(
         &mut self,
         object: TpmHandle,
-        mask: u32,
-        with: With<'_>,
+        with: Option<&Opening<'_>>,
     ) -> Result<Zeroizing<Vec<u8>>, Error> {
         let command = TpmUnsealCommand { handles: [object] };
-        if mask == 0 {
+        let Some(Opening { key, reference, approval }) = with else {
             return payload(&self.exchange(&frame(&command, &[empty_password()])?)?, TpmCc::Unseal);
-        }
+        };
         self.with_policy_session(|tpm, policy| {
-            match with {
-                With::Pcrs => tpm.policy_pcr(policy, mask)?,
-                With::Approval { key, reference, approval } => {
-                    tpm.satisfy(policy, key, reference, approval)?;
-                }
-            }
+            tpm.satisfy(policy, key, reference, approval)?;
             payload(&tpm.exchange(&frame(&command, &[session(policy)])?)?, TpmCc::Unseal)
         })
     }
 }
 
-/// What opens a sealed blob.
-#[derive(Clone, Copy)]
-enum With<'a> {
-    Pcrs,
-    Approval { key: &'a [u8], reference: &'a [u8], approval: &'a Approval },
+/// What opens a blob that is sealed to what a key approves.
+struct Opening<'a> {
+    key: &'a [u8],
+    reference: &'a [u8],
+    approval: &'a Approval,
 }
 
 /// The secret (at most 32 bytes) of a response that has nothing else, without going through unprotected copies.
@@ -211,24 +202,20 @@ fn put(
     Ok(bytes)
 }
 
-/// The mask of PCRs and the template of the sealed object.
+/// The kind of policy and the template of the sealed object.
 fn sealed_template(policy: Policy<'_>) -> Result<(u32, TpmtPublic), Error> {
     let mut object_attributes = TpmaObject::FIXED_TPM | TpmaObject::FIXED_PARENT | TpmaObject::NO_DA;
     let mut auth_policy = Tpm2bDigest::new();
-    let mut mask = 0;
+    let mut kind = FREE;
     match policy {
         Policy::None => object_attributes |= TpmaObject::USER_WITH_AUTH,
-        Policy::Pcrs(values) => {
-            mask = pcr_mask(values);
-            auth_policy = sized(&pcr_policy(values)?)?;
-        }
         Policy::Authorized { key, reference } => {
-            mask = AUTHORIZED;
+            kind = AUTHORIZED;
             auth_policy = sized(&authorised_policy(key, reference)?)?;
         }
     }
     Ok((
-        mask,
+        kind,
         TpmtPublic {
             object_type: TpmAlgId::KeyedHash,
             name_alg: TpmAlgId::Sha256,

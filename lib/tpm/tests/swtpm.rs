@@ -136,8 +136,7 @@ fn processes_take_turns_and_random_bytes_differ() {
 fn what_a_dead_client_left_loaded_is_flushed() {
     let Some(swtpm) = Swtpm::start() else { return };
     let mut tpm = swtpm.tpm();
-    let values = tpm.pcr_read(&[8]).unwrap();
-    let blob = tpm.seal(b"secret", Policy::Pcrs(&values)).unwrap();
+    let (ek, ak) = (tpm.endorsement_key().unwrap(), tpm.attestation_key().unwrap());
     drop(tpm);
     let mut dead = UnixStream::connect(swtpm.socket()).unwrap();
     // TPM2_StartAuthSession: no key, no bind, 16 bytes of nonce, no salt, policy, no cipher, SHA-256.
@@ -152,7 +151,9 @@ fn what_a_dead_client_left_loaded_is_flushed() {
     }
     assert_eq!((&codes[0][..], &codes[3][..]), (&[0, 0][..], &[9, 3][..]), "until the TPM has no more room");
     drop(dead);
-    assert_eq!(**swtpm.tpm().unseal(&blob).unwrap(), *b"secret");
+    // This takes a session and two objects.
+    let credential = tpm::make_credential(&ek, &ak, b"secret").unwrap();
+    assert_eq!(**swtpm.tpm().activate_credential(&credential).unwrap(), *b"secret");
 }
 
 #[test]
@@ -198,27 +199,31 @@ fn no_changed_byte_of_a_blob_opens() {
 }
 
 #[test]
-fn a_secret_sealed_to_pcrs_opens_only_while_they_have_those_values() {
+fn a_secret_opens_in_an_approved_state_only_also_after_a_power_cycle() {
     let Some(mut swtpm) = Swtpm::start() else { return };
     let mut tpm = swtpm.tpm();
     let log = [tpm.measure(8, [1; 32], "stage").unwrap(), tpm.measure(9, [2; 32], "policies").unwrap()];
-    let blob = tpm.seal(b"secret", Policy::Pcrs(&replay(&log).unwrap())).unwrap();
+    let key = tpm.create_signing_key(b"auth").unwrap();
+    let approval = tpm.approve(&key, b"auth", b"test", &replay(&log).unwrap(), None).unwrap();
+    let policy = Policy::Authorized { key: &key.public, reference: b"test" };
+    let blob = tpm.seal(b"secret", policy).unwrap();
+    let open = |tpm: &mut Tpm| tpm.unseal_approved(&blob, &key.public, b"test", &approval);
     for _ in 0..5 {
-        assert_eq!(**tpm.unseal(&blob).unwrap(), *b"secret");
+        assert_eq!(**open(&mut tpm).unwrap(), *b"secret");
     }
     tpm.pcr_extend(9, &[3; 32]).unwrap();
     for _ in 0..5 {
         // Sessions of refused attempts are flushed as well.
-        assert!(matches!(tpm.unseal(&blob), Err(Error::Policy)));
+        assert!(matches!(open(&mut tpm), Err(Error::Policy)));
     }
     drop(tpm);
     swtpm.restart();
     let mut tpm = swtpm.tpm();
-    assert!(matches!(tpm.unseal(&blob), Err(Error::Policy)));
+    assert!(matches!(open(&mut tpm), Err(Error::Policy)));
     tpm.pcr_extend(8, &[1; 32]).unwrap();
     tpm.pcr_extend(9, &[2; 32]).unwrap();
-    assert_eq!(**tpm.unseal(&blob).unwrap(), *b"secret");
-    assert!(matches!(tpm.seal(b"", Policy::Pcrs(&PcrValues::new())), Err(Error::NoPcr)));
+    assert_eq!(**open(&mut tpm).unwrap(), *b"secret");
+    assert!(matches!(tpm.approve(&key, b"auth", b"test", &PcrValues::new(), None), Err(Error::NoPcr)));
 }
 
 #[test]
