@@ -176,6 +176,37 @@ async fn a_host_takes_the_next_release_and_configuration_and_goes_back_to_none()
     assert_eq!(rack.update(&[("release", "third")]).status.code(), Some(1));
     rack.power_cycle();
     assert!(rack.status().await.in_service, "nothing was changed");
+    rack.configure("latest", 3, "host-cores=2\n");
+    rack.switch_off_and_on();
+    assert!(rack.update(&[("configuration", "latest")]).status.success());
+    rack.power_cycle();
+    let third = rack.status().await;
+    assert!(third.in_service && third.measurements[0] != second.measurements[0], "the configuration alone");
+}
+
+#[tokio::test]
+async fn an_update_that_is_killed_at_any_moment_leaves_a_host_that_starts() {
+    let mut rack = Rack::enrolled();
+    let (mut old, mut new) = (0, 0);
+    let mut present = "first".to_owned();
+    // An update takes about 200 ms where nothing else goes on.
+    for number in 0..8 {
+        let next = format!("release {number}");
+        rack.release(&next, 1, 0);
+        let mut update = rack.start_update(&[("release", &next)]);
+        std::thread::sleep(std::time::Duration::from_millis(40 * number));
+        update.kill().unwrap();
+        update.wait().unwrap();
+        rack.power_cycle();
+        let status = rack.status().await;
+        assert!(status.in_service, "{:?}", status.out_of_service);
+        let runs = status.release.unwrap().version.to_string();
+        assert!(runs == present || runs == next, "{runs}");
+        (old, new) = if runs == next { (old, new + 1) } else { (old + 1, new) };
+        present = runs;
+        rack.switch_off_and_on();
+    }
+    assert!(old > 0, "{old} updates were cut off, {new} went through");
 }
 
 #[tokio::test]

@@ -177,13 +177,22 @@ impl Rack {
 
     /// Updates the host, which was switched off and on before.
     pub(crate) fn update(&self, arguments: &[(&str, &str)]) -> Output {
+        self.update_command(arguments).stderr(Stdio::piped()).output().unwrap()
+    }
+
+    /// Begins to.
+    pub(crate) fn start_update(&self, arguments: &[(&str, &str)]) -> Child {
+        self.update_command(arguments).spawn().unwrap()
+    }
+
+    fn update_command(&self, arguments: &[(&str, &str)]) -> Command {
         let at = |name: &str| self.dir.path().join(name);
         let mut command = controller(self.dir.path(), &["update"]);
         command.arg("--chip").arg(at("control")).arg("--report").arg(at("report"));
         for (flag, name) in arguments {
             command.arg(format!("--{flag}")).arg(at(name));
         }
-        command.stderr(Stdio::piped()).output().unwrap()
+        command
     }
 
     /// Switches the host off and on: the TPM's registers start from zero.
