@@ -28,7 +28,7 @@ pub(crate) fn run(out: Out, place: &Place, verb: &Verb) -> Result<(), Failure> {
 
 /// Why nobody answers, if that is what failed, in words that help.
 pub(crate) fn told(place: &Place, error: Failure) -> Failure {
-    if !matches!(error, Failure::Call(CallError::Unreachable { .. })) {
+    if !matches!(error, Failure::Call(CallError::Unreachable { .. }) | Failure::Advice("host.not-up", _)) {
         return error;
     }
     let ended = up::ended(place);

@@ -1,0 +1,67 @@
+//! Releases, and hosts that do not start.
+
+mod common;
+
+use common::{Down, azote, code, json};
+use std::{fs, path::Path};
+
+fn lab_is_here() -> bool {
+    let here = parts::Parts::locate(&parts::default_dir()).is_ok();
+    if !here {
+        println!("skipped: the lab's parts are not there");
+    }
+    here
+}
+
+fn flip(path: &Path, at: usize) {
+    let mut bytes = fs::read(path).unwrap();
+    bytes[at] ^= 1;
+    fs::write(path, bytes).unwrap();
+}
+
+#[test]
+fn a_host_that_does_not_start_says_which_stage_refused_what() {
+    if !lab_is_here() {
+        return;
+    }
+    let scratch = tempfile::tempdir().unwrap();
+    let state = scratch.path().join("s");
+    let _down = Down(&state);
+    json(&azote(&state, &["up"]));
+    json(&azote(&state, &["down"]));
+    for (file, at, refusal) in [("stage-1", 5000, "rom.hash"), ("controller", 5000, "stage-1.controller")] {
+        let path = state.join("host/boot").join(file);
+        flip(&path, at);
+        let up = azote(&state, &["up"]);
+        assert_eq!((code(&up).as_str(), up.status.code()), (refusal, Some(1)));
+        for ask in [&["host", "status"][..], &["status"]] {
+            assert_eq!(code(&azote(&state, ask)), refusal, "nothing runs, and the report says why");
+        }
+        flip(&path, at);
+    }
+    json(&azote(&state, &["up"]));
+    assert_eq!(json(&azote(&state, &["host", "status"]))["in_service"], true);
+}
+
+#[test]
+fn releases_are_made_shown_and_verified() {
+    if !lab_is_here() {
+        return;
+    }
+    let scratch = tempfile::tempdir().unwrap();
+    let at = |name: &str| scratch.path().join(name).display().to_string();
+    let (key, out) = (at("key"), at("release"));
+    let make =
+        ["release", "make", "--root-key", &key, "--out", &out, "--svn", "7", "--environment", "production"];
+    let made = json(&azote(scratch.path(), &make));
+    assert_eq!((made["svn"].as_u64(), made["environment"].as_str()), (Some(7), Some("production")));
+    let verify = ["release", "verify", &out, "--root-key", &key];
+    assert_eq!(json(&azote(scratch.path(), &verify)), made);
+    assert_eq!(code(&azote(scratch.path(), &make)), "release.file", "a release is never written over");
+    flip(&scratch.path().join("release/hypervisor"), 900);
+    assert_eq!(code(&azote(scratch.path(), &verify)), "release.image");
+    let show = ["release", "show", &out, "--root-key", &key];
+    assert_eq!(json(&azote(scratch.path(), &show)), made, "the manifest is as it was signed");
+    flip(&scratch.path().join("release/manifest"), 90);
+    assert_eq!(code(&azote(scratch.path(), &show)), "release.signature");
+}
