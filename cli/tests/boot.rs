@@ -1,5 +1,7 @@
 //! Releases, and hosts that do not start.
 
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "helpers of tests")]
+
 mod common;
 
 use common::{Down, azote, code, json};
