@@ -20,6 +20,12 @@ fn done(state: &Path, words: &[&str]) -> Value {
     document
 }
 
+#[track_caller]
+fn refused(state: &Path, words: &[&str], wanted: &str) {
+    let output = azote(state, words);
+    assert_eq!(code(&output), wanted, "{words:?}: {:#}", json(&output));
+}
+
 fn certificate(state: &Path) -> String {
     done(state, &["status"])["certificate"].as_str().unwrap().to_owned()
 }
@@ -54,11 +60,11 @@ fn a_machine_becomes_a_host_and_ceases_to_be_one() {
     done(&state, &["host", "renew"]);
     let second = certificate(&state);
     assert!(second != first && process(&state) == running);
-    assert_eq!(code(&azote(&state, &["host", "enroll"])), "host.enrolled");
+    refused(&state, &["host", "enroll"], "host.enrolled");
 
     // A host that is in use stays. One that was reset proves it, and is no more.
     let reset = ["host", "reset", "--ticket", "OPS-1"];
-    assert_eq!(code(&azote(&state, &reset)), "host.in-use");
+    refused(&state, &reset, "host.in-use");
     done(&state, &["host", "drain"]);
     let policy = state.join("pki/attestation-policy.json");
     let told = done(&state, &reset);
@@ -82,7 +88,7 @@ fn a_machine_becomes_a_host_and_ceases_to_be_one() {
     done(&state, &["host", "retire"]);
     assert!(json(&azote(&state, &["status"]))["error"]["message"].as_str().unwrap().contains("Revoked"));
     done(&state, &["down"]);
-    assert_eq!(code(&azote(&state, &["up"])), "host.unknown");
+    refused(&state, &["up"], "host.unknown");
     // Only somebody at the machine makes something of it again.
     let cleared = done(&state, &["host", "enroll", "--jumper"]);
     assert_ne!(cleared["host"], enrolled["host"]);
@@ -98,7 +104,7 @@ fn nothing_crosses_from_one_environment_to_the_other_but_through_a_reset() {
     done(&first, &["down"]);
     // A machine of the one environment does not start releases of the other.
     carry(&first, &stolen, "production");
-    assert_eq!(code(&azote(&stolen, &["up"])), "rom.environment");
+    refused(&stolen, &["up"], "rom.environment");
 
     done(&first, &["up"]);
     done(&first, &["host", "drain"]);
@@ -110,6 +116,6 @@ fn nothing_crosses_from_one_environment_to_the_other_but_through_a_reset() {
     done(&production, &["down"]);
     // And not back.
     carry(&production, &back, "non-production");
-    assert_eq!(code(&azote(&back, &["up"])), "rom.environment");
+    refused(&back, &["up"], "rom.environment");
     drop(all);
 }
