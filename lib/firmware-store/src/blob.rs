@@ -66,8 +66,8 @@ pub(crate) fn open(
     })?;
     let prefix = *take::<PREFIX>(rest).ok_or_else(changed)?;
     let expected = [&blob.sha256[..], &blob.length.to_be_bytes()].concat();
-    let whole = HEADER as u64 + header.length == file_length(blob.length);
-    if prefix[..] != expected[..] || blob.length > MAX_IMAGE || !whole {
+    let whole = blob.length <= MAX_IMAGE && header.length == file_length(blob.length) - HEADER as u64;
+    if prefix[..] != expected[..] || !whole {
         return Err(changed());
     }
     let (cipher, mut context, mut left) = (cipher(&blob.key)?, Context::new(&SHA256), blob.length);

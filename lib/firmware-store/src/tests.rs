@@ -302,6 +302,16 @@ fn without_the_tpms_secret_or_the_removable_half_there_is_no_store() {
 }
 
 #[test]
+fn lengths_that_no_image_has_are_refused() {
+    let (_, file) = blob::seal(b"image").unwrap();
+    let mut long = file.clone();
+    long[26..34].fill(0xff);
+    for length in [0, 5, MAX_IMAGE + 1, u64::MAX - 5, u64::MAX] {
+        assert!(matches!(hostile::blob(&long, sha256(b"image"), length), Err(Error::Blob(_))), "{length}");
+    }
+}
+
+#[test]
 fn a_later_format_is_said_to_be_one() {
     let dir = tempfile::tempdir().unwrap();
     old(&mut Store::create(folder(dir.path()), key()).unwrap());
