@@ -119,6 +119,10 @@ pub(crate) struct Up {
     /// changes.
     #[arg(long)]
     pub(crate) environment: Option<Environment>,
+    /// The removable half of the firmware store's key: made at the host's first start, wanted at each later one.
+    /// Taken away, the store is gone.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) security_key: Option<PathBuf>,
 }
 
 #[derive(ClapArgs)]

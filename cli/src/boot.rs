@@ -217,6 +217,9 @@ impl Rack<'_> {
         command.arg("--tpm").arg(&tpm).arg("--report").arg(&report).arg("--release").arg(boot).arg("--");
         command.arg(verb).arg("--state").arg(self.place.path("host")).arg("--tpm").arg(&tpm);
         command.arg("--report").arg(&report).arg("--chip").arg(self.run("chip"));
+        if let Some(key) = &self.security_key {
+            command.arg("--security-key").arg(key);
+        }
         Ok(command)
     }
 

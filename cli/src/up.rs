@@ -116,6 +116,8 @@ pub(crate) struct Rack<'a> {
     pub(crate) installation: Installation,
     /// The jumper on the board is set: its boot ROM clears the TPM.
     pub(crate) jumper: bool,
+    /// The removable half of the store's key is in this file.
+    pub(crate) security_key: Option<PathBuf>,
 }
 
 impl<'a> Rack<'a> {
@@ -148,7 +150,7 @@ impl<'a> Rack<'a> {
         let authority = Authority::open_or_create(&pki, installation.environment)?;
         // A list lives two days.
         authority.refresh_list()?;
-        let rack = Self { place, out, parts, authority, installation, jumper: false };
+        let rack = Self { place, out, parts, authority, installation, jumper: false, security_key: None };
         for (name, identity) in ACTORS.into_iter().chain(crate::tokens::REVIEWERS) {
             rack.person(name, &identity.parse().map_err(Failure::state)?)?;
         }
@@ -384,7 +386,8 @@ pub(crate) fn up(out: Out, place: &Place, ask: &Up, jumper: bool) -> Result<(), 
 
 fn start(out: Out, place: &Place, parts: &Parts, ask: &Up, jumper: bool) -> Result<(), Failure> {
     let progress = out.progress("starting");
-    let rack = Rack { jumper, ..Rack::prepare(out, place, parts, ask.environment)? };
+    let key = ask.security_key.as_ref().map(std::path::absolute).transpose().doing("--security-key")?;
+    let rack = Rack { jumper, security_key: key, ..Rack::prepare(out, place, parts, ask.environment)? };
     progress.at("hardware: TPM, security chip, main board in reset");
     rack.power(&ask.board)?;
     progress.at("control plane: tokens, KMS, audit");

@@ -46,6 +46,29 @@ fn a_host_that_does_not_start_says_which_stage_refused_what() {
 }
 
 #[test]
+fn a_host_whose_security_key_is_taken_out_has_no_store() {
+    if !lab_is_here() {
+        return;
+    }
+    let scratch = tempfile::tempdir().unwrap();
+    let (state, key) = (scratch.path().join("s"), scratch.path().join("key"));
+    let _down = Down(&state);
+    let start = |words: &[&str]| {
+        json(&azote(&state, words));
+        let status = json(&azote(&state, &["host", "status"]));
+        json(&azote(&state, &["down"]));
+        status["out_of_service"]["code"].as_str().map(str::to_owned)
+    };
+    let plugged = ["up", "--security-key", key.to_str().unwrap()];
+    assert_eq!(start(&plugged), None);
+    assert_eq!(start(&["up"]).as_deref(), Some("store.security-key"));
+    flip(&key, 3);
+    assert_eq!(start(&plugged).as_deref(), Some("store.security-key"), "another key is none");
+    flip(&key, 3);
+    assert_eq!(start(&plugged), None);
+}
+
+#[test]
 fn releases_are_made_shown_and_verified() {
     if !lab_is_here() {
         return;
