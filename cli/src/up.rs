@@ -18,6 +18,7 @@ use service::{Client, Credentials};
 use std::{
     fs, io,
     net::SocketAddr,
+    os::unix::net::UnixStream,
     path::{Path, PathBuf},
     process::Command,
     time::Duration,
@@ -230,7 +231,8 @@ impl<'a> Rack<'a> {
             .arg(format!("dir={}", self.place.path(name).display()));
         swtpm.arg("--server").arg(format!("type=unixio,path={},mode=0600", socket.display()));
         swtpm.args(["--flags", "not-need-init,startup-clear"]);
-        Ok(self.unit(name).start(&mut swtpm, || socket.exists())?)
+        // A socket is there before anybody listens on it, and the boot ROM does not ask twice.
+        Ok(self.unit(name).start(&mut swtpm, || UnixStream::connect(&socket).is_ok())?)
     }
 
     /// A socket's path, free of what an earlier run left there.

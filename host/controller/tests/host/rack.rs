@@ -12,6 +12,7 @@ use std::{
     collections::BTreeSet,
     fs,
     net::SocketAddr,
+    os::unix::net::UnixStream,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Output, Stdio},
     sync::{Arc, Mutex},
@@ -347,7 +348,7 @@ fn start_tpm(dir: &Path) -> Process {
     swtpm.args(["--server", &format!("type=unixio,path={}", socket.display())]);
     swtpm.args(["--flags", "not-need-init,startup-clear"]);
     let process = Process(swtpm.spawn().unwrap());
-    wait("swtpm", || socket.exists().then_some(()));
+    wait("swtpm", || UnixStream::connect(&socket).ok());
     process
 }
 
