@@ -301,7 +301,9 @@ impl Request {
 /// A request in the query is a list of `name=value`, each a number or an identifier; one in the body is JSON.
 fn read<C: Call>(query: Option<&str>, body: &[u8]) -> Result<C, Malformed> {
     if C::API.method() == Method::Post {
-        return serde_json::from_slice(body).map_err(|_| Malformed);
+        // A list of the fields in their order would be read as well.
+        let object = body.trim_ascii_start().first() == Some(&b'{');
+        return serde_json::from_slice(body).ok().filter(|_| object).ok_or(Malformed);
     }
     let mut fields = serde_json::Map::new();
     for pair in query.into_iter().flat_map(|query| query.split('&')) {

@@ -171,7 +171,7 @@ impl Rack {
     /// Makes a configuration.
     pub(crate) fn configure(&self, name: &str, sequence: u64, more: &str) {
         let key = String::from(PublicKey::of(&self.issuer));
-        let text = format!("stop-grace=1\nlog-capacity=1\ntoken-keys={key}\n{more}");
+        let text = format!("stop-grace=1\nlog-capacity=16\ntoken-keys={key}\n{more}");
         let configuration = Configuration { environment: Environment::NonProduction, sequence, text };
         fs::write(self.dir.path().join(name), configuration.sign(self.root.pair()).unwrap()).unwrap();
     }

@@ -12,6 +12,9 @@ const DOCUMENT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../api/controlle
 const CHECKS: &str = "not_a_server_error,status_code_conformance,content_type_conformance,\
                       response_schema_conformance,negative_data_rejection";
 
+/// The one operation after which there is no host.
+const RESET: &str = "/v1/host/reset";
+
 fn seed(key: &Ed25519KeyPair) -> String {
     use aws_lc_rs::encoding::AsBigEndian;
     key.seed().unwrap().as_be_bytes().unwrap().as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
@@ -31,23 +34,38 @@ fn no_request_finds_an_undocumented_answer_or_a_failure() {
     let authority = rack.dir.path().join("ca.pem");
     fs::write(&authority, rack.ca.certificate()).unwrap();
     let volumes = volumes.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
-    let status = Command::new(program)
-        .args(["run", DOCUMENT, "--no-color", "--checks", CHECKS, "--max-examples", &examples])
-        .args(["--phases", "examples,coverage,fuzzing", "--continue-on-failure"])
-        .arg("--url")
-        .arg(format!("https://{}", rack.address()))
-        .arg("--tls-verify")
-        .arg(&authority)
-        .current_dir(rack.dir.path())
-        .env("PYTHONPATH", HERE)
-        .env("PYTHONDONTWRITEBYTECODE", "1")
-        .env("SCHEMATHESIS_HOOKS", "hooks")
-        .env("AZOTE_DOCUMENT", Path::new(DOCUMENT))
-        .env("AZOTE_HOST", rack.host.as_str())
-        .env("AZOTE_VOLUMES", volumes)
-        .env("AZOTE_ISSUER", seed(&rack.issuer))
-        .env("AZOTE_HOLDER", seed(&rack.holder))
-        .status()
-        .unwrap();
-    assert!(status.success(), "schemathesis found something");
+    let run = |which: &str| {
+        Command::new(&program)
+            .args([
+                "run",
+                DOCUMENT,
+                which,
+                RESET,
+                "--no-color",
+                "--checks",
+                CHECKS,
+                "--max-examples",
+                &examples,
+            ])
+            .args(["--phases", "examples,coverage,fuzzing", "--continue-on-failure"])
+            .arg("--url")
+            .arg(format!("https://{}", rack.address()))
+            .arg("--tls-verify")
+            .arg(&authority)
+            .current_dir(rack.dir.path())
+            .env("PYTHONPATH", HERE)
+            .env("PYTHONDONTWRITEBYTECODE", "1")
+            .env("SCHEMATHESIS_HOOKS", "hooks")
+            .env("AZOTE_DOCUMENT", Path::new(DOCUMENT))
+            .env("AZOTE_HOST", rack.host.as_str())
+            .env("AZOTE_VOLUMES", &volumes)
+            .env("AZOTE_ISSUER", seed(&rack.issuer))
+            .env("AZOTE_HOLDER", seed(&rack.holder))
+            .status()
+            .unwrap()
+            .success()
+    };
+    // First while the host is not drained, and so refuses it: later it would be done, and end the host.
+    let all = ["--include-path", "--exclude-path"].into_iter().all(run);
+    assert!(all, "schemathesis found something");
 }

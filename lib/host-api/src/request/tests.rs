@@ -105,6 +105,10 @@ fn parameters_beside_the_declared_ones_are_refused() {
     let extra = br#"{"volume":"vol-00000000000000007","force":true,"path":"/etc/passwd"}"#;
     assert_eq!(Request::parse(Api::DetachVolume, None, extra), Err(Malformed));
     assert_eq!(Request::parse(Api::DetachVolume, None, b"{}"), Err(Malformed));
+    for list in [&b"[]"[..], br#"["vol-00000000000000007",true]"#] {
+        let read = [Api::DrainHost, Api::DetachVolume].map(|api| Request::parse(api, None, list));
+        assert_eq!(read, [Err(Malformed), Err(Malformed)], "fields have names");
+    }
     assert_eq!(Request::parse(Api::HostStatus, Some("after=1"), b""), Err(Malformed));
     assert_eq!(Request::parse(Api::HostStatus, None, b"{}"), Err(Malformed));
     for query in [
