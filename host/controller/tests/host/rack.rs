@@ -88,17 +88,24 @@ impl Rack {
         rack
     }
 
+    /// The same, with a log for a great many requests.
+    pub(crate) fn start_with_large_log() -> Self {
+        let mut rack = Self::enrolled_with(&[], "log-capacity=16\n");
+        rack.controller = run_controller(rack.dir.path());
+        rack
+    }
+
     /// A host that was enrolled and switched off and on.
     pub(crate) fn enrolled() -> Self {
-        Self::enrolled_with(&[])
+        Self::enrolled_with(&[], "")
     }
 
     /// The same, whose store's key has a removable half.
     pub(crate) fn with_security_key() -> Self {
-        Self::enrolled_with(&["security-key"])
+        Self::enrolled_with(&["security-key"], "")
     }
 
-    fn enrolled_with(flags: &[&str]) -> Self {
+    fn enrolled_with(flags: &[&str], configured: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let at = |name: &str| dir.path().join(name);
         for folder in ["state", "volumes", "functions", "tpm", "pki"] {
@@ -117,7 +124,7 @@ impl Rack {
         let controller = Process(Command::new("true").spawn().unwrap());
         let mut rack = Self { controller, chip, tpm, board, ca, host, issuer, holder, root, dir };
         rack.release("first", 1, 0);
-        rack.configure("configuration", 1, "");
+        rack.configure("configuration", 1, configured);
         let enrolled = rack.enrol(flags).wait().unwrap();
         assert!(enrolled.success(), "no enrolment");
         rack.switch_off_and_on();
@@ -171,7 +178,8 @@ impl Rack {
     /// Makes a configuration.
     pub(crate) fn configure(&self, name: &str, sequence: u64, more: &str) {
         let key = String::from(PublicKey::of(&self.issuer));
-        let text = format!("stop-grace=1\nlog-capacity=16\ntoken-keys={key}\n{more}");
+        let log = if more.contains("log-capacity") { "" } else { "log-capacity=1\n" };
+        let text = format!("stop-grace=1\n{log}token-keys={key}\n{more}");
         let configuration = Configuration { environment: Environment::NonProduction, sequence, text };
         fs::write(self.dir.path().join(name), configuration.sign(self.root.pair()).unwrap()).unwrap();
     }

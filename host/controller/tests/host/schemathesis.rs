@@ -25,7 +25,7 @@ fn seed(key: &Ed25519KeyPair) -> String {
 fn no_request_finds_an_undocumented_answer_or_a_failure() {
     let program = std::env::var("AZOTE_SCHEMATHESIS").expect("run it by `cargo xtask schemathesis`");
     let examples = std::env::var("AZOTE_EXAMPLES").unwrap_or_else(|_| "20".to_owned());
-    let rack = Rack::start();
+    let rack = Rack::start_with_large_log();
     let volumes: Vec<_> = (1..=2).map(VolumeId::from_random).collect();
     for volume in &volumes {
         let path = rack.dir.path().join(format!("volumes/{volume}.img"));
