@@ -2,7 +2,6 @@
 
 use crate::EncryptionContext;
 use attest::{Evidence, LaunchPolicy, NONCE};
-use base64::{Engine, engine::general_purpose::STANDARD};
 use ids::{GrantId, HostId, Identity, InstanceId, KeyId, Name, VolumeId};
 use serde::{Deserialize, Serialize};
 use service::{CallError, Client};
@@ -12,23 +11,7 @@ const VOLUME_KEY: u16 = 64;
 /// How long the grant for one attach is good, in seconds.
 const ATTACH: u32 = 15 * 60;
 
-/// Bytes, base64 in text.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct Bytes(pub Vec<u8>);
-
-impl TryFrom<String> for Bytes {
-    type Error = &'static str;
-    fn try_from(text: String) -> Result<Self, Self::Error> {
-        STANDARD.decode(text).map(Self).map_err(|_| "not base64")
-    }
-}
-
-impl From<Bytes> for String {
-    fn from(bytes: Bytes) -> String {
-        STANDARD.encode(bytes.0)
-    }
-}
+pub use attest::Bytes;
 
 /// What whoever may use a grant shows with its request. Not printed.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
