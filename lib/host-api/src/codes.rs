@@ -67,7 +67,7 @@ pub const CODES: &[RefusalCode] = codes! {
         "placement.memory" "not enough free memory near the cores: choose another host"
         "placement.accelerators" "not enough free accelerators of this family: choose another host"
         "host.in-use" "the host is not drained, or has volumes or instances: drain it and take them away first"
-        "certificate.older" "the host has certificates that live as long: offer later ones"
+        "certificate.older" "the host has certificates that live longer: offer later ones"
         "host.drained" "the host is drained: resume it, or choose another"
         "chip.unverified" "the firmware in flash is not what was verified: the host needs repair"
     }

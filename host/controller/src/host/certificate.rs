@@ -25,7 +25,8 @@ pub struct Certificates {
 }
 
 impl Host {
-    /// Takes certificates that live longer than the present ones: durable first, then shown.
+    /// Takes certificates that live no shorter than the present ones (an offer made twice is taken twice): durable
+    /// first, then shown.
     pub(super) fn offer(&self, offer: &OfferCertificate) -> Result<Done, Refusal> {
         let next = KeptCertificates {
             chain: offer.chain.clone(),
@@ -35,7 +36,7 @@ impl Host {
         let ends = self.judge(&next)?;
         let mut inner = self.lock();
         let present = service::ends(self.certificate().as_str()).unwrap_or(0);
-        if ends <= present {
+        if ends < present {
             return Err(Refusal::of("certificate.older"));
         }
         let kept = Kept { certificates: Some(next.clone()), ..inner.settings.kept().clone() };
@@ -45,11 +46,11 @@ impl Host {
         Ok(Done {})
     }
 
-    /// Shows what an earlier run was offered, if that lives longer than what this one was started with.
+    /// Shows what an earlier run was offered, unless what this one was started with lives longer.
     pub(super) fn resume_certificates(&self) {
         let Some(kept) = self.lock().settings.kept().certificates.clone() else { return };
         let present = service::ends(self.certificate().as_str()).unwrap_or(0);
-        let later = self.judge(&kept).is_ok_and(|ends| ends > present);
+        let later = self.judge(&kept).is_ok_and(|ends| ends >= present);
         if later && let Err(refusal) = self.show(kept) {
             tracing::warn!(%refusal, "the certificates that the host was offered are of no use any more");
         }

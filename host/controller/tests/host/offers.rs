@@ -91,7 +91,7 @@ async fn a_host_takes_later_certificates_of_its_own_authority_for_its_own_keys_a
         (evidence.certificate, evidence.attestation_certificate),
         (good.chain.clone(), good.attestation_certificate.clone())
     );
-    assert_eq!(rack.refused(good.clone()).await, "certificate.older");
+    rack.call(good.clone()).await.unwrap();
     assert_eq!(rack.refused(author.offer(0)).await, "certificate.older");
     // Also after a power cut, though it is started with the first one.
     rack.power_cycle();
