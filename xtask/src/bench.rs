@@ -1,6 +1,6 @@
 //! Measurements. Each prints medians and a ratio against its peer, taken in the same run.
 
-use crate::run::{Outcome, cargo, parts, root, step};
+use crate::run::{Outcome, cargo, parts, step};
 use clap::Subcommand;
 use std::{path::PathBuf, process::Command, thread::sleep, time::Duration};
 
@@ -76,7 +76,7 @@ fn boot() -> Outcome {
 }
 
 fn built() -> PathBuf {
-    root().join("target/release")
+    crate::run::programs("release")
 }
 
 fn volume(args: &[String]) -> Outcome {

@@ -2,7 +2,7 @@
 
 use crate::{
     documents,
-    run::{Outcome, cargo, quietly, root, step},
+    run::{Outcome, cargo, programs, quietly, step},
 };
 use clap::Subcommand;
 use std::{path::Path, process::Command};
@@ -38,7 +38,7 @@ pub(crate) fn run(what: Option<&Guest>, json: bool) -> Outcome {
         }
         _ => quietly(cargo().args(["build", "--quiet"]).args(PACKAGES)),
     }?;
-    let mut run = Command::new(root().join("target/debug/azote-guest"));
+    let mut run = Command::new(programs("debug").join("azote-guest"));
     if what.is_some() {
         parts()?;
     }
@@ -71,7 +71,7 @@ fn parts() -> Outcome {
 pub(crate) fn bench(firecracker: Option<&Path>, json: bool) -> Outcome {
     quietly(cargo().args(["build", "--quiet", "--release"]).args(PACKAGES))?;
     parts()?;
-    let mut bench = Command::new(root().join("target/release/azote-guest"));
+    let mut bench = Command::new(programs("release").join("azote-guest"));
     bench.arg("bench");
     if let Some(program) = firecracker {
         let program = std::path::absolute(program).map_err(|error| error.to_string())?;

@@ -1,6 +1,6 @@
 //! The proofs: gets two releases of the solver and starts `azote-proofs`.
 
-use crate::run::{Outcome, cargo, quietly, root, step};
+use crate::run::{Outcome, cargo, programs, quietly, root, step};
 use std::{path::PathBuf, process::Command};
 
 /// What to prove.
@@ -31,7 +31,7 @@ pub(crate) fn run(args: &Prove) -> Outcome {
     let solvers = parts::solvers(&parts::default_dir(), &shim, &mut |at| eprintln!("    {at}"))
         .map_err(|e| e.to_string())?;
     quietly(cargo().args(["build", "--quiet", "-p", "proofs"]))?;
-    let mut proofs = Command::new(root().join("target/debug/azote-proofs"));
+    let mut proofs = Command::new(programs("debug").join("azote-proofs"));
     match &args.against {
         Some(present) => proofs.arg("compare").args([present, &root().join("policies")]),
         None => proofs.args(["prove", &args.name]),

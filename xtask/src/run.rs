@@ -14,6 +14,11 @@ pub(crate) fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
 }
 
+/// Where cargo puts programs, of `debug` or of `release` builds; `.cargo/config.toml` names the target.
+pub(crate) fn programs(profile: &str) -> PathBuf {
+    root().join("target/x86_64-unknown-linux-gnu").join(profile)
+}
+
 /// Runs a command in the root and says how long it took.
 pub(crate) fn step(name: &str, command: &mut Command) -> Outcome {
     println!("==> {name}");
@@ -46,7 +51,7 @@ pub(crate) fn parts() -> Outcome {
 pub(crate) fn demo(args: &[String]) -> Outcome {
     step("build", cargo().args(["build", "--release", "--workspace", "--exclude", "xtask", "--bins"]))?;
     parts()?;
-    step("demo", Command::new(root().join("target/release/azote")).arg("demo").args(args))
+    step("demo", Command::new(programs("release").join("azote")).arg("demo").args(args))
 }
 
 /// Runs every test, then a short fuzz of every parser.
@@ -75,7 +80,7 @@ fn against(what: &str, program: &str, json: bool, name: Option<&str>) -> Outcome
     quietly(cargo().args(["build", "--quiet", "--workspace", "--bins"]))?;
     parts::Parts::locate_or_fetch(&parts::default_dir(), &mut |at| eprintln!("    {at}"))
         .map_err(|e| e.to_string())?;
-    let mut play = Command::new(root().join("target/debug").join(program));
+    let mut play = Command::new(programs("debug").join(program));
     play.args(name);
     if json { quietly(play.arg("--json")) } else { step(what, &mut play) }
 }
