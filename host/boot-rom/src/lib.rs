@@ -12,6 +12,7 @@ pub mod decision;
 pub mod events;
 pub mod fuse;
 pub mod header;
+pub mod program;
 pub mod record;
 pub mod refusal;
 pub mod report;

@@ -15,6 +15,8 @@ pub enum Refusal {
     Signature,
     /// The image is not the one that the header names.
     Hash,
+    /// Stage 1 names another program, which nobody has measured.
+    Program,
     /// The security version is older than what this host ran already.
     Rollback,
     /// Stage 1 is for another environment than this host.
@@ -35,6 +37,7 @@ impl Refusal {
             Self::Header => "rom.header",
             Self::Signature => "rom.signature",
             Self::Hash => "rom.hash",
+            Self::Program => "rom.program",
             Self::Rollback => "rom.rollback",
             Self::Environment => "rom.environment",
             Self::Tpm => "rom.tpm",
@@ -49,6 +52,7 @@ impl Refusal {
             Self::Header
             | Self::Signature
             | Self::Hash
+            | Self::Program
             | Self::Rollback
             | Self::Environment
             | Self::Start => crate::events::STAGE_1,
@@ -71,6 +75,9 @@ impl Refusal {
             Self::Header => "stage 1 is missing or has no header of a known format: put back the release",
             Self::Signature => "the header of stage 1 is altered or not signed: put back the release",
             Self::Hash => "the image of stage 1 is altered or cut: put back the release",
+            Self::Program => {
+                "stage 1 is not linked statically: its loader would be unmeasured; take another release"
+            }
             Self::Rollback => "stage 1 is older than what this host ran already: take a later release",
             Self::Environment => {
                 "stage 1 is for another environment than this host: take a release for its own"

@@ -36,6 +36,9 @@ pub enum Refusal {
     /// The controller's image.
     #[error("the controller is missing, or not the one that the manifest names: put back the release")]
     Controller,
+    /// What the controller's image is.
+    #[error("the controller is not linked statically: its loader would be unmeasured; take another release")]
+    Program,
     /// The TPM.
     #[error("the TPM does not answer, or holds what this host never wrote there ({0})")]
     Tpm(String),
@@ -53,6 +56,7 @@ impl Refusal {
             Self::Rollback => "stage-1.rollback",
             Self::Environment => "stage-1.environment",
             Self::Controller => "stage-1.controller",
+            Self::Program => "stage-1.program",
             Self::Tpm(_) => "stage-1.tpm",
             Self::Start(_) => "stage-1.start",
         }
@@ -62,7 +66,7 @@ impl Refusal {
     pub fn report(&self) -> Report {
         let entry = match self {
             Self::Manifest(_) | Self::Signature | Self::Rollback | Self::Environment => events::RELEASE,
-            Self::Controller => events::CONTROLLER,
+            Self::Controller | Self::Program => events::CONTROLLER,
             Self::Tpm(_) => "tpm",
             Self::Start(_) => events::STAGE_1,
         };
@@ -178,7 +182,10 @@ pub fn hold_against(handed: &Handed, memory: &Memory, path: &Path) -> Result<(Fo
     if stage1.is_none() || stage1 != handed.stage1() {
         return Err(Refusal::Manifest("it names another stage 1 than the one that runs".to_owned()));
     }
-    let controller = folder.image(Kind::Controller).map_err(|_| Refusal::Controller)?;
+    let controller = folder.image(Kind::Controller).map_err(|error| match error {
+        Error::Program(_) => Refusal::Program,
+        _ => Refusal::Controller,
+    })?;
     Ok((folder, controller))
 }
 

@@ -4,6 +4,7 @@ use crate::{
     Digest, Error, Image, Kind, MANIFEST, Manifest, RootKey, Stage1, root_key::write_new, sha256,
     signed::MAX_SIGNED,
 };
+use boot_rom::{header::HEADER, program::names_another};
 use ids::Environment;
 use std::{
     fs::{self, File},
@@ -37,7 +38,10 @@ impl Folder {
     /// Reads an image and verifies it.
     pub fn image(&self, kind: Kind) -> Result<Vec<u8>, Error> {
         let image = self.manifest.image(kind).ok_or(Error::Image(kind))?;
-        read_image(&self.path.join(kind.name()), image)
+        let bytes = read_image(&self.path.join(kind.name()), image)?;
+        let header = if kind == Kind::Stage1 { HEADER } else { 0 };
+        whole(kind, bytes.get(header..).unwrap_or_default())?;
+        Ok(bytes)
     }
 
     /// Verifies every image, stage 1's header too, which says the same as the manifest.
@@ -56,6 +60,11 @@ impl Folder {
         }
         Ok(())
     }
+}
+
+/// Refuses a program that is not whole: what its loader or shell would be, no manifest says.
+fn whole(kind: Kind, image: &[u8]) -> Result<(), Error> {
+    if kind.is_program() && names_another(image) { Err(Error::Program(kind)) } else { Ok(()) }
 }
 
 /// Reads the file of an image and verifies it.
@@ -89,6 +98,7 @@ impl Make<'_> {
     /// Writes the release into `out`, which must not exist or be empty. The manifest comes last: without it there is
     /// no release.
     pub fn write(mut self, out: &Path, key: &RootKey) -> Result<Folder, Error> {
+        self.images.iter().try_for_each(|(kind, _, bytes)| whole(*kind, bytes))?;
         fs::create_dir_all(out).map_err(Error::file(out))?;
         self.images.sort_by_key(|(kind, ..)| *kind);
         let mut images = Vec::new();
@@ -148,6 +158,35 @@ mod tests {
                 assert!(matches!(error, Error::Image(kind) if kind == image.kind), "{error}");
             }
             fs::write(&path, good).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_program_that_is_not_whole_is_neither_released_nor_taken() {
+        let scratch = tempfile::tempdir().unwrap();
+        let (key, path) = (RootKey::generate().unwrap(), scratch.path().join("release"));
+        let linked = fs::read("/bin/sh").unwrap();
+        for kind in [Kind::Stage1, Kind::Controller] {
+            for bad in [&linked[..], b"#!/bin/sh"] {
+                let mut make = make(3);
+                make.images.iter_mut().filter(|(it, ..)| *it == kind).for_each(|it| it.2 = bad.to_vec());
+                assert_eq!(make.write(&path, &key).unwrap_err().code(), "release.program", "{kind}");
+                assert!(!path.exists());
+            }
+        }
+        let made = make(3).write(&path, &key).unwrap();
+        // By somebody who has the root key and makes releases otherwise.
+        let mut manifest = made.manifest;
+        let stage1 = Stage1::sign(&linked, Environment::Production, 3, "1.2", &key).unwrap();
+        for (kind, bytes) in [(Kind::Stage1, &stage1.bytes), (Kind::Controller, &linked)] {
+            let image = manifest.images.iter_mut().find(|image| image.kind == kind).unwrap();
+            (image.length, image.sha256) = (bytes.len() as u64, sha256(&[bytes]));
+            fs::write(path.join(kind.name()), bytes).unwrap();
+        }
+        fs::write(path.join(MANIFEST), manifest.sign(key.pair()).unwrap()).unwrap();
+        let folder = Folder::open(&path, &key.public()).unwrap();
+        for kind in [Kind::Stage1, Kind::Controller] {
+            assert!(matches!(folder.image(kind), Err(Error::Program(it)) if it == kind));
         }
     }
 

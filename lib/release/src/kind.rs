@@ -63,6 +63,23 @@ impl Kind {
         }
     }
 
+    /// Whether the host's processors run it as a program.
+    pub const fn is_program(self) -> bool {
+        match self {
+            Self::Stage1
+            | Self::Controller
+            | Self::VolumeCard
+            | Self::Hypervisor
+            | Self::Launcher
+            | Self::AttestationCard => true,
+            Self::Policies
+            | Self::GuestKernel
+            | Self::GuestRamdisk
+            | Self::MainboardFirmware
+            | Self::BmcFirmware => false,
+        }
+    }
+
     /// PCR and name of its entry in the event log of a start.
     pub const fn event(self) -> (u8, &'static str) {
         match self {

@@ -41,6 +41,12 @@ pub enum Error {
     /// The file is not the one that the manifest names.
     #[error("the image `{0}` is not the one that the manifest names: take the release from its maker again")]
     Image(Kind),
+    /// The system would start another program for it.
+    #[error(
+        "the program `{0}` names a loader or a shell, which nobody measures: link it statically \
+         (-Ctarget-feature=+crt-static)"
+    )]
+    Program(Kind),
     /// Something that cannot be written into a release.
     #[error("{0}")]
     Make(String),
@@ -61,6 +67,7 @@ impl Error {
             Self::Form(_) => "release.form",
             Self::Signature(_) => "release.signature",
             Self::Image(_) => "release.image",
+            Self::Program(_) => "release.program",
             Self::Make(_) => "release.make",
             Self::File { .. } => "release.file",
         }

@@ -9,6 +9,7 @@ use boot_rom::{
     events::{self, Events},
     fuse::{self, FUSE},
     header::{self, HEADER, Header},
+    program,
     tpm::Tpm,
 };
 use core::ffi::CStr;
@@ -89,10 +90,11 @@ fn load(path: &CStr, root_key: &Digest, memory: &Memory) -> Result<Stage1, Refus
     }
     let image = sealed.seal().ok_or(Refusal::Start)?;
     // What is measured and verified is what can no longer change.
-    let (mut alone, mut whole) = (Sha256::new(), Sha256::new_with_prefix(bytes));
+    let (mut alone, mut whole, mut names_another) = (Sha256::new(), Sha256::new_with_prefix(bytes), None);
     loop {
         let length = system::fill(&image, &mut piece).ok_or(Refusal::Hash)?;
         let part = piece.get(..length).unwrap_or_default();
+        names_another.get_or_insert_with(|| program::names_another(part));
         alone.update(part);
         whole.update(part);
         if length < PIECE {
@@ -101,6 +103,9 @@ fn load(path: &CStr, root_key: &Digest, memory: &Memory) -> Result<Stage1, Refus
     }
     if copied != header.length || Digest::from(alone.finalize()) != header.sha256 {
         return Err(Refusal::Hash);
+    }
+    if names_another != Some(false) {
+        return Err(Refusal::Program);
     }
     Ok(Stage1 { image, header: bytes, measurement: whole.finalize().into() })
 }
