@@ -9,6 +9,7 @@ use crate::{
 };
 use parts::{Parts, Tool};
 use std::{
+    os::unix::net::UnixStream,
     path::Path,
     process::{Child, Stdio},
     thread::sleep,
@@ -68,7 +69,8 @@ impl Software {
         swtpm.arg("--ctrl").arg(format!("type=unixio,path={},mode=0600", socket.display()));
         let mut started = Self(swtpm.stdout(Stdio::null()).stderr(Stdio::null()).spawn()?);
         let begun = Instant::now();
-        while !socket.exists() {
+        // Its name is there before anybody answers behind it.
+        while UnixStream::connect(&socket).is_err() {
             if begun.elapsed() > Duration::from_secs(10) || started.0.try_wait()?.is_some() {
                 return Err(Error::Unexpected("the software TPM does not start".to_owned()));
             }

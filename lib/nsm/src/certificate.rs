@@ -5,7 +5,8 @@ use aws_lc_rs::{
     hkdf::{HKDF_SHA384, KeyType, Salt},
     rand::SystemRandom,
     signature::{
-        ECDSA_P384_SHA384_ASN1_SIGNING, ECDSA_P384_SHA384_FIXED_SIGNING, EcdsaKeyPair, KeyPair as _,
+        ECDSA_P384_SHA384_ASN1_SIGNING, ECDSA_P384_SHA384_FIXED_SIGNING, EcdsaKeyPair, EcdsaSigningAlgorithm,
+        KeyPair as _,
     },
 };
 use ids::{HostId, InstanceId};
@@ -13,6 +14,7 @@ use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, KeyUsagePurpose,
     PKCS_ECDSA_P384_SHA384, PublicKeyData, SerialNumber, SignatureAlgorithm, SigningKey,
 };
+use seal::Secret;
 use std::{fmt, time::Duration};
 use time::OffsetDateTime;
 use x509_parser::{parse_x509_certificate, pem::Pem, prelude::X509Certificate};
@@ -32,6 +34,9 @@ const MAX_PEM: usize = 16 * 1024;
 /// Clocks may be apart by this much.
 const BACKDATED: Duration = Duration::from_secs(3);
 const DERIVATION: &[u8] = b"azote/attestation-key/1";
+const DOCUMENTS: &[u8] = b"azote/document-key/1";
+/// Bytes of the serial number of a document's certificate.
+const SERIAL: usize = 16;
 const SCALAR: usize = 48;
 const RAW_KEY: usize = 97;
 
@@ -47,6 +52,9 @@ pub enum CertificateError {
     /// The library refused.
     #[error("the cryptographic library refused")]
     Crypto,
+    /// There is no locked memory for a key.
+    #[error("no locked memory for a key: raise the limit on locked memory (ulimit -l)")]
+    Memory,
 }
 
 impl CertificateError {
@@ -56,6 +64,7 @@ impl CertificateError {
             Self::Malformed => "attestation.chain",
             Self::Key => "attestation.key",
             Self::Crypto => "attestation.crypto",
+            Self::Memory => "attestation.memory",
         }
     }
 }
@@ -144,7 +153,7 @@ impl Chain {
     }
 }
 
-fn parse(der: &[u8]) -> Option<X509Certificate<'_>> {
+pub(crate) fn parse(der: &[u8]) -> Option<X509Certificate<'_>> {
     parse_x509_certificate(der).ok().filter(|(rest, _)| rest.is_empty()).map(|(_, certificate)| certificate)
 }
 
@@ -160,6 +169,39 @@ fn params(name: String, serial: Vec<u8>, now: Duration, lifetime: Duration) -> O
     Some(params)
 }
 
+/// A private key that belongs to `secret` and `info`. Of all 48-byte numbers, fewer than one in 2^190 is none of the
+/// curve's: that secret could not be used.
+fn derive(secret: &[u8], info: &[&[u8]]) -> Result<Zeroizing<[u8; SCALAR]>, CertificateError> {
+    struct Scalar;
+    impl KeyType for Scalar {
+        fn len(&self) -> usize {
+            SCALAR
+        }
+    }
+    let pseudo_random = Salt::new(HKDF_SHA384, &[]).extract(secret);
+    let mut scalar = Zeroizing::new([0; SCALAR]);
+    let expanded = pseudo_random.expand(info, Scalar);
+    expanded.and_then(|okm| okm.fill(&mut *scalar)).map_err(|_| CertificateError::Crypto)?;
+    Ok(scalar)
+}
+
+/// The public half of a private key: an uncompressed point of 97 bytes.
+fn public_of(scalar: &[u8; SCALAR]) -> Result<Vec<u8>, CertificateError> {
+    let private = agreement::PrivateKey::from_private_key(&agreement::ECDH_P384, scalar);
+    let public = private.map_err(|_| CertificateError::Crypto)?.compute_public_key();
+    public.map(|public| public.as_ref().to_vec()).map_err(|_| CertificateError::Crypto)
+}
+
+/// The library's form of a key, which wipes itself.
+fn pair(
+    algorithm: &'static EcdsaSigningAlgorithm,
+    scalar: &[u8; SCALAR],
+    public: &[u8],
+) -> Result<EcdsaKeyPair, CertificateError> {
+    EcdsaKeyPair::from_private_key_and_public_key(algorithm, scalar, public)
+        .map_err(|_| CertificateError::Crypto)
+}
+
 /// The host's key, which certifies the instances that run there. It is derived from the host's identity, so it is
 /// sealed with it and gone with it.
 pub struct HostKey(Key);
@@ -173,26 +215,8 @@ impl fmt::Debug for HostKey {
 impl HostKey {
     /// The key that belongs to an identity's private seed.
     pub fn derive(seed: &[u8; 32]) -> Result<Self, CertificateError> {
-        struct Scalar;
-        impl KeyType for Scalar {
-            fn len(&self) -> usize {
-                SCALAR
-            }
-        }
-        let pseudo_random = Salt::new(HKDF_SHA384, &[]).extract(seed);
-        let mut scalar = Zeroizing::new([0; SCALAR]);
-        let expanded = pseudo_random.expand(&[DERIVATION], Scalar);
-        expanded.and_then(|okm| okm.fill(&mut *scalar)).map_err(|_| CertificateError::Crypto)?;
-        // Of all 48-byte numbers, fewer than one in 2^190 is none of the curve's: that identity could not be used.
-        let private = agreement::PrivateKey::from_private_key(&agreement::ECDH_P384, &*scalar);
-        let public = private.map_err(|_| CertificateError::Crypto)?.compute_public_key();
-        let public = public.map_err(|_| CertificateError::Crypto)?;
-        let pair = EcdsaKeyPair::from_private_key_and_public_key(
-            &ECDSA_P384_SHA384_ASN1_SIGNING,
-            &*scalar,
-            public.as_ref(),
-        );
-        pair.map(|pair| Self(Key(pair))).map_err(|_| CertificateError::Crypto)
+        let scalar = derive(seed, &[DERIVATION])?;
+        pair(&ECDSA_P384_SHA384_ASN1_SIGNING, &scalar, &public_of(&scalar)?).map(|pair| Self(Key(pair)))
     }
 
     /// A request (PKCS#10, PEM) that proves possession of the key.
@@ -234,19 +258,33 @@ impl HostKey {
     }
 }
 
-/// The attestation card's key, born in it, which certifies documents' keys.
-pub struct CardKey(Key);
+/// The attestation card's key, born in it, which certifies documents' keys. It lies in locked memory; the library has
+/// it only while it signs. Documents' keys are derived from it for each signature and kept nowhere.
+pub struct CardKey {
+    secret: Secret<SCALAR>,
+    public: Vec<u8>,
+}
 
 impl CardKey {
-    /// A new key.
+    /// A new key. Of all 48-byte numbers, fewer than one in 2^190 is none of the curve's, and refused.
     pub fn generate() -> Result<Self, CertificateError> {
-        let pair = EcdsaKeyPair::generate(&ECDSA_P384_SHA384_ASN1_SIGNING);
-        pair.map(|pair| Self(Key(pair))).map_err(|_| CertificateError::Crypto)
+        let mut secret = Secret::zeroed().map_err(|_| CertificateError::Memory)?;
+        aws_lc_rs::rand::fill(secret.expose_mut()).map_err(|_| CertificateError::Crypto)?;
+        Ok(Self { public: public_of(secret.expose())?, secret })
     }
 
     /// The public half: an uncompressed point of 97 bytes.
     pub fn public(&self) -> &[u8] {
-        self.0.der_bytes()
+        &self.public
+    }
+
+    fn key(&self) -> Option<Key> {
+        pair(&ECDSA_P384_SHA384_ASN1_SIGNING, self.secret.expose(), &self.public).ok().map(Key)
+    }
+
+    /// The private key of the documents that one certificate of this name and serial number is for.
+    fn of_documents(&self, module: &str, serial: &[u8; SERIAL]) -> Option<Zeroizing<[u8; SCALAR]>> {
+        derive(self.secret.expose(), &[DOCUMENTS, serial, module.as_bytes()]).ok()
     }
 }
 
@@ -287,32 +325,35 @@ impl Issuer {
         if !self.is_good(now) {
             return None;
         }
-        let serial = [serial, now.as_secs().to_be_bytes()].concat();
-        let mut params = params(format!("{module}.azote"), serial, now, LEAF_LIFETIME)?;
+        let mut number = [0; SERIAL];
+        number.copy_from_slice(&[serial, now.as_secs().to_be_bytes()].concat());
+        let mut params = params(format!("{module}.azote"), number.to_vec(), now, LEAF_LIFETIME)?;
         params.is_ca = IsCa::ExplicitNoCa;
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::ContentCommitment];
-        let key = EcdsaKeyPair::generate(&ECDSA_P384_SHA384_FIXED_SIGNING).ok()?;
-        let issuer = self.chain.issuer(&self.key.0).ok()?;
-        let certificate = params.signed_by(&Public(key.public_key().as_ref()), &issuer).ok()?;
-        Some(Leaf { key, certificate: certificate.der().to_vec() })
+        let public = public_of(&*self.key.of_documents(module, &number)?).ok()?;
+        let key = self.key.key()?;
+        let certificate = params.signed_by(&Public(&public), &self.chain.issuer(&key).ok()?).ok()?;
+        Some(Leaf { serial: number, public, certificate: certificate.der().to_vec() })
+    }
+
+    /// Signs with the key that `leaf` certifies: r ‖ s, 96 bytes.
+    pub(crate) fn sign(&self, module: &str, leaf: &Leaf, message: &[u8]) -> Option<Vec<u8>> {
+        let scalar = self.key.of_documents(module, &leaf.serial)?;
+        let key = pair(&ECDSA_P384_SHA384_FIXED_SIGNING, &scalar, &leaf.public).ok()?;
+        Some(key.sign(&SystemRandom::new(), message).ok()?.as_ref().to_vec())
     }
 }
 
-/// A document's key and its certificate.
+/// What certifies a document's key; who has the card's key makes that key from it.
 #[derive(Debug)]
 pub(crate) struct Leaf {
-    key: EcdsaKeyPair,
+    serial: [u8; SERIAL],
+    public: Vec<u8>,
     certificate: Vec<u8>,
 }
 
 impl Leaf {
     pub(crate) fn certificate(&self) -> &[u8] {
         &self.certificate
-    }
-
-    /// r ‖ s, 96 bytes.
-    pub(crate) fn sign(&self, message: &[u8]) -> Option<Vec<u8>> {
-        let signature = self.key.sign(&SystemRandom::new(), message).ok()?;
-        Some(signature.as_ref().to_vec())
     }
 }

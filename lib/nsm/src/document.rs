@@ -1,7 +1,7 @@
 //! The signed document: COSE_Sign1 (RFC 9052) with ES384, untagged, as AWS's Nitro Security Module writes it.
 
 use crate::{Bank, Digest, Issuer, certificate::Leaf};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_bytes::{ByteBuf, Bytes};
 use std::{collections::BTreeMap, time::Duration};
 
@@ -22,20 +22,56 @@ pub(crate) struct Contents<'a> {
 }
 
 /// All nine entries are always there, in this order.
-#[derive(Serialize)]
-struct Payload<'a> {
-    module_id: &'a str,
-    digest: Digest,
-    timestamp: u64,
-    pcrs: BTreeMap<u16, &'a Bytes>,
-    certificate: &'a Bytes,
-    cabundle: Vec<&'a Bytes>,
-    public_key: Option<ByteBuf>,
-    user_data: Option<ByteBuf>,
-    nonce: Option<ByteBuf>,
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Payload {
+    pub(crate) module_id: String,
+    pub(crate) digest: Digest,
+    /// Milliseconds since 1970.
+    pub(crate) timestamp: u64,
+    pub(crate) pcrs: BTreeMap<u16, ByteBuf>,
+    pub(crate) certificate: ByteBuf,
+    /// Root first.
+    pub(crate) cabundle: Vec<ByteBuf>,
+    pub(crate) public_key: Option<ByteBuf>,
+    pub(crate) user_data: Option<ByteBuf>,
+    pub(crate) nonce: Option<ByteBuf>,
 }
 
-/// A key for documents, with its certificate.
+impl Payload {
+    /// None unless it is written as [`Signer::sign`] writes it.
+    pub(crate) fn read(bytes: &[u8]) -> Option<Self> {
+        let payload = ciborium::from_reader(bytes).ok()?;
+        (encode(&payload)? == bytes).then_some(payload)
+    }
+}
+
+/// A document's parts.
+pub(crate) struct Signed {
+    pub(crate) payload: ByteBuf,
+    pub(crate) signature: ByteBuf,
+    pub(crate) to_be_signed: Vec<u8>,
+}
+
+/// Takes a document apart; None unless it is written as [`Signer::sign`] writes it.
+pub(crate) fn open(document: &[u8]) -> Option<Signed> {
+    type Parts = (ByteBuf, BTreeMap<u8, u8>, ByteBuf, ByteBuf);
+    let (protected, unprotected, payload, signature): Parts = ciborium::from_reader(document).ok()?;
+    let same = protected == PROTECTED && unprotected.is_empty() && write(&payload, &signature)? == document;
+    let to_be_signed = same.then(|| to_be_signed(&payload)).flatten()?;
+    Some(Signed { payload, signature, to_be_signed })
+}
+
+pub(crate) fn to_be_signed(payload: &[u8]) -> Option<Vec<u8>> {
+    encode(&("Signature1", Bytes::new(&PROTECTED), Bytes::new(&[]), Bytes::new(payload)))
+}
+
+pub(crate) fn write(payload: &[u8], signature: &[u8]) -> Option<Vec<u8>> {
+    let unprotected = BTreeMap::<u8, u8>::new();
+    encode(&(Bytes::new(&PROTECTED), unprotected, Bytes::new(payload), Bytes::new(signature)))
+}
+
+/// A key for documents: its certificate.
 #[derive(Debug)]
 pub(crate) struct Signer {
     leaf: Leaf,
@@ -67,26 +103,23 @@ impl Signer {
 
     pub(crate) fn sign(&self, contents: Contents<'_>, issuer: &Issuer) -> Option<Vec<u8>> {
         let Contents { module_id, timestamp, bank, user_data, nonce, public_key } = contents;
+        let bytes = |bytes: &[u8]| ByteBuf::from(bytes.to_vec());
         let payload = encode(&Payload {
-            module_id,
+            module_id: module_id.to_owned(),
             digest: Digest::SHA384,
             timestamp,
-            pcrs: bank.locked().map(|(index, value)| (index, Bytes::new(value))).collect(),
-            certificate: Bytes::new(self.leaf.certificate()),
-            cabundle: issuer.bundle().map(Bytes::new).collect(),
+            pcrs: bank.locked().map(|(index, value)| (index, bytes(value))).collect(),
+            certificate: bytes(self.leaf.certificate()),
+            cabundle: issuer.bundle().map(bytes).collect(),
             public_key,
             user_data,
             nonce,
         })?;
-        let (protected, payload) = (Bytes::new(&PROTECTED), Bytes::new(&payload));
-        let signed = encode(&("Signature1", protected, Bytes::new(&[]), payload))?;
-        let signature = self.leaf.sign(&signed)?;
-        let unprotected = BTreeMap::<u8, u8>::new();
-        encode(&(protected, unprotected, payload, Bytes::new(&signature)))
+        write(&payload, &issuer.sign(module_id, &self.leaf, &to_be_signed(&payload)?)?)
     }
 }
 
-fn encode(value: &impl Serialize) -> Option<Vec<u8>> {
+pub(crate) fn encode(value: &impl Serialize) -> Option<Vec<u8>> {
     let mut bytes = Vec::new();
     ciborium::into_writer(value, &mut bytes).ok()?;
     Some(bytes)

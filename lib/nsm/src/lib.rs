@@ -2,11 +2,14 @@
 //! the instance proves to others what it is. Wire format and document are those of AWS's Nitro Enclaves, so that their
 //! clients and verifiers work; the root of the certificates is this environment's own.
 //!
+//! [`verify`] is for those who get such a document.
+//!
 //! It does no I/O: time comes as an argument, bytes come and go. It decides nothing about which instance may have a
-//! module, keeps no state beyond the process, and does not verify documents: that is for those who get them.
+//! module, and keeps no state beyond the process.
 //!
 //! Trust boundary: requests come from guests and may be anything, at most [`MAX_REQUEST`] bytes; certificates come from
-//! the controller and the authority, and are taken only for the key that is here.
+//! the controller and the authority, and are taken only for the key that is here. Whoever verifies a document believes
+//! the root's certificate alone.
 //!
 //! # Certificates
 //!
@@ -27,6 +30,7 @@ mod message;
 mod module;
 mod pcr;
 mod registers;
+mod verify;
 
 pub use certificate::{
     CardKey, CertificateError, Chain, HostKey, INSTANCE_LIFETIME, Issuer, LEAF_LIFETIME, MAX_CERTIFICATE,
@@ -36,6 +40,7 @@ pub use message::{Digest, ErrorCode, MAX_REQUEST, MAX_RESPONSE, Request, Respons
 pub use module::{MAX_FIELD, Module};
 pub use pcr::{Bank, LOCKED_AT_START, MAX_EXTENSION, PCRS, PcrError};
 pub use registers::{Extension, of_board, of_host, of_instance, of_machine};
+pub use verify::{Code, MAX_DOCUMENT, Question, Refusal, Register, Statement, extended, verify};
 
 #[cfg(test)]
 mod tests;

@@ -4,7 +4,7 @@ use aws_lc_rs::{
     signature::{ECDSA_P384_SHA384_FIXED, UnparsedPublicKey},
 };
 use ciborium::Value;
-use ids::InstanceId;
+use ids::{HostId, InstanceId};
 use proptest::prelude::*;
 use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P384_SHA384};
 use std::{rc::Rc, time::Duration};
@@ -26,7 +26,7 @@ fn host_chain(host: &HostKey) -> Chain {
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
     let root = params.self_signed(&root_key).unwrap();
     let request = rcgen::CertificateSigningRequestParams::from_pem(&host.request().unwrap()).unwrap();
-    params.distinguished_name.push(rcgen::DnType::CommonName, "the host");
+    params.distinguished_name.push(rcgen::DnType::CommonName, host_name(&HostId::from_random(1)));
     let issuer = rcgen::Issuer::from_ca_cert_der(root.der(), &root_key).unwrap();
     let holder = params.signed_by(&request.public_key, &issuer).unwrap();
     Chain::new(vec![holder.der().to_vec(), root.der().to_vec()]).unwrap()

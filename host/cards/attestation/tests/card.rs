@@ -234,6 +234,7 @@ fn the_card_is_confined_idles_and_ends_with_its_controller() {
     guest.document(b"");
     let seen = ["NoNewPrivs", "Seccomp", "Threads"].map(|field| card.proc_status(field));
     assert_eq!(seen, ["1", "2", "1"]);
+    assert_ne!(card.proc_status("VmLck"), "0 kB", "its key could be written to swap");
     let time = || {
         let text = std::fs::read_to_string(format!("/proc/{}/stat", card.child.id())).unwrap();
         let fields: Vec<_> = text.rsplit(')').next().unwrap().split_whitespace().map(str::to_owned).collect();

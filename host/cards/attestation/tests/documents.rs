@@ -1,15 +1,46 @@
 //! Documents of the real card, for checkers that are others' (`cargo xtask documents`).
-#![allow(missing_docs, clippy::unwrap_used, clippy::panic)]
+#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod rig;
 
-use nsm::{Request, Response};
+use ids::HostId;
+use nsm::{Code, Question, Request, Response};
 use rig::{Card, Host, instance, now};
 use serde_json::json;
-use std::{fs, path::Path};
+use std::{collections::HashSet, fs, path::Path};
 
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[test]
+fn the_cards_documents_are_good_and_no_altered_one_is() {
+    let (host, card, id) = (Host::new(), Card::start(), instance(7));
+    let registers = [nsm::of_instance(&id), nsm::of_host(Some(&[7; 32]), &[b'x'; 72])].concat();
+    assert_eq!(card.attach(&host, &id, &registers), "done");
+    let mut guest = card.boot(&id);
+    let document = guest.document(b"once");
+    let wanted = [4, 5, 6].map(|index| (index, vec![nsm::extended(index, &registers)]));
+    let question = Question {
+        root: host.root(),
+        now: now(),
+        nonce: Some(b"once"),
+        instance: Some(&id),
+        host: Some(&HostId::from_random(1)),
+        registers: wanted.into(),
+    };
+    let judged = |document: &[u8]| nsm::verify(document, &question).map_err(|refusal| refusal.code);
+    assert_eq!(judged(&document).unwrap().registers.len(), 16);
+    let mut codes = HashSet::new();
+    for at in 0..document.len() {
+        for change in [0x01, 0x80, 0xff] {
+            let mut altered = document.clone();
+            altered[at] ^= change;
+            codes.insert(judged(&altered).expect_err(&format!("byte {at} can be changed by {change:#04x}")));
+        }
+    }
+    let found = [Code::Malformed, Code::Chain, Code::Signature, Code::Time];
+    assert!(found.iter().all(|code| codes.contains(code)), "{codes:?}");
 }
 
 /// Writes documents, the root, and what is expected of them, to the folder `AZOTE_DOCUMENTS`.
@@ -52,6 +83,7 @@ fn documents_for_independent_checkers() {
         documents.push(json!({ "file": file, "module_id": module_id, "nonce": nonce, "pcrs": pcrs }));
     }
     fs::write(folder.join("root.der"), host.root()).unwrap();
+    fs::write(folder.join("root.pem"), host.authority.root()).unwrap();
     let now = u64::try_from(now().as_millis()).unwrap();
     let expected = json!({ "now": now, "documents": documents });
     fs::write(folder.join("expected.json"), serde_json::to_vec(&expected).unwrap()).unwrap();
