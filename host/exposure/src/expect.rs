@@ -49,8 +49,6 @@ pub struct Expectation {
     pub executes: bool,
     /// The capabilities that it keeps.
     pub capabilities: u64,
-    /// It makes code as it runs: an emulator.
-    pub generates_code: bool,
 }
 
 #[derive(Deserialize)]
@@ -69,16 +67,12 @@ struct StandIn {
     listens: Vec<Listen>,
     #[serde(default)]
     filters: usize,
-    #[serde(default)]
-    generates_code: bool,
 }
 
-/// Whether it may start programs that are files: Landlock may leave it no file but the loader of an image that is none.
+/// Whether it may start programs that are files: Landlock leaves it none, only an image that is no file.
 fn executes(policy: &Policy) -> bool {
-    let loader = |path: &str| path.rsplit('/').next().is_some_and(|name| name.starts_with("ld-linux"));
-    let other = |file: &File| file.access == Access::Execute && !loader(&file.path);
     let calls = policy.allows("execve") || policy.allows("execveat");
-    calls && (policy.process.landlock != Landlock::Required || policy.files.iter().any(other))
+    calls && policy.process.landlock != Landlock::Required
 }
 
 /// What all programs may expose.
@@ -103,7 +97,6 @@ impl Expectations {
                 stands_in: None,
                 listens: policy.listens,
                 holds: policy.holds,
-                generates_code: false,
             });
         }
         if !stand_ins.is_empty() {
@@ -116,7 +109,6 @@ impl Expectations {
                 filters: it.filters,
                 executes: true,
                 capabilities: 0,
-                generates_code: it.generates_code,
             }));
         }
         Ok(Self(all))

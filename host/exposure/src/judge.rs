@@ -106,12 +106,12 @@ impl Judge<'_> {
             self.open(expectation, open);
         }
         if expectation.stands_in.is_none() {
-            self.room(expectation);
+            self.room();
         }
     }
 
     /// What is asked of rooms of the host, and not of what stands in for hardware.
-    fn room(&mut self, expectation: &Expectation) {
+    fn room(&mut self) {
         let process = self.process;
         self.known("open files", &process.files);
         // Of root's processes the kernel does not tell. Entering a sandbox makes them undumpable before the last
@@ -131,7 +131,7 @@ impl Judge<'_> {
             self.find("exposure.program", format!("{path}: another one is in its place, or none"));
         }
         for mapping in self.known("mappings", &process.executable).into_iter().flatten() {
-            self.mapping(expectation, program.map(|path| path.as_path()), mapping);
+            self.mapping(program.map(|path| path.as_path()), mapping);
         }
     }
 
@@ -190,26 +190,16 @@ impl Judge<'_> {
         }
     }
 
-    fn mapping(&mut self, expectation: &Expectation, program: Option<&Path>, mapping: &Mapping) {
+    /// Programs of the host are whole: what of one is executable is its image and what the kernel maps into everybody.
+    fn mapping(&mut self, program: Option<&Path>, mapping: &Mapping) {
         let Mapping { file, writable, length } = mapping;
-        let library = || {
-            ["/lib/", "/lib64/", "/usr/lib/", "/usr/lib64/"].iter().any(|folder| file.starts_with(folder))
-                && file.contains(".so")
-        };
+        let kernels = ["[vdso]", "[vsyscall]"].contains(&file.as_str());
         if *writable {
             self.find("exposure.writable-executable", format!("{length} bytes of {}", named(file)));
-        } else if file.is_empty()
-            || file.starts_with("[heap")
-            || file.starts_with("[stack")
-            || file.starts_with("[anon")
-        {
-            if !expectation.generates_code {
-                self.find("exposure.executable-memory", format!("{length} bytes of {}", named(file)));
-            }
-        } else if !file.starts_with('[')
-            && program.is_none_or(|program| program != Path::new(file))
-            && !library()
-        {
+        } else if kernels || program == Some(Path::new(file)) {
+        } else if file.is_empty() || file.starts_with('[') {
+            self.find("exposure.executable-memory", format!("{length} bytes of {}", named(file)));
+        } else {
             self.find("exposure.mapping", format!("{length} bytes of {file} are executable"));
         }
     }

@@ -5,7 +5,7 @@
 
 use exposure::{Allowances, Expectations, Report, Scope, judge, survey};
 use rustix::{
-    mm::{MapFlags, ProtFlags, mmap_anonymous},
+    mm::{MapFlags, ProtFlags, mmap, mmap_anonymous},
     pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt},
 };
 use std::{
@@ -74,6 +74,13 @@ fn plant(what: &str, folder: &Path) -> Held {
             let rights = ProtFlags::READ | ProtFlags::EXEC | write;
             // SAFETY: a fresh private page that nobody uses.
             unsafe { mmap_anonymous(std::ptr::null_mut(), 4096, rights, MapFlags::PRIVATE) }.unwrap();
+            Held::Nothing
+        }
+        "library" => {
+            let file = File::open("/bin/sh").unwrap();
+            let rights = ProtFlags::READ | ProtFlags::EXEC;
+            // SAFETY: a fresh private mapping that nobody uses.
+            unsafe { mmap(std::ptr::null_mut(), 4096, rights, MapFlags::PRIVATE, &file, 0) }.unwrap();
             Held::Nothing
         }
         "traced" => {
@@ -193,6 +200,7 @@ fn what_is_planted_is_found_and_nothing_else() {
         ("controlling-terminal", Some("exposure.terminal")),
         ("rwx", Some("exposure.writable-executable")),
         ("executable-memory", Some("exposure.executable-memory")),
+        ("library", Some("exposure.mapping")),
         ("traced", Some("exposure.traced")),
     ] {
         let report = Planted::start(what).report(&policy());

@@ -2,8 +2,8 @@
 //! controller may start nothing itself; it decides, and asks this process. The launcher has one program to start, a
 //! measured image that the controller hands it and that nobody can change; it knows no tenants and sees no content.
 //!
-//! It and its hypervisors live in namespaces of their own: no network, no other processes, no files but the system's
-//! libraries. It is the first process there, so nothing that it started outlives it. Each hypervisor is a user of
+//! It and its hypervisors live in namespaces of their own: no network, no other processes, no files but what
+//! the kernel tells. It is the first process there, so nothing that it started outlives it. Each hypervisor is a user of
 //! its own without any capability.
 //!
 //! Trust boundary: its hypervisors are hostile, being next to the guests, and have no way to talk to it. The

@@ -9,7 +9,7 @@ use rustix::{
     process::{chdir, getegid, geteuid, pivot_root},
     thread::UnshareFlags,
 };
-use std::{fs, io, os::unix::fs::symlink, path::Path};
+use std::{fs, io, path::Path};
 
 /// What is made anew, beside mounts, which the process inside does.
 const ALL: UnshareFlags = UnshareFlags::NEWPID
@@ -17,8 +17,8 @@ const ALL: UnshareFlags = UnshareFlags::NEWPID
     .union(UnshareFlags::NEWIPC)
     .union(UnshareFlags::NEWUTS)
     .union(UnshareFlags::NEWCGROUP);
-/// Where the system's libraries and their loader are, and what the kernel says of the processors: all that is seen.
-const SEEN: [&str; 5] = ["lib", "lib64", "usr/lib", "usr/lib64", "sys/devices/system/cpu"];
+/// What the kernel says of the processors, beside what it says of processes: all that is seen.
+const SEEN: &str = "sys/devices/system/cpu";
 /// A folder that every system has and that this process needs no more.
 const ROOT: &str = "/proc";
 
@@ -78,9 +78,7 @@ pub(crate) fn fill() -> Result<(), NamespaceError> {
     separate(UnshareFlags::NEWNS).map_err(step("mounts"))?;
     mount_change("/", private).map_err(step("private mounts"))?;
     mount("tmpfs", ROOT, "tmpfs", quiet | MountFlags::NOEXEC, c"mode=755,size=64k").map_err(step(ROOT))?;
-    for name in SEEN {
-        show(name, quiet | MountFlags::RDONLY).map_err(step(name))?;
-    }
+    show(SEEN, quiet | MountFlags::NOEXEC | MountFlags::RDONLY).map_err(step(SEEN))?;
     let own = Path::new(ROOT).join("proc");
     fs::create_dir(&own).map_err(step("proc"))?;
     mount("proc", &own, "proc", quiet | MountFlags::NOEXEC, c"hidepid=2").map_err(step("proc"))?;
@@ -95,14 +93,9 @@ pub(crate) fn fill() -> Result<(), NamespaceError> {
     chdir("/").map_err(step("/"))
 }
 
-/// Shows what is at `/name` in the new root too, if there is anything.
+/// Shows the folder at `/name` in the new root too.
 fn show(name: &str, flags: MountFlags) -> io::Result<()> {
     let (from, to) = (Path::new("/").join(name), Path::new(ROOT).join(name));
-    let Ok(found) = from.symlink_metadata() else { return Ok(()) };
-    fs::create_dir_all(to.parent().unwrap_or(&to))?;
-    if found.is_symlink() {
-        return symlink(fs::read_link(&from)?, to);
-    }
     fs::create_dir_all(&to)?;
     mount_bind(&from, &to)?;
     Ok(mount_remount(&to, MountFlags::BIND | flags, c"")?)

@@ -11,7 +11,7 @@ use std::{
     fs,
     io::Read,
     path::{Path, PathBuf},
-    process::{Command, Stdio},
+    process::Stdio,
     thread::sleep,
     time::{Duration, Instant},
 };
@@ -36,7 +36,7 @@ pub struct Machine<'a> {
     pub devices: &'a [String],
     /// Files, by name.
     pub files: &'a [(&'a str, &'a Path)],
-    /// Programs, which come with their libraries and lie in `/bin`.
+    /// Programs, which need no libraries and lie in `/bin`.
     pub programs: &'a [PathBuf],
     /// What it does, as a line for its shell.
     pub command: &'a str,
@@ -129,29 +129,6 @@ impl Machine<'_> {
             let name = program.file_name().unwrap_or_default().to_string_lossy();
             archive.copy(&format!("bin/{name}"), program)?;
         }
-        let mut folders = Vec::new();
-        for library in libraries(self.programs)? {
-            let name = library.to_string_lossy().trim_start_matches('/').to_owned();
-            for (at, _) in name.match_indices('/') {
-                let folder = name[..at].to_owned();
-                if !folders.contains(&folder) {
-                    archive.folder(&folder)?;
-                    folders.push(folder);
-                }
-            }
-            archive.copy(&name, &library)?;
-        }
         Ok(archive.finish()?)
     }
-}
-
-/// The shared libraries of programs, with the loader, as the loader itself finds them.
-fn libraries(programs: &[PathBuf]) -> Result<Vec<PathBuf>, Error> {
-    let output = Command::new("ldd").args(programs).output()?;
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    let paths = text.split_whitespace().filter(|word| word.starts_with('/') && !word.ends_with(':'));
-    let mut found: Vec<PathBuf> = paths.map(PathBuf::from).collect();
-    found.sort();
-    found.dedup();
-    Ok(found)
 }

@@ -68,7 +68,6 @@ fn apply(policy: &Policy, opened: Vec<(PathFd, bool, Access)>) -> Result<Restric
 fn rights(access: Access, is_folder: bool) -> BitFlags<AccessFs> {
     let rights = match access {
         Access::Read => AccessFs::ReadFile | AccessFs::ReadDir,
-        Access::Execute => AccessFs::ReadFile | AccessFs::ReadDir | AccessFs::Execute,
         Access::Write => AccessFs::from_all(TESTED) & !BitFlags::from(AccessFs::Execute),
     };
     if is_folder { rights } else { rights & AccessFs::from_file(TESTED) }
