@@ -63,7 +63,9 @@ impl Machine {
     }
 
     fn tpm(&self) -> Tpm {
-        Tpm::connect(&self.folder.path().join("tpm.sock")).unwrap()
+        let mut tpm = Tpm::connect(&self.folder.path().join("tpm.sock")).unwrap();
+        tpm.secure(None).unwrap();
+        tpm
     }
 
     fn request(&self) -> Request {

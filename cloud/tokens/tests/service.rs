@@ -294,17 +294,20 @@ fn no_key_is_in_a_file_and_a_second_enrolment_keeps_them() {
     let mut tokens = start(&house, AS_SHIPPED, &[]);
     assert_eq!(tokens.stop(), Some(0));
     let state = house.path("tokens");
-    let mut tpm = tpm::Tpm::connect(&house.path("tpm.sock")).unwrap();
+    let tpm = || {
+        let mut tpm = tpm::Tpm::connect(&house.path("tpm.sock")).unwrap();
+        tpm.secure(None).unwrap();
+        tpm
+    };
     let mut secrets = Vec::new();
     for name in ["identity.sealed", "wrapping.sealed"] {
-        let secret = service::unseal_from(&state.join(name), &mut tpm).unwrap();
+        let secret = service::unseal_from(&state.join(name), &mut tpm()).unwrap();
         assert_eq!(secret.len(), 32);
         secrets.push(secret);
     }
-    drop(tpm);
     assert_ne!(*secrets[0], *secrets[1]);
     let files: Vec<_> = fs::read_dir(&state).unwrap().map(|entry| entry.unwrap().path()).collect();
-    assert_eq!(files.len(), 3, "{files:?}");
+    assert_eq!(files.len(), 4, "{files:?}");
     for file in files {
         let bytes = fs::read(&file).unwrap();
         assert!(
@@ -312,6 +315,5 @@ fn no_key_is_in_a_file_and_a_second_enrolment_keeps_them() {
         );
     }
     assert!(house.command(PROGRAM, "enrol", &state).output().unwrap().status.success());
-    let mut tpm = tpm::Tpm::connect(&house.path("tpm.sock")).unwrap();
-    assert_eq!(*service::unseal_from(&state.join("wrapping.sealed"), &mut tpm).unwrap(), *secrets[1]);
+    assert_eq!(*service::unseal_from(&state.join("wrapping.sealed"), &mut tpm()).unwrap(), *secrets[1]);
 }

@@ -16,7 +16,7 @@ use aws_lc_rs::digest::{SHA256, digest};
 use boot_rom::events::{Event, Events};
 use host_api::{Code, Measured, OutOfService, Register, ReleaseStatus, Sentence, Sha256};
 use serde::Serialize;
-use service::process::Failure;
+use service::process::{Failure, Home};
 use std::{
     fs::{self, File},
     io::{self, Read, Seek},
@@ -119,6 +119,20 @@ impl Boot {
     /// Goes on with what the stages before have measured.
     pub fn new(tpm: Tpm, events: Events) -> Self {
         Self { tpm, events }
+    }
+
+    /// Secures the connection with the TPM that was enrolled: neither who listens on its bus nor who alters what goes
+    /// over it gets at what it gives out.
+    pub fn secure(&mut self, home: &Home) -> Result<(), Halt> {
+        let halt =
+            |error: &dyn std::fmt::Display| Halt::new("boot.identity", "endorsement key", &error.to_string());
+        let known = home.known_tpm().map_err(|error| halt(&error))?;
+        let known = known.ok_or_else(|| halt(&"which TPM was enrolled is not known: put tpm.name back"))?;
+        match self.tpm.secure(Some(&known)) {
+            Err(error @ tpm::Error::Foreign) => Err(halt(&error)),
+            Err(error) => Err(Halt::new("boot.tpm", "endorsement key", &error.to_string())),
+            Ok(_) => Ok(()),
+        }
     }
 
     /// Measures something by its SHA-256, before it is used.

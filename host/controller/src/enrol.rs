@@ -126,7 +126,9 @@ pub fn enrol(options: &Options, handed: &Events) -> Result<(), Failure> {
     let mut chip = Chip::new(crate::run::connect(&options.chip));
     chip.hold_all()?;
     let flash = chip.measure()?;
-    let mut tpm = options.home.tpm()?;
+    let mut tpm = options.home.connect()?;
+    // Nobody is sure yet which TPM this is: the authority is, before anything is sealed.
+    let tpm_name = tpm.secure(None)?;
     if tpm.nv_public(RECORD_INDEX)?.is_some_and(|record| record.locked) {
         return Err("this TPM belongs to a host that was enrolled: clear it first".into());
     }
@@ -167,6 +169,7 @@ pub fn enrol(options: &Options, handed: &Events) -> Result<(), Failure> {
     ] {
         service::write_atomic(&state.path(name), bytes)?;
     }
+    options.home.remember_tpm(&tpm_name)?;
     remember(options, &mut tpm, environment, base)?;
     made.custody.take(&mut tpm)
 }

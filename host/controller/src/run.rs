@@ -111,7 +111,7 @@ pub fn run(options: &Options, handed: Events, report: Option<&Path>) -> Result<(
     // A controller that starts is a host that starts: whatever ran before is in reset from here on.
     let held = chip.hold_all();
     let flash = chip.measure();
-    let mut boot = Boot::new(options.home.tpm()?, handed);
+    let mut boot = Boot::new(options.home.connect()?, handed);
     let begun = begin(options, &state, &mut boot, flash.as_ref().ok());
     let Begun { start, identity, served, settings, mut log, opened } = begun.inspect_err(|_| boot.close())?;
     let tls = server_config_of(Arc::clone(&served), Callers::Anyone)?;
@@ -235,6 +235,7 @@ fn begin(
     boot: &mut Boot,
     flash: Option<&Firmware>,
 ) -> Result<Begun, Failure> {
+    boot.secure(&options.home)?;
     let start = Start::measure(state, boot, flash)?;
     let early = start.open_early(state, boot)?;
     let mut log = open_log(state, &start, &early)?;

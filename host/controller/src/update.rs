@@ -48,8 +48,9 @@ pub fn update(options: &Options, handed: &Events) -> Result<(), Failure> {
     let mut chip = Chip::new(crate::run::connect(&options.chip));
     chip.hold_all()?;
     let flash = chip.measure()?;
-    let mut boot = Boot::new(options.home.tpm()?, handed.clone());
-    let opened = Start::measure(&state, &mut boot, Some(&flash)).and_then(|start| {
+    let mut boot = Boot::new(options.home.connect()?, handed.clone());
+    let secured = boot.secure(&options.home);
+    let opened = secured.and_then(|()| Start::measure(&state, &mut boot, Some(&flash))).and_then(|start| {
         let store = start.open_store(&state, &mut boot, options.security_key.as_deref())?;
         Ok((start, store))
     });

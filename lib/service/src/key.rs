@@ -1,6 +1,9 @@
 //! A service's identity key: born here, sealed by the TPM, certified from outside.
 
-use crate::files::write_new_atomic;
+use crate::{
+    files::{write_atomic, write_new_atomic},
+    process::Home,
+};
 use aws_lc_rs::{
     encoding::AsBigEndian,
     signature::{Ed25519KeyPair, KeyPair},
@@ -8,11 +11,13 @@ use aws_lc_rs::{
 use rcgen::{CertificateParams, DistinguishedName, PKCS_ED25519};
 use rustls::pki_types::PrivatePkcs8KeyDer;
 use std::{io, path::Path};
-use tpm::{Policy, Tpm};
+use tpm::{Name, Policy, Tpm};
 use zeroize::Zeroizing;
 
 const IDENTITY_FILE: &str = "identity.sealed";
 const SEED: usize = 32;
+/// The name of the TPM's endorsement key.
+const TPM_FILE: &str = "tpm.name";
 /// Longest sealed file that is read, in bytes.
 const MAX_SEALED: u64 = 128 * 1024;
 
@@ -123,6 +128,27 @@ pub fn unseal_from(path: &Path, tpm: &mut Tpm) -> Result<Zeroizing<Vec<u8>>, Key
         return Err(file(io::ErrorKind::InvalidData.into()));
     }
     Ok(tpm.unseal(&std::fs::read(path).map_err(file)?)?)
+}
+
+/// Which TPM belongs to a service.
+impl Home {
+    /// The name of its endorsement key, none if it is not known yet.
+    pub fn known_tpm(&self) -> Result<Option<Name>, KeyError> {
+        let path = self.state.join(TPM_FILE);
+        let file = |source| KeyError::File { path: path.display().to_string(), source };
+        match std::fs::read(&path) {
+            Ok(name) => name.try_into().map(Some).map_err(|_| file(io::ErrorKind::InvalidData.into())),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(file(error)),
+        }
+    }
+
+    /// Remembers it; durable on return.
+    pub fn remember_tpm(&self, name: &Name) -> Result<(), KeyError> {
+        let path = self.state.join(TPM_FILE);
+        write_atomic(&path, name)
+            .map_err(|source| KeyError::File { path: path.display().to_string(), source })
+    }
 }
 
 /// Makes the identity key of a service, seals it into `state`, and gives the certificate request (PEM). If

@@ -56,9 +56,21 @@ pub struct Home {
 }
 
 impl Home {
-    /// Connects to the TPM.
-    pub fn tpm(&self) -> Result<Tpm, KeyError> {
+    /// Connects to the TPM, for what may be seen on its bus.
+    pub fn connect(&self) -> Result<Tpm, KeyError> {
         Ok(Tpm::connect(&self.tpm)?)
+    }
+
+    /// Connects to the TPM, secured. The first time takes its word for which TPM it is, and remembers: whoever can take
+    /// the file away could as well have written it.
+    pub fn tpm(&self) -> Result<Tpm, KeyError> {
+        let mut tpm = self.connect()?;
+        let known = self.known_tpm()?;
+        let name = tpm.secure(known.as_ref())?;
+        if known.is_none() {
+            self.remember_tpm(&name)?;
+        }
+        Ok(tpm)
     }
 
     /// Makes the identity key if there is none, and prints the certificate request on stdout.

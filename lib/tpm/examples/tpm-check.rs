@@ -55,17 +55,26 @@ pub(crate) fn all(path: &Path) -> Vec<(&'static str, Outcome)> {
     checks.into_iter().map(|(name, check)| (name, check(path))).collect()
 }
 
+fn connect(path: &Path) -> Result<Tpm, Error> {
+    let mut tpm = Tpm::connect(path)?;
+    tpm.secure(None)?;
+    Ok(tpm)
+}
+
 fn measure(path: &Path) -> Outcome {
     let mut tpm = Tpm::connect(path)?;
     want!(tpm.pcr_read(&[8, 15])? == PcrValues::from([(8, [0; 32]), (15, [0; 32])]));
     let log = [tpm.measure(8, [1; 32], "first")?, tpm.measure(8, [2; 32], "second")?];
     want!(tpm.pcr_read(&[8])? == replay(&log)?);
-    want!(tpm.random(100)? != tpm.random(100)?);
     Ok(())
 }
 
 fn seal(path: &Path) -> Outcome {
     let mut tpm = Tpm::connect(path)?;
+    want!(matches!(tpm.seal(&[], Policy::None), Err(Error::Unsecured)));
+    let name = tpm.secure(None)?;
+    want!(tpm.secure(Some(&name))? == name && name == tpm::name(&tpm.endorsement_key()?)?);
+    want!(matches!(tpm.secure(Some(&[0; 34])), Err(Error::Foreign)));
     let secret = [5; 1000];
     let sealed = tpm.seal(&secret, Policy::None)?;
     for _ in 0..4 {
@@ -75,7 +84,7 @@ fn seal(path: &Path) -> Outcome {
 }
 
 fn quote(path: &Path) -> Outcome {
-    let mut tpm = Tpm::connect(path)?;
+    let mut tpm = connect(path)?;
     let (key, nonce, values) = (tpm.attestation_key()?, [7; 32], tpm.pcr_read(&[8, 9])?);
     let first = tpm.quote(&nonce, &[8, 9])?.verify(&key, &nonce, &values)?;
     let second = tpm.quote(&nonce, &[8, 9])?.verify(&key, &nonce, &values)?;
@@ -86,7 +95,7 @@ fn quote(path: &Path) -> Outcome {
 }
 
 fn own(path: &Path) -> Outcome {
-    let mut tpm = Tpm::connect(path)?;
+    let mut tpm = connect(path)?;
     want!(!tpm.has_auth(Hierarchy::Owner)? && !tpm.has_auth(Hierarchy::Lockout)?);
     let before = tpm.seal(b"before", Policy::None)?;
     tpm.make_storage_root(&[])?;
@@ -102,7 +111,7 @@ fn own(path: &Path) -> Outcome {
 }
 
 fn write_once(path: &Path) -> Outcome {
-    let mut tpm = Tpm::connect(path)?;
+    let mut tpm = connect(path)?;
     want!(tpm.nv_read(NV_IDENTITY)?.is_none() && tpm.nv_public(NV_IDENTITY)?.is_none());
     want!(matches!(tpm.nv_write_once(b"nobody", NV_IDENTITY, b"x"), Err(Error::Auth)));
     want!(matches!(tpm.nv_write_once(OWNER, NV_IDENTITY, b""), Err(Error::Length)));
@@ -116,7 +125,7 @@ fn write_once(path: &Path) -> Outcome {
 }
 
 fn count(path: &Path) -> Outcome {
-    let mut tpm = Tpm::connect(path)?;
+    let mut tpm = connect(path)?;
     want!(tpm.nv_counter(NV_FLOOR)?.is_none());
     let base = tpm.nv_define_counter(OWNER, NV_FLOOR)?;
     want!(tpm.nv_define_counter(OWNER, NV_FLOOR)? == base);
@@ -129,7 +138,7 @@ fn count(path: &Path) -> Outcome {
 
 fn approve(path: &Path) -> Outcome {
     const FOR: &[u8] = b"check/1";
-    let mut tpm = Tpm::connect(path)?;
+    let mut tpm = connect(path)?;
     let key = tpm.create_signing_key(KEY_AUTH)?;
     let floor = tpm.nv_counter(NV_FLOOR)?.ok_or("no counter")?;
     let limit = Some(Limit { index: NV_FLOOR, at_most: floor });
@@ -146,7 +155,7 @@ fn approve(path: &Path) -> Outcome {
     let elsewhere = approve(&now, b"check/2", limit)?;
     let other = tpm.create_signing_key(KEY_AUTH)?;
     let foreign = tpm.approve(&other, KEY_AUTH, FOR, &now, limit)?;
-    let unseal = |approval: &Approval| Tpm::connect(path)?.unseal_approved(&blob, &key.public, FOR, approval);
+    let unseal = |approval: &Approval| connect(path)?.unseal_approved(&blob, &key.public, FOR, approval);
     drop(tpm);
     want!(**unseal(&good)? == *b"secret");
     want!(good.limit() == limit && later.limit().is_none());
@@ -154,14 +163,14 @@ fn approve(path: &Path) -> Outcome {
     want!(matches!(unseal(&elsewhere), Err(Error::Approval)));
     want!(matches!(unseal(&foreign), Err(Error::Approval)));
     forged(path, &key, &blob, &good)?;
-    let mut tpm = Tpm::connect(path)?;
+    let mut tpm = connect(path)?;
     want!(matches!(tpm.unseal(&blob), Err(Error::Blob)));
     want!(matches!(tpm.approve(&key, b"guessed", FOR, &now, None), Err(Error::Auth)));
     // The floor rises: what was approved for below it dies, in the TPM.
     tpm.nv_increment(OWNER, NV_FLOOR)?;
     drop(tpm);
     want!(matches!(unseal(&good), Err(Error::Rollback)));
-    Tpm::connect(path)?.pcr_extend(11, &[9; 32])?;
+    connect(path)?.pcr_extend(11, &[9; 32])?;
     want!(**unseal(&later)? == *b"secret");
     want!(unseal(&good).is_err());
     Ok(())
@@ -169,7 +178,7 @@ fn approve(path: &Path) -> Outcome {
 
 /// No changed byte of an approval opens; neither does another key that the same TPM holds.
 fn forged(path: &Path, key: &SigningKey, blob: &[u8], good: &Approval) -> Outcome {
-    let (encoded, mut tpm) = (good.encode(), Tpm::connect(path)?);
+    let (encoded, mut tpm) = (good.encode(), connect(path)?);
     for at in 0..encoded.len() {
         let mut changed = encoded.clone();
         changed[at] ^= 1;
@@ -188,7 +197,7 @@ fn forged(path: &Path, key: &SigningKey, blob: &[u8], good: &Approval) -> Outcom
 }
 
 fn credential(path: &Path) -> Outcome {
-    let mut tpm = Tpm::connect(path)?;
+    let mut tpm = connect(path)?;
     let (ek, ak) = (tpm.endorsement_key()?, tpm.attestation_key()?);
     want!(tpm.endorsement_key()? == ek);
     for secret in [&[1][..], &[2; 32]] {
@@ -211,7 +220,7 @@ fn credential(path: &Path) -> Outcome {
 }
 
 fn clear(path: &Path) -> Outcome {
-    let mut tpm = Tpm::connect(path)?;
+    let mut tpm = connect(path)?;
     let made = tpm.nv_read(NV_EK_CERTIFICATE)?;
     let (ek, blob) = (tpm.endorsement_key()?, tpm.seal(b"secret", Policy::None)?);
     let counted = tpm.nv_counter(NV_FLOOR)?.ok_or("no counter")?;

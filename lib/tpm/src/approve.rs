@@ -3,23 +3,22 @@
 
 use crate::{
     Digest, Error, PcrValues, QuoteError, Tpm,
-    client::{empty_password, password, pcr_mask, select, selection, sized},
+    client::{pcr_mask, select, selection, sized},
+    frame::{Auth, Command, Request},
     log, name,
     quote::{bytes, check_ecdsa, ecc_point, ecc_template, whole},
-    seal::put_auth,
     sha256,
 };
 use tpm2_protocol::{
     basic::{TpmHandle, TpmUint16},
     data::{
-        Tpm2bDigest, Tpm2bMaxBuffer, Tpm2bName, Tpm2bNonce, Tpm2bPrivate, Tpm2bPublic, TpmAlgId, TpmCc,
-        TpmEo, TpmRh, TpmSt, TpmaObject, TpmsSchemeHash, TpmtEccScheme, TpmtPublic, TpmtSigScheme,
-        TpmtSignature, TpmtSymDefObject, TpmtTkHashcheck, TpmuAsymScheme,
+        Tpm2bAuth, Tpm2bDigest, Tpm2bMaxBuffer, Tpm2bName, Tpm2bNonce, Tpm2bPrivate, Tpm2bPublic, TpmAlgId,
+        TpmCc, TpmEo, TpmRh, TpmSt, TpmaObject, TpmsSchemeHash, TpmsSensitiveCreate, TpmtEccScheme,
+        TpmtPublic, TpmtSigScheme, TpmtSignature, TpmtSymDefObject, TpmtTkHashcheck, TpmuAsymScheme,
     },
     frame::{
-        TpmCreateResponse, TpmLoadCommand, TpmLoadExternalResponse, TpmLoadResponse,
-        TpmPolicyAuthorizeCommand, TpmPolicyAuthorizeResponse, TpmPolicyNvCommand, TpmPolicyNvResponse,
-        TpmPolicyPcrCommand, TpmPolicyPcrResponse, TpmResponse, TpmSignCommand, TpmSignResponse,
+        TpmLoadExternalResponse, TpmPolicyAuthorizeCommand, TpmPolicyAuthorizeResponse, TpmPolicyNvCommand,
+        TpmPolicyNvResponse, TpmPolicyPcrCommand, TpmPolicyPcrResponse, TpmSignCommand, TpmSignResponse,
         TpmVerifySignatureCommand, TpmVerifySignatureResponse,
     },
 };
@@ -98,10 +97,9 @@ impl Tpm {
         if !(1..=MAX_REFERENCE).contains(&auth.len()) {
             return Err(Error::Length);
         }
-        let made = self.with_storage_root(|tpm, parent| {
-            let response = tpm.exchange(&put_auth(parent, auth, signing_template())?)?;
-            Ok(TpmResponse::cast(&response)?.unmarshal::<TpmCreateResponse>()?)
-        })?;
+        let user_auth = Tpm2bAuth::try_from(vec![0; auth.len()].as_slice())?;
+        let sensitive = TpmsSensitiveCreate { user_auth, ..Default::default() };
+        let made = self.create(sensitive, signing_template(), 4, auth)?;
         Ok(SigningKey { public: bytes(&made.out_public)?, private: bytes(&made.out_private)? })
     }
 
@@ -132,23 +130,16 @@ impl Tpm {
 
     fn sign_digest(&mut self, key: &SigningKey, auth: &[u8], digest: &Digest) -> Result<Vec<u8>, Error> {
         let digest = sized(digest)?;
-        self.with_storage_root(|tpm, parent| {
-            let in_private = whole::<Tpm2bPrivate>(&key.private).map_err(|_| Error::Key)?;
-            let in_public = whole::<Tpm2bPublic>(&key.public).map_err(|_| Error::Key)?;
-            let load = TpmLoadCommand { handles: [parent], in_private, in_public };
-            let loaded: TpmLoadResponse = tpm.call(&load, &[empty_password()])?;
-            let [handle] = loaded.handles;
-            tpm.with_context(handle, |tpm| {
-                let validation = TpmtTkHashcheck {
-                    tag: TpmSt::HashCheck,
-                    hierarchy: TpmRh::Null,
-                    digest: Tpm2bDigest::new(),
-                };
-                let in_scheme = TpmtSigScheme::default();
-                let sign = TpmSignCommand { handles: [handle], digest, in_scheme, validation };
-                let signed: TpmSignResponse = tpm.call(&sign, &[password(auth)?])?;
-                Ok(bytes(&signed.signature)?)
-            })
+        let in_private = whole::<Tpm2bPrivate>(&key.private).map_err(|_| Error::Key)?;
+        let in_public = whole::<Tpm2bPublic>(&key.public).map_err(|_| Error::Key)?;
+        self.with_loaded(in_private, in_public, |tpm, key| {
+            let (tag, hierarchy) = (TpmSt::HashCheck, TpmRh::Null);
+            let validation = TpmtTkHashcheck { tag, hierarchy, digest: Tpm2bDigest::new() };
+            let in_scheme = TpmtSigScheme::default();
+            let sign = TpmSignCommand { handles: [key.handle], digest, in_scheme, validation };
+            let (auths, names) = ([Auth::Value(auth)], [&key.name[..]]);
+            let signed: TpmSignResponse = tpm.call(&sign, &Request::by(&auths, &names))?;
+            Ok(bytes(&signed.signature)?)
         })
     }
 
@@ -168,7 +159,9 @@ impl Tpm {
                 offset: TpmUint16::new(0),
                 operation: TpmEo::UnsignedLe,
             };
-            self.call::<_, TpmPolicyNvResponse>(&command, &[empty_password()])?;
+            // The TPM itself makes the policy's next digest of it: nothing is gained by altering it.
+            let request = Request { outside: true, ..Request::by(&[Auth::Value(&[])], &[]) };
+            self.call::<_, TpmPolicyNvResponse>(&command, &request)?;
         }
         let check_ticket = self.verify(key, &sha256([&approval.policy[..], reference]), approval)?;
         let command = TpmPolicyAuthorizeCommand {
@@ -178,7 +171,7 @@ impl Tpm {
             key_sign: Tpm2bName::try_from(&name(key).map_err(|_| Error::Key)?[..])?,
             check_ticket,
         };
-        match self.call::<_, TpmPolicyAuthorizeResponse>(&command, &[]) {
+        match self.call::<_, TpmPolicyAuthorizeResponse>(&command, &Request::default()) {
             // The session's policy is not the approved one: part 3, §23.16.
             Err(Error::Value) => Err(Error::Policy),
             done => done.map(drop),
@@ -188,7 +181,7 @@ impl Tpm {
     fn policy_pcr(&mut self, session: TpmHandle, mask: u32) -> Result<(), Error> {
         let pcrs = selection(mask)?;
         let command = TpmPolicyPcrCommand { handles: [session], pcr_digest: Tpm2bDigest::new(), pcrs };
-        self.call::<_, TpmPolicyPcrResponse>(&command, &[]).map(drop)
+        self.call::<_, TpmPolicyPcrResponse>(&command, &Request::default()).map(drop)
     }
 
     /// Has the TPM check the signature of an approval; gives its word for it.
@@ -199,10 +192,11 @@ impl Tpm {
         approval: &Approval,
     ) -> Result<tpm2_protocol::data::TpmtTkVerified, Error> {
         let [handle] = self.load_public(key)?.handles;
+        let name = name(key).map_err(|_| Error::Key)?;
         self.with_context(handle, |tpm| {
             let signature = whole::<TpmtSignature>(&approval.signature).map_err(|_| Error::Approval)?;
             let command = TpmVerifySignatureCommand { handles: [handle], digest: sized(digest)?, signature };
-            match tpm.call::<_, TpmVerifySignatureResponse>(&command, &[]) {
+            match tpm.call::<_, TpmVerifySignatureResponse>(&command, &Request::by(&[], &[&name])) {
                 Err(Error::Signature) => Err(Error::Approval),
                 verified => Ok(verified?.validation),
             }
@@ -210,15 +204,12 @@ impl Tpm {
     }
 
     /// `TPM2_LoadExternal` of a public key, into the owner's hierarchy: of the null hierarchy the TPM gives no word.
-    /// The protocol crate cannot leave out the private half, so the frame is made here.
+    /// The protocol crate cannot leave out the private half, so the parameters are made here.
     fn load_public(&mut self, key: &[u8]) -> Result<TpmLoadExternalResponse, Error> {
         whole::<Tpm2bPublic>(key).map_err(|_| Error::Key)?;
-        let body = [&[0, 0][..], key, &TpmRh::Owner.value().to_be_bytes()].concat();
-        let length = u32::try_from(10 + body.len()).map_err(|_| Error::Key)?;
-        let header = [&TpmSt::NoSessions.value().to_be_bytes()[..], &length.to_be_bytes()].concat();
-        let frame = [&header[..], &TpmCc::LoadExternal.value().to_be_bytes(), &body].concat();
-        let response = self.exchange(&frame)?;
-        Ok(TpmResponse::cast(&response)?.unmarshal()?)
+        let parameters = [&[0, 0][..], key, &TpmRh::Owner.value().to_be_bytes()].concat().into();
+        let command = Command { code: TpmCc::LoadExternal.value(), handles: Vec::new(), parameters };
+        Ok(self.send(command, &Request::default(), 1)?.body()?)
     }
 }
 

@@ -1,127 +1,48 @@
 //! Commands to the TPM.
 
 use crate::{
-    Digest, MAX_PCR, Measurement, PcrValues,
-    port::{self, MAX_FRAME, Stream},
+    Digest, Error, MAX_PCR, Measurement, Name, PcrValues,
+    error::refusal,
+    frame::{Answer, Auth, Command, Request, place},
+    hierarchy::Object,
+    port::{self, Stream},
+    session::Session,
 };
 use std::{fmt, io, path::Path, thread::sleep, time::Duration};
 use tpm2_protocol::{
-    TpmError, TpmWriter,
-    basic::{TpmBuffer, TpmHandle, TpmUint16, TpmUint32},
+    TpmError,
+    basic::{TpmBuffer, TpmHandle, TpmUint32},
     data::{
-        Tpm2bAuth, Tpm2bDigest, Tpm2bEncryptedSecret, Tpm2bNonce, Tpm2bPublic, TpmAlgId, TpmCap, TpmHt,
-        TpmPt, TpmRh, TpmSe, TpmSt, TpmaSession, TpmlDigestValues, TpmlPcrSelection, TpmsAuthCommand,
-        TpmsPcrSelect, TpmsPcrSelection, TpmtHa, TpmtPublic, TpmtSymDefObject, TpmuCapabilities, TpmuHa,
+        Tpm2bDigest, Tpm2bPublic, TpmAlgId, TpmCap, TpmHt, TpmPt, TpmRh, TpmlDigestValues, TpmlPcrSelection,
+        TpmsPcrSelect, TpmsPcrSelection, TpmtHa, TpmtPublic, TpmuCapabilities, TpmuHa,
     },
     frame::{
         TpmCreatePrimaryCommand, TpmCreatePrimaryResponse, TpmFlushContextCommand, TpmFlushContextResponse,
-        TpmFrame, TpmGetCapabilityCommand, TpmGetCapabilityResponse, TpmGetRandomCommand,
-        TpmGetRandomResponse, TpmPcrExtendCommand, TpmPcrExtendResponse, TpmPcrReadCommand,
-        TpmPcrReadResponse, TpmResponse, TpmStartAuthSessionCommand, TpmStartAuthSessionResponse,
-        TpmUnmarshalBody, tpm_marshal_command,
+        TpmFrame, TpmGetCapabilityCommand, TpmGetCapabilityResponse, TpmPcrExtendCommand,
+        TpmPcrExtendResponse, TpmPcrReadCommand, TpmPcrReadResponse, TpmUnmarshalBody,
     },
 };
 use zeroize::Zeroizing;
 
-/// Why the TPM did not do what it was asked.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// It could not be reached or stopped answering. The connection is of no more use: connect again.
-    #[error("the TPM cannot be reached; check its path and that no other client holds it: {0}")]
-    Io(#[from] io::Error),
-    /// It answered what is no TPM 2.0 response, or the request does not fit one.
-    #[error("the TPM and this client do not understand each other: {0}")]
-    Malformed(#[from] TpmError),
-    /// PCRs have other values than the secret was sealed to.
-    #[error("the TPM does not unseal: the measured state is not the one that the secret was sealed to")]
-    Policy,
-    /// The blob was sealed by another TPM, or the TPM was cleared since, or the blob was altered.
-    #[error("the TPM does not unseal: the blob is altered or comes from another TPM")]
-    Integrity,
-    /// The blob is no sealed blob of a known format.
-    #[error("this is no sealed blob of a known format")]
-    Blob,
-    /// Too long to seal or to be a nonce.
-    #[error("the data has a length that is not allowed here")]
-    Length,
-    /// Not a PCR that may be used.
-    #[error("PCR {0} is not one of 0 to {MAX_PCR}")]
-    PcrIndex(u8),
-    /// The floor counter has passed what the secret's approval allows.
-    #[error("the TPM does not unseal: the approval is for releases older than the floor")]
-    Rollback,
-    /// An authorisation value is wrong, or there is none where one is needed.
-    #[error("the TPM refuses the authorisation value")]
-    Auth,
-    /// An NV index is locked for good.
-    #[error("the NV index is written and locked; only clearing the TPM frees it")]
-    Locked,
-    /// A handle means nothing: an object or an NV index is not there.
-    #[error("the TPM has nothing at this handle")]
-    Absent,
-    /// A signing key is no key of this TPM's.
-    #[error("this is no key that this crate made")]
-    Key,
-    /// An approval has another form, or another key signed it, or for something else.
-    #[error("the approval is altered or was signed for something else")]
-    Approval,
-    /// A signature that the TPM was asked to check is wrong.
-    #[error("the TPM says that the signature is wrong")]
-    Signature,
-    /// A parameter has a value that the TPM does not take.
-    #[error("the TPM does not take a value")]
-    Value,
-    /// No PCR was named where one is needed.
-    #[error("name at least one PCR")]
-    NoPcr,
-    /// What is at the place of the storage root key is another kind of key.
-    #[error("the TPM's storage root key is not one that the TPM made for itself; clear the TPM")]
-    StorageRoot,
-    /// Any other refusal, with the TPM's response code.
-    #[error("the TPM refused with response code {0:#05x}")]
-    Refused(u32),
-}
-
-impl Error {
-    /// The stable code for programs.
-    pub fn code(&self) -> &'static str {
-        match self {
-            Self::Io(_) => "tpm.unreachable",
-            Self::Malformed(_) => "tpm.malformed",
-            Self::Policy => "tpm.policy",
-            Self::Integrity | Self::Blob => "tpm.blob",
-            Self::Rollback => "tpm.rollback",
-            Self::Auth => "tpm.auth",
-            Self::Locked => "tpm.locked",
-            Self::Absent => "tpm.absent",
-            Self::StorageRoot => "tpm.storage-root",
-            Self::Key => "tpm.key",
-            Self::Approval | Self::Signature => "tpm.approval",
-            Self::Length | Self::PcrIndex(_) | Self::NoPcr | Self::Value => "tpm.argument",
-            Self::Refused(_) => "tpm.refused",
-        }
-    }
-}
-
 /// `TPM_RC_YIELDED`, `TPM_RC_TESTING` and `TPM_RC_RETRY` (part 2, §6.6.3): ask again.
 const RETRY: [u32; 3] = [0x908, 0x90a, 0x922];
 const RETRIES: u32 = 20;
-/// A format 1 response code without the number of the handle, session or parameter at fault (part 2, §6.6.2).
-const FORMAT_1: u32 = 0xbf;
-const VALUE: u32 = 0x84;
-const HANDLE: u32 = 0x8b;
-const AUTH_FAIL: u32 = 0x8e;
-const SIGNATURE: u32 = 0x9b;
-const POLICY_FAIL: u32 = 0x9d;
-const INTEGRITY: u32 = 0x9f;
-const BAD_AUTH: u32 = 0xa2;
-/// `TPM_RC_NV_LOCKED` and `TPM_RC_POLICY`, which is what a comparison in a policy gives (part 2, §6.6.3).
-const NV_LOCKED: u32 = 0x148;
-const POLICY: u32 = 0x126;
 
 /// A connection to one TPM. A software TPM serves one connection at a time: drop it when done.
 pub struct Tpm {
     stream: Option<Box<dyn Stream>>,
+    pub(crate) session: Option<Session>,
+    /// The name of the endorsement key that the session is salted to.
+    pub(crate) endorsement: Option<Name>,
+}
+
+/// Behind a socket the TPM has room for three sessions; what a process leaves when it is killed, the next flushes.
+impl Drop for Tpm {
+    fn drop(&mut self) {
+        if let Some(session) = self.session.take() {
+            let _ = self.flush(session.handle);
+        }
+    }
 }
 
 impl fmt::Debug for Tpm {
@@ -135,7 +56,7 @@ impl Tpm {
     /// seconds for another client to leave. Flushes what earlier clients left loaded when they died: there is
     /// no resource manager behind a socket, and behind the device there is nothing to see.
     pub fn connect(path: &Path) -> Result<Self, Error> {
-        let mut tpm = Self { stream: Some(port::open(path)?) };
+        let mut tpm = Self::over(port::open(path)?);
         for kind in [TpmHt::Transient, TpmHt::HmacSession] {
             for handle in tpm.loaded(kind)? {
                 tpm.flush(handle)?;
@@ -153,7 +74,7 @@ impl Tpm {
             property,
             property_count: TpmUint32::new(64),
         };
-        let response: TpmGetCapabilityResponse = self.call(&command, &[])?;
+        let response: TpmGetCapabilityResponse = self.call(&command, &Request::default())?;
         match response.capability_data.data {
             TpmuCapabilities::Handles(handles) => {
                 Ok(handles.iter().map(|handle| handle.value().into()).collect())
@@ -170,7 +91,7 @@ impl Tpm {
             property: property.value().into(),
             property_count: TpmUint32::new(1),
         };
-        let response: TpmGetCapabilityResponse = self.call(&command, &[])?;
+        let response: TpmGetCapabilityResponse = self.call(&command, &Request::default())?;
         let TpmuCapabilities::TpmProperties(found) = response.capability_data.data else {
             return Err(Error::Absent);
         };
@@ -180,12 +101,16 @@ impl Tpm {
 
     fn flush(&mut self, flush_handle: TpmHandle) -> Result<(), Error> {
         let command = TpmFlushContextCommand { handles: [], flush_handle };
-        self.call::<_, TpmFlushContextResponse>(&command, &[]).map(|_| ())
+        self.call::<_, TpmFlushContextResponse>(&command, &Request::OUTSIDE).map(drop)
     }
 
     /// Takes any byte stream to a TPM that has been started up.
     pub fn new(stream: impl io::Read + io::Write + Send + 'static) -> Self {
-        Self { stream: Some(Box::new(stream)) }
+        Self::over(Box::new(stream))
+    }
+
+    fn over(stream: Box<dyn Stream>) -> Self {
+        Self { stream: Some(stream), session: None, endorsement: None }
     }
 
     /// Extends `digest` into a PCR of the SHA-256 bank (part 3, `TPM2_PCR_Extend`).
@@ -195,8 +120,8 @@ impl Tpm {
         let digest = TpmuHa::Digest(TpmBuffer::try_from(&digest[..])?);
         digests.try_push(TpmtHa { hash_alg: TpmAlgId::Sha256, digest })?;
         let command = TpmPcrExtendCommand { handles: [u32::from(pcr).into()], digests };
-        self.call::<_, TpmPcrExtendResponse>(&command, &[empty_password()])?;
-        Ok(())
+        let request = Request::by(&[Auth::Value(&[])], &[]);
+        self.call::<_, TpmPcrExtendResponse>(&command, &request).map(drop)
     }
 
     /// Extends and gives the entry for the measurement log.
@@ -210,29 +135,13 @@ impl Tpm {
         let mut values = PcrValues::new();
         for &pcr in pcrs {
             let command = TpmPcrReadCommand { handles: [], pcr_selection_in: select([pcr])? };
-            let response: TpmPcrReadResponse = self.call(&command, &[])?;
+            let response: TpmPcrReadResponse = self.call(&command, &Request::default())?;
             let value = response.pcr_values.first().map(|digest| Digest::try_from(&digest[..]));
             // A TPM without this PCR or this bank gives an empty list.
             let Some(Ok(value)) = value else { return Err(Error::PcrIndex(pcr)) };
             values.insert(pcr, value);
         }
         Ok(values)
-    }
-
-    /// `count` bytes from the TPM's random number generator.
-    pub fn random(&mut self, count: usize) -> Result<Zeroizing<Vec<u8>>, Error> {
-        let mut bytes = Zeroizing::new(Vec::with_capacity(count));
-        while bytes.len() < count {
-            let wanted = u16::try_from((count - bytes.len()).min(32)).unwrap_or(32);
-            let command = TpmGetRandomCommand { handles: [], bytes_requested: TpmUint16::new(wanted) };
-            let response: TpmGetRandomResponse = self.call(&command, &[])?;
-            let got = response.random_bytes.get(..usize::from(wanted)).unwrap_or(&response.random_bytes);
-            if got.is_empty() {
-                return Err(Error::Length);
-            }
-            bytes.extend_from_slice(got);
-        }
-        Ok(bytes)
     }
 
     /// Makes a primary key from a template: the same TPM seed and template give the same key. The handle
@@ -242,16 +151,16 @@ impl Tpm {
         hierarchy: TpmRh,
         auth: &[u8],
         template: TpmtPublic,
-        with: impl FnOnce(&mut Self, TpmHandle, Tpm2bPublic) -> Result<T, Error>,
+        with: impl FnOnce(&mut Self, &Object) -> Result<T, Error>,
     ) -> Result<T, Error> {
         let command = TpmCreatePrimaryCommand {
             handles: [hierarchy.value().into()],
             in_public: Tpm2bPublic { inner: template },
             ..Default::default()
         };
-        let made: TpmCreatePrimaryResponse = self.call(&command, &[password(auth)?])?;
+        let made: TpmCreatePrimaryResponse = self.call(&command, &Request::by(&[Auth::Value(auth)], &[]))?;
         let [handle] = made.handles;
-        self.with_context(handle, |tpm| with(tpm, handle, made.out_public))
+        self.with_context(handle, |tpm| with(tpm, &Object::new(handle, &made.out_public)?))
     }
 
     /// Runs `with` and flushes `handle` whatever came out: a TPM has room for three objects.
@@ -265,37 +174,41 @@ impl Tpm {
         outcome.and_then(|value| flushed.map(|()| value))
     }
 
-    /// Runs `with` with a fresh policy session.
-    pub(crate) fn with_policy_session<T>(
-        &mut self,
-        with: impl FnOnce(&mut Self, TpmHandle) -> Result<T, Error>,
-    ) -> Result<T, Error> {
-        let mut nonce = [0; 16];
-        aws_lc_rs::rand::fill(&mut nonce).map_err(|_| Error::Length)?;
-        let start = TpmStartAuthSessionCommand {
-            handles: [TpmRh::Null.value().into(); 2],
-            nonce_caller: Tpm2bNonce::try_from(&nonce[..])?,
-            encrypted_salt: Tpm2bEncryptedSecret::new(),
-            session_type: TpmSe::Policy,
-            symmetric: TpmtSymDefObject::default(),
-            auth_hash: TpmAlgId::Sha256,
-        };
-        let started: TpmStartAuthSessionResponse = self.call(&start, &[])?;
-        let [handle] = started.handles;
-        self.with_context(handle, |tpm| with(tpm, handle))
-    }
-
     pub(crate) fn call<C: TpmFrame, R: TpmUnmarshalBody>(
         &mut self,
         command: &C,
-        auth: &[TpmsAuthCommand],
+        request: &Request<'_>,
     ) -> Result<R, Error> {
-        let response = self.exchange(&frame(command, auth)?)?;
-        Ok(TpmResponse::cast(&response)?.unmarshal()?)
+        Ok(self.send(Command::new(command)?, request, R::HANDLES)?.body()?)
+    }
+
+    /// Sends a command, through the session if there is one; its response has this many handles.
+    pub(crate) fn send(
+        &mut self,
+        mut command: Command,
+        request: &Request<'_>,
+        handles: usize,
+    ) -> Result<Answer, Error> {
+        let Some(session) = self.session.as_ref().filter(|_| !request.outside) else {
+            if !request.is_public() {
+                return Err(Error::Unsecured);
+            }
+            let response = self.exchange(&command.frame(request.auths, None)?)?;
+            return Ok(Answer::parse(response, handles)?);
+        };
+        let turn = Session::turn(request)?;
+        let entry = session.authorise(&mut command, request.names, &turn)?;
+        let frame = command.frame(request.auths, Some((session.handle, &entry)))?;
+        let response = self.exchange(&frame)?;
+        let checked = Answer::parse(response, handles).map_err(|_| Error::Altered).and_then(|mut answer| {
+            let session = self.session.as_mut().ok_or(Error::Unsecured)?;
+            session.accept(command.code, &mut answer, place(request.auths), &turn).map(|()| answer)
+        });
+        checked.inspect_err(|_| self.stream = None)
     }
 
     /// Sends a whole command; gives a whole successful response.
-    pub(crate) fn exchange(&mut self, command: &[u8]) -> Result<Zeroizing<Vec<u8>>, Error> {
+    fn exchange(&mut self, command: &[u8]) -> Result<Zeroizing<Vec<u8>>, Error> {
         let mut attempt = 0;
         loop {
             // Taken out, so that after a failure nobody reads the answer to somebody else's question.
@@ -312,54 +225,6 @@ impl Tpm {
                 code => return Err(refusal(code)),
             }
         }
-    }
-}
-
-fn refusal(code: u32) -> Error {
-    match (code, code & FORMAT_1) {
-        (NV_LOCKED, _) => Error::Locked,
-        (POLICY, _) => Error::Rollback,
-        (_, POLICY_FAIL) => Error::Policy,
-        (_, INTEGRITY) => Error::Integrity,
-        (_, SIGNATURE) => Error::Signature,
-        (_, VALUE) => Error::Value,
-        (_, HANDLE) => Error::Absent,
-        (_, AUTH_FAIL | BAD_AUTH) => Error::Auth,
-        _ => Error::Refused(code),
-    }
-}
-
-/// A whole command. Zeroized on drop: some carry secrets.
-pub(crate) fn frame<C: TpmFrame>(
-    command: &C,
-    auth: &[TpmsAuthCommand],
-) -> Result<Zeroizing<Vec<u8>>, TpmError> {
-    let mut bytes = Zeroizing::new(vec![0; MAX_FRAME]);
-    let mut writer = TpmWriter::new(&mut bytes);
-    let tag = if auth.is_empty() { TpmSt::NoSessions } else { TpmSt::Sessions };
-    tpm_marshal_command(command, tag, auth, &mut writer)?;
-    let length = writer.len();
-    bytes.truncate(length);
-    Ok(bytes)
-}
-
-/// Authorises with an empty password (part 1, §19.4).
-pub(crate) fn empty_password() -> TpmsAuthCommand {
-    session(TpmRh::Pw.value().into())
-}
-
-/// Authorises with a password of at most 64 bytes.
-pub(crate) fn password(auth: &[u8]) -> Result<TpmsAuthCommand, TpmError> {
-    Ok(TpmsAuthCommand { hmac: Tpm2bAuth::try_from(auth)?, ..empty_password() })
-}
-
-/// Authorises with a session that stays until it is flushed.
-pub(crate) fn session(session_handle: TpmHandle) -> TpmsAuthCommand {
-    TpmsAuthCommand {
-        session_handle,
-        nonce: Tpm2bNonce::new(),
-        session_attributes: TpmaSession::CONTINUE_SESSION,
-        hmac: Tpm2bAuth::new(),
     }
 }
 

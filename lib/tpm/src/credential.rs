@@ -3,24 +3,19 @@
 
 use crate::{
     Error, QuoteError, Tpm, check_attestation_key,
-    client::{empty_password, session, sized},
+    client::sized,
+    derive::{encrypt, kdfa, mac, shared_seed},
+    frame::{Auth, Command, Request, Secret},
+    hierarchy::aes,
     quote::{ak_template, bytes, padded, whole},
     sha256,
 };
-use aws_lc_rs::{
-    agreement::{ECDH_P256, EphemeralPrivateKey, UnparsedPublicKey, agree_ephemeral},
-    cipher::{AES_128, EncryptingKey, EncryptionContext, UnboundCipherKey},
-    hmac,
-    iv::FixedLength,
-    rand::SystemRandom,
-};
 use tpm2_protocol::{
     TpmError,
-    basic::TpmUint16,
     data::{
         Tpm2bDigest, Tpm2bEccParameter, Tpm2bEncryptedSecret, Tpm2bIdObject, Tpm2bPublic, TpmAlgId,
         TpmEccCurve, TpmRh, TpmaObject, TpmsEccParms, TpmsEccPoint, TpmtEccScheme, TpmtKdfScheme, TpmtPublic,
-        TpmtSymDefObject, TpmuPublicId, TpmuPublicParms, TpmuSymKeyBits, TpmuSymMode,
+        TpmuPublicId, TpmuPublicParms,
     },
     frame::{TpmActivateCredentialCommand, TpmPolicySecretCommand, TpmPolicySecretResponse},
 };
@@ -59,29 +54,24 @@ pub enum CredentialError {
 }
 
 impl Tpm {
-    /// The public part of the endorsement key, a `TPM2B_PUBLIC`: the TCG's P-256 template (L-2), so that it is the
-    /// key that the TPM's maker certified. It stays the same as long as the TPM.
-    pub fn endorsement_key(&mut self) -> Result<Vec<u8>, Error> {
-        self.with_primary(TpmRh::Endorsement, &[], ek_template()?, |_, _, public| Ok(bytes(&public)?))
-    }
-
     /// Gives the secret of a credential that was made for this TPM's endorsement key and attestation key.
     /// [`Error::Integrity`] if it was made for others.
     pub fn activate_credential(&mut self, credential: &Credential) -> Result<Zeroizing<Vec<u8>>, Error> {
         let credential_blob = whole::<Tpm2bIdObject>(&credential.object).map_err(|_| Error::Length)?;
         let secret = whole::<Tpm2bEncryptedSecret>(&credential.secret).map_err(|_| Error::Length)?;
-        self.with_primary(TpmRh::Endorsement, &[], ak_template()?, |tpm, ak, _| {
-            tpm.with_primary(TpmRh::Endorsement, &[], ek_template()?, |tpm, ek, _| {
+        self.with_primary(TpmRh::Endorsement, &[], ak_template()?, |tpm, ak| {
+            tpm.with_endorsement_key(|tpm, ek| {
                 tpm.with_policy_session(|tpm, policy| {
-                    let by_endorsement = TpmPolicySecretCommand {
-                        handles: [TpmRh::Endorsement.value().into(), policy],
-                        ..Default::default()
-                    };
-                    tpm.call::<_, TpmPolicySecretResponse>(&by_endorsement, &[empty_password()])?;
-                    let command = TpmActivateCredentialCommand { handles: [ak, ek], credential_blob, secret };
-                    let frame = crate::client::frame(&command, &[empty_password(), session(policy)])?;
-                    let response = tpm.exchange(&frame)?;
-                    crate::seal::payload(&response, tpm2_protocol::data::TpmCc::ActivateCredential)
+                    let handles = [TpmRh::Endorsement.value().into(), policy];
+                    let by_endorsement = TpmPolicySecretCommand { handles, ..Default::default() };
+                    let request = Request::by(&[Auth::Value(&[])], &[]);
+                    tpm.call::<_, TpmPolicySecretResponse>(&by_endorsement, &request)?;
+                    let handles = [ak.handle, ek.handle];
+                    let command = TpmActivateCredentialCommand { handles, credential_blob, secret };
+                    let auths = [Auth::Value(&[]), Auth::Policy(policy)];
+                    let names = [&ak.name[..], &ek.name];
+                    let request = Request { secret: Secret::Out, ..Request::by(&auths, &names) };
+                    Ok(tpm.send(Command::new(&command)?, &request, 0)?.secret(MAX_CREDENTIAL)?)
                 })
             })
         })
@@ -98,7 +88,7 @@ pub fn make_credential(ek: &[u8], ak: &[u8], secret: &[u8]) -> Result<Credential
     }
     let ek = endorsement_point(ek)?;
     let name = name(ak)?;
-    let (seed, ephemeral) = shared_seed(&ek).map_err(|_| CredentialError::EndorsementKey)?;
+    let (seed, ephemeral) = shared_seed(&ek, b"IDENTITY\0").map_err(|_| CredentialError::EndorsementKey)?;
     seal_credential(&seed, &ephemeral, &name, secret).map_err(|_| CredentialError::Length)
 }
 
@@ -130,22 +120,6 @@ pub fn name(public: &[u8]) -> Result<[u8; 34], QuoteError> {
     Ok(name)
 }
 
-/// A seed that the holder of `ek` derives from the point that comes with it (part 1, §C.6.4).
-fn shared_seed(ek: &[u8; 65]) -> Result<(Zeroizing<[u8; 32]>, TpmsEccPoint), aws_lc_rs::error::Unspecified> {
-    let ephemeral = EphemeralPrivateKey::generate(&ECDH_P256, &SystemRandom::new())?;
-    let public = ephemeral.compute_public_key()?;
-    let (_, point) = public.as_ref().split_first().ok_or(aws_lc_rs::error::Unspecified)?;
-    let (x, y) = point.split_at_checked(32).ok_or(aws_lc_rs::error::Unspecified)?;
-    let ek_x = ek.get(1..33).ok_or(aws_lc_rs::error::Unspecified)?;
-    let peer = UnparsedPublicKey::new(&ECDH_P256, ek);
-    let seed = agree_ephemeral(ephemeral, peer, aws_lc_rs::error::Unspecified, |z| {
-        // KDFe (part 1, §11.4.10.3): one block of SHA-256 is as much as is wanted.
-        Ok(Zeroizing::new(sha256([&1u32.to_be_bytes()[..], z, b"IDENTITY\0", x, ek_x])))
-    })?;
-    let parameter = |bytes| Tpm2bEccParameter::try_from(bytes).map_err(|_| aws_lc_rs::error::Unspecified);
-    Ok((seed, TpmsEccPoint { x: parameter(x)?, y: parameter(y)? }))
-}
-
 /// Part 1, §24.4 and §24.5.
 fn seal_credential(
     seed: &[u8; 32],
@@ -154,14 +128,10 @@ fn seal_credential(
     secret: &[u8],
 ) -> Result<Credential, Box<dyn std::error::Error>> {
     let mut sealed = Zeroizing::new(bytes(&Tpm2bDigest::try_from(secret)?)?);
-    let key = kdfa(seed, b"STORAGE\0", name, 128);
-    let key = UnboundCipherKey::new(&AES_128, key.get(..16).unwrap_or_default())?;
-    let zero = EncryptionContext::Iv128(FixedLength::from([0; 16]));
-    EncryptingKey::cfb128(key)?.less_safe_encrypt(&mut sealed, zero)?;
-    let key = hmac::Key::new(hmac::HMAC_SHA256, &*kdfa(seed, b"INTEGRITY\0", &[], 256));
-    let mut integrity = hmac::Context::with_key(&key);
-    integrity.update(&sealed);
-    integrity.update(name);
+    let key = kdfa(seed, b"STORAGE\0", &[name], 128);
+    encrypt(key.get(..16).unwrap_or_default(), [0; 16], &mut sealed)?;
+    let key = kdfa(seed, b"INTEGRITY\0", &[], 256);
+    let integrity = mac(&*key, [&sealed[..], name]);
     let mut object = bytes(&Tpm2bDigest::try_from(integrity.sign().as_ref())?)?;
     object.extend_from_slice(&sealed);
     Ok(Credential {
@@ -170,25 +140,10 @@ fn seal_credential(
     })
 }
 
-/// KDFa with HMAC-SHA-256 (part 1, §11.4.10.2), for at most one block. `label` ends with a zero.
-fn kdfa(key: &[u8; 32], label: &[u8], context: &[u8], bits: u32) -> Zeroizing<[u8; 32]> {
-    let mut mac = hmac::Context::with_key(&hmac::Key::new(hmac::HMAC_SHA256, key));
-    for part in [&1u32.to_be_bytes()[..], label, context, &bits.to_be_bytes()] {
-        mac.update(part);
-    }
-    let mut derived = Zeroizing::new([0; 32]);
-    derived.copy_from_slice(mac.sign().as_ref());
-    derived
-}
-
-fn ek_template() -> Result<TpmtPublic, TpmError> {
-    let symmetric = TpmtSymDefObject {
-        algorithm: TpmAlgId::Aes,
-        key_bits: TpmuSymKeyBits::Aes(TpmUint16::new(128)),
-        mode: TpmuSymMode::Aes(TpmAlgId::Cfb),
-    };
+/// The TCG's template L-2.
+pub(crate) fn ek_template() -> Result<TpmtPublic, TpmError> {
     let parameters = TpmsEccParms {
-        symmetric,
+        symmetric: aes(),
         scheme: TpmtEccScheme::default(),
         curve_id: TpmEccCurve::NistP256,
         kdf: TpmtKdfScheme::default(),

@@ -1,25 +1,46 @@
 //! The TPM's hierarchies: who may own it, its storage root, its clock, and its end (part 1, §14).
 
 use crate::{
-    Error, Tpm,
-    client::password,
-    quote::{Clock, ecc_template},
+    Error, Name, Tpm,
+    credential::ek_template,
+    frame::{Auth, Command, Request, Secret},
+    name,
+    quote::{Clock, bytes, ecc_template},
 };
 use tpm2_protocol::{
     basic::{TpmHandle, TpmUint16},
     data::{
-        Tpm2bAuth, TpmAlgId, TpmHt, TpmPt, TpmRh, TpmaObject, TpmtEccScheme, TpmtPublic, TpmtSymDefObject,
-        TpmuSymKeyBits, TpmuSymMode,
+        Tpm2bAuth, Tpm2bPublic, TpmAlgId, TpmPt, TpmRh, TpmaObject, TpmtEccScheme, TpmtPublic,
+        TpmtSymDefObject, TpmuSymKeyBits, TpmuSymMode,
     },
     frame::{
         TpmClearCommand, TpmClearResponse, TpmEvictControlCommand, TpmEvictControlResponse,
-        TpmHierarchyChangeAuthCommand, TpmHierarchyChangeAuthResponse, TpmReadClockCommand,
-        TpmReadClockResponse, TpmReadPublicCommand, TpmReadPublicResponse,
+        TpmHierarchyChangeAuthCommand, TpmReadClockCommand, TpmReadClockResponse, TpmReadPublicCommand,
+        TpmReadPublicResponse,
     },
 };
 
 /// The persistent handle of the storage root key (TCG handle registry, §2.3.1).
 pub const STORAGE_ROOT: u32 = 0x8100_0001;
+
+/// The persistent handle of the endorsement key (the same, §2.3.2).
+pub(crate) const ENDORSEMENT_KEY: u32 = 0x8101_0002;
+
+/// A key in the TPM.
+pub(crate) struct Object {
+    pub(crate) handle: TpmHandle,
+    /// Computed from its public part, whatever the TPM says.
+    pub(crate) name: Name,
+    /// `TPM2B_PUBLIC`.
+    pub(crate) public: Vec<u8>,
+}
+
+impl Object {
+    pub(crate) fn new(handle: TpmHandle, public: &Tpm2bPublic) -> Result<Self, Error> {
+        let public = bytes(public)?;
+        Ok(Self { handle, name: name(&public).map_err(|_| Error::Key)?, public })
+    }
+}
 
 /// An authorisation value of its own for a part of the TPM.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,62 +52,88 @@ pub enum Hierarchy {
 }
 
 impl Tpm {
-    /// Gives a hierarchy another authorisation value (at most 32 bytes, empty at first). The value goes over
-    /// the bus in the clear: set it before anybody listens.
+    /// Gives a hierarchy another authorisation value (at most 32 bytes, empty at first).
     pub fn set_auth(&mut self, hierarchy: Hierarchy, present: &[u8], next: &[u8]) -> Result<(), Error> {
         let handle = match hierarchy {
             Hierarchy::Owner => TpmRh::Owner,
             Hierarchy::Lockout => TpmRh::Lockout,
         };
-        let new_auth = Tpm2bAuth::try_from(next)?;
+        let new_auth = Tpm2bAuth::try_from(vec![0; next.len()].as_slice())?;
         let command = TpmHierarchyChangeAuthCommand { handles: [handle.value().into()], new_auth };
-        self.call::<_, TpmHierarchyChangeAuthResponse>(&command, &[password(present)?]).map(drop)
+        let command = Command::new(&command)?.with_secret(2, next)?;
+        let auths = [Auth::Value(present)];
+        let request = Request { secret: Secret::In, next: Some(next), ..Request::by(&auths, &[]) };
+        self.send(command, &request, 0).map(drop)
     }
 
     /// Makes the storage root key anew and keeps it at [`STORAGE_ROOT`], so that sealing needs no owner. What was
-    /// there before goes: it may be somebody's whose private half is known.
+    /// there before goes: it may be somebody's whose private half is known. Keeps the endorsement key, too, so that
+    /// [`Tpm::secure`] need not wait for it.
     pub fn make_storage_root(&mut self, owner: &[u8]) -> Result<(), Error> {
-        if self.loaded(TpmHt::Persistent)?.contains(&STORAGE_ROOT.into()) {
-            self.evict(owner, STORAGE_ROOT.into())?;
+        let keys = [
+            (STORAGE_ROOT, TpmRh::Owner, storage_template(), owner),
+            (ENDORSEMENT_KEY, TpmRh::Endorsement, ek_template()?, &[]),
+        ];
+        for (place, hierarchy, template, auth) in keys {
+            if let Some(present) = self.read_public(place)? {
+                self.evict(owner, &present, place)?;
+            }
+            self.with_primary(hierarchy, auth, template, |tpm, key| tpm.evict(owner, key, place))?;
         }
-        self.with_primary(TpmRh::Owner, owner, storage_template(), |tpm, handle, _| tpm.evict(owner, handle))
+        Ok(())
     }
 
     /// Makes a loaded object persistent, or a persistent one go.
-    fn evict(&mut self, owner: &[u8], handle: TpmHandle) -> Result<(), Error> {
-        let handles = [TpmRh::Owner.value().into(), handle];
-        let command = TpmEvictControlCommand { handles, persistent_handle: STORAGE_ROOT.into() };
-        self.call::<_, TpmEvictControlResponse>(&command, &[password(owner)?]).map(drop)
+    fn evict(&mut self, owner: &[u8], object: &Object, place: u32) -> Result<(), Error> {
+        let handles = [TpmRh::Owner.value().into(), object.handle];
+        let command = TpmEvictControlCommand { handles, persistent_handle: place.into() };
+        let (auths, names) = ([Auth::Value(owner)], [&[][..], &object.name]);
+        self.call::<_, TpmEvictControlResponse>(&command, &Request::by(&auths, &names)).map(drop)
+    }
+
+    /// What is at a persistent handle, if anything. Nobody vouches for the answer until its name is used.
+    pub(crate) fn read_public(&mut self, handle: u32) -> Result<Option<Object>, Error> {
+        let handle = TpmHandle::from(handle);
+        match self.call(&TpmReadPublicCommand { handles: [handle] }, &Request::OUTSIDE) {
+            Err(Error::Absent) => Ok(None),
+            found => {
+                let found: TpmReadPublicResponse = found?;
+                Object::new(handle, &found.out_public).map(Some)
+            }
+        }
     }
 
     /// Runs `with` with the storage root key: the persistent one, else one made for this time, which needs an
     /// owner without authorisation value. Both are the same key.
     pub(crate) fn with_storage_root<T>(
         &mut self,
-        with: impl FnOnce(&mut Self, TpmHandle) -> Result<T, Error>,
+        with: impl FnOnce(&mut Self, &Object) -> Result<T, Error>,
     ) -> Result<T, Error> {
-        if self.loaded(TpmHt::Persistent)?.contains(&STORAGE_ROOT.into()) {
-            let command = TpmReadPublicCommand { handles: [STORAGE_ROOT.into()] };
-            let found: TpmReadPublicResponse = self.call(&command, &[])?;
-            // With these attributes this TPM made it, and nobody else has it.
-            if found.out_public.inner.object_attributes != storage_template().object_attributes {
-                return Err(Error::StorageRoot);
-            }
-            return with(self, STORAGE_ROOT.into());
+        let Some(found) = self.read_public(STORAGE_ROOT)? else {
+            return self.with_primary(TpmRh::Owner, &[], storage_template(), with);
+        };
+        // With these attributes this TPM made it, and nobody else has it.
+        let public: Tpm2bPublic = crate::quote::whole(&found.public).map_err(|_| Error::StorageRoot)?;
+        if public.inner.object_attributes != storage_template().object_attributes {
+            return Err(Error::StorageRoot);
         }
-        self.with_primary(TpmRh::Owner, &[], storage_template(), |tpm, handle, _| with(tpm, handle))
+        with(self, &found)
     }
 
     /// Forgets its owner: everything ever sealed, all NV indices of the owner, all authorisation values. The
     /// endorsement key stays; counters do not start over (part 3, `TPM2_Clear`).
     pub fn clear(&mut self, lockout: &[u8]) -> Result<(), Error> {
         let command = TpmClearCommand { handles: [TpmRh::Lockout.value().into()] };
-        self.call::<_, TpmClearResponse>(&command, &[password(lockout)?]).map(drop)
+        let auths = [Auth::Value(lockout)];
+        // The value is empty from then on.
+        let next = Some(&[][..]).filter(|_| !lockout.is_empty());
+        self.call::<_, TpmClearResponse>(&command, &Request { next, ..Request::by(&auths, &[]) }).map(drop)
     }
 
     /// The TPM's clock, unsigned.
     pub fn clock(&mut self) -> Result<Clock, Error> {
-        let response: TpmReadClockResponse = self.call(&TpmReadClockCommand { handles: [] }, &[])?;
+        let command = TpmReadClockCommand { handles: [] };
+        let response: TpmReadClockResponse = self.call(&command, &Request::default())?;
         Ok(response.current_time.clock_info.into())
     }
 
@@ -103,10 +150,14 @@ impl Tpm {
 
 /// The parent of sealed objects: an ECC storage key from the owner seed.
 fn storage_template() -> TpmtPublic {
-    let symmetric = TpmtSymDefObject {
+    ecc_template(TpmaObject::DECRYPT | TpmaObject::RESTRICTED, aes(), TpmtEccScheme::default())
+}
+
+/// AES-128 in cipher feedback mode, which every TPM has.
+pub(crate) fn aes() -> TpmtSymDefObject {
+    TpmtSymDefObject {
         algorithm: TpmAlgId::Aes,
         key_bits: TpmuSymKeyBits::Aes(TpmUint16::new(128)),
         mode: TpmuSymMode::Aes(TpmAlgId::Cfb),
-    };
-    ecc_template(TpmaObject::DECRYPT | TpmaObject::RESTRICTED, symmetric, TpmtEccScheme::default())
+    }
 }

@@ -3,8 +3,9 @@
 //! software TPM's Unix socket with the same code.
 //!
 //! The boundary is the one between a room and its TPM: what the TPM answers is parsed as hostile input and is
-//! bounded to [`MAX_FRAME`] bytes. What leaves the TPM on unseal is as private as the bus: sessions are not
-//! encrypted, so whoever listens between processor and TPM sees it.
+//! bounded to [`MAX_FRAME`] bytes. Whoever listens between processor and TPM sees neither secrets nor authorisation
+//! values: none is sent before [`Tpm::secure`] has begun a session that is salted to the TPM's endorsement key, and with
+//! it no answer is taken that the TPM did not give. What this does not stop is whoever asks the TPM for himself.
 //!
 //! Only the SHA-256 bank is used. A PCR is trusted only if no software can reset it (0 to 15). Sections named
 //! in this crate are those of the TCG TPM 2.0 Library Specification.
@@ -13,22 +14,29 @@
 mod approve;
 mod client;
 mod credential;
+mod derive;
+mod error;
+mod frame;
 mod hierarchy;
 mod log;
 mod nv;
 mod port;
 mod quote;
 mod seal;
+mod secure;
+mod session;
 
 pub use approve::{Approval, Limit, MAX_APPROVAL, MAX_REFERENCE, SigningKey, check_signature};
-pub use client::{Error, Tpm};
+pub use client::Tpm;
 pub use credential::{Credential, CredentialError, MAX_CREDENTIAL, endorsement_point, make_credential, name};
+pub use error::Error;
 pub use hierarchy::{Hierarchy, STORAGE_ROOT};
 pub use log::{Measurement, PcrValues, replay};
 pub use nv::{MAX_NV, NV_EK_CERTIFICATE, NV_FLOOR, NV_IDENTITY, NvPublic};
 pub use port::MAX_FRAME;
 pub use quote::{Clock, Quote, QuoteError, check_attestation_key};
 pub use seal::{MAX_SECRET, Policy};
+pub use secure::Name;
 
 /// A SHA-256 digest.
 pub type Digest = [u8; 32];

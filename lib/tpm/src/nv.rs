@@ -3,7 +3,9 @@
 
 use crate::{
     Error, Tpm,
-    client::{empty_password, password},
+    frame::{Auth, Request},
+    quote::bytes,
+    sha256,
 };
 use tpm2_protocol::{
     basic::{TpmHandle, TpmUint16},
@@ -32,7 +34,7 @@ const COUNTER: u16 = 8;
 /// What is known of an index without reading it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NvPublic {
-    /// `TPM2B_NAME`'s content: the hash algorithm and the hash of all that is here.
+    /// The hash algorithm and the hash of all that is here.
     pub name: Vec<u8>,
     /// Length of the value in bytes.
     pub size: u16,
@@ -57,8 +59,8 @@ impl Tpm {
             Some(_) => self.nv_undefine(owner, index)?,
             None => {}
         }
-        self.nv_define(owner, index, TpmaNv::OWNERWRITE | TpmaNv::WRITEDEFINE, size)?;
-        self.nv_write_and_lock(TpmRh::Owner, owner, index, data)
+        let defined = self.nv_define(owner, index, TpmaNv::OWNERWRITE | TpmaNv::WRITEDEFINE, size)?;
+        self.nv_write_and_lock(TpmRh::Owner, owner, defined, data)
     }
 
     /// What a TPM's maker does before anybody owns it: puts the certificate of its endorsement key where everybody
@@ -69,16 +71,24 @@ impl Tpm {
             return Err(Error::Length);
         }
         let kind = TpmaNv::PPWRITE | TpmaNv::PPREAD | TpmaNv::PLATFORMCREATE | TpmaNv::WRITEDEFINE;
-        self.nv_define_by(TpmRh::Platform, &[], NV_EK_CERTIFICATE, kind, size)?;
-        self.nv_write_and_lock(TpmRh::Platform, &[], NV_EK_CERTIFICATE, certificate)
+        let defined = self.nv_define_by(TpmRh::Platform, &[], NV_EK_CERTIFICATE, kind, size)?;
+        self.nv_write_and_lock(TpmRh::Platform, &[], defined, certificate)
     }
 
-    fn nv_write_and_lock(&mut self, by: TpmRh, auth: &[u8], index: u32, data: &[u8]) -> Result<(), Error> {
-        let (handles, data) = ([by.value().into(), index.into()], Tpm2bMaxNvBuffer::try_from(data)?);
+    fn nv_write_and_lock(
+        &mut self,
+        by: TpmRh,
+        auth: &[u8],
+        mut index: TpmsNvPublic,
+        data: &[u8],
+    ) -> Result<(), Error> {
+        let (handles, data) = ([by.value().into(), index.nv_index], Tpm2bMaxNvBuffer::try_from(data)?);
+        let (auths, before) = ([Auth::Value(auth)], nv_name(&index)?);
         let write = TpmNvWriteCommand { handles, data, offset: TpmUint16::new(0) };
-        self.call::<_, TpmNvWriteResponse>(&write, &[password(auth)?])?;
-        let lock = TpmNvWriteLockCommand { handles };
-        self.call::<_, TpmNvWriteLockResponse>(&lock, &[password(auth)?]).map(drop)
+        self.call::<_, TpmNvWriteResponse>(&write, &Request::by(&auths, &[&[], &before]))?;
+        index.attributes |= TpmaNv::WRITTEN;
+        let (lock, after) = (TpmNvWriteLockCommand { handles }, nv_name(&index)?);
+        self.call::<_, TpmNvWriteLockResponse>(&lock, &Request::by(&auths, &[&[], &after])).map(drop)
     }
 
     /// The value of an index, none if it is not defined or has none.
@@ -89,7 +99,8 @@ impl Tpm {
         }
         let (size, offset) = (TpmUint16::new(public.size), TpmUint16::new(0));
         let command = TpmNvReadCommand { handles: [index.into(); 2], size, offset };
-        let response: TpmNvReadResponse = self.call(&command, &[empty_password()])?;
+        let names = [&public.name[..]; 2];
+        let response: TpmNvReadResponse = self.call(&command, &Request::by(&[Auth::Value(&[])], &names))?;
         Ok(Some(response.data.to_vec()))
     }
 
@@ -115,26 +126,37 @@ impl Tpm {
 
     /// Counts one up.
     pub fn nv_increment(&mut self, owner: &[u8], index: u32) -> Result<(), Error> {
-        let command = TpmNvIncrementCommand { handles: by_owner(index) };
-        self.call::<_, TpmNvIncrementResponse>(&command, &[password(owner)?]).map(drop)
+        let (command, name) = (TpmNvIncrementCommand { handles: by_owner(index) }, self.name_of(index)?);
+        let (auths, names) = ([Auth::Value(owner)], [&[][..], &name]);
+        self.call::<_, TpmNvIncrementResponse>(&command, &Request::by(&auths, &names)).map(drop)
     }
 
     /// Removes an index and its value.
     pub fn nv_undefine(&mut self, owner: &[u8], index: u32) -> Result<(), Error> {
-        let command = TpmNvUndefineSpaceCommand { handles: by_owner(index) };
-        self.call::<_, TpmNvUndefineSpaceResponse>(&command, &[password(owner)?]).map(drop)
+        let (command, name) = (TpmNvUndefineSpaceCommand { handles: by_owner(index) }, self.name_of(index)?);
+        let (auths, names) = ([Auth::Value(owner)], [&[][..], &name]);
+        self.call::<_, TpmNvUndefineSpaceResponse>(&command, &Request::by(&auths, &names)).map(drop)
+    }
+
+    fn name_of(&mut self, index: u32) -> Result<Vec<u8>, Error> {
+        Ok(self.nv_public(index)?.ok_or(Error::Absent)?.name)
     }
 
     /// What is known of an index, none if it is not defined.
     pub fn nv_public(&mut self, index: u32) -> Result<Option<NvPublic>, Error> {
         let command = TpmNvReadPublicCommand { handles: [index.into()] };
-        let response: TpmNvReadPublicResponse = match self.call(&command, &[]) {
+        let response: TpmNvReadPublicResponse = match self.call(&command, &Request::OUTSIDE) {
             Err(Error::Absent) => return Ok(None),
             response => response?,
         };
         let public = response.nv_public.inner;
+        // Nobody vouches for the answer; the TPM refuses what is authorised under a name that is not the index's.
+        let name = match public.name_alg {
+            TpmAlgId::Sha256 => nv_name(&public)?,
+            _ => response.nv_name.to_vec(),
+        };
         Ok(Some(NvPublic {
-            name: response.nv_name.to_vec(),
+            name,
             size: public.data_size.value(),
             written: public.attributes.contains(TpmaNv::WRITTEN),
             locked: public.attributes.contains(TpmaNv::WRITELOCKED),
@@ -142,7 +164,13 @@ impl Tpm {
         }))
     }
 
-    fn nv_define(&mut self, owner: &[u8], index: u32, kind: TpmaNv, size: u16) -> Result<(), Error> {
+    fn nv_define(
+        &mut self,
+        owner: &[u8],
+        index: u32,
+        kind: TpmaNv,
+        size: u16,
+    ) -> Result<TpmsNvPublic, Error> {
         self.nv_define_by(TpmRh::Owner, owner, index, kind, size)
     }
 
@@ -153,7 +181,7 @@ impl Tpm {
         index: u32,
         kind: TpmaNv,
         size: u16,
-    ) -> Result<(), Error> {
+    ) -> Result<TpmsNvPublic, Error> {
         let attributes = TpmaNv::OWNERREAD | TpmaNv::AUTHREAD | TpmaNv::NO_DA | kind;
         let inner = TpmsNvPublic {
             nv_index: index.into(),
@@ -167,8 +195,15 @@ impl Tpm {
             auth: Tpm2bAuth::new(),
             public_info: Tpm2bNvPublic { inner },
         };
-        self.call::<_, TpmNvDefineSpaceResponse>(&command, &[password(auth)?]).map(drop)
+        let auths = [Auth::Value(auth)];
+        self.call::<_, TpmNvDefineSpaceResponse>(&command, &Request::by(&auths, &[]))?;
+        Ok(inner)
     }
+}
+
+/// Part 1, §16.
+fn nv_name(public: &TpmsNvPublic) -> Result<Vec<u8>, Error> {
+    Ok([&TpmAlgId::Sha256.value().to_be_bytes()[..], &sha256([&bytes(public)?[..]])].concat())
 }
 
 fn by_owner(index: u32) -> [TpmHandle; 2] {

@@ -2,7 +2,8 @@
 
 use crate::{
     Error, PcrValues, Tpm,
-    client::{empty_password, select, sized},
+    client::{select, sized},
+    frame::{Auth, Request},
     log, sha256,
 };
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED, UnparsedPublicKey};
@@ -93,7 +94,7 @@ impl Tpm {
     /// The public part of this TPM's attestation key, a `TPM2B_PUBLIC`. The key is derived from the
     /// endorsement seed, so it stays the same until the TPM gets a new one.
     pub fn attestation_key(&mut self) -> Result<Vec<u8>, Error> {
-        self.with_primary(TpmRh::Endorsement, &[], ak_template()?, |_, _, public| Ok(bytes(&public)?))
+        self.with_primary(TpmRh::Endorsement, &[], ak_template()?, |_, key| Ok(key.public.clone()))
     }
 
     /// Signs `nonce` (16 to 64 bytes) and the present values of `pcrs` with the attestation key.
@@ -102,10 +103,11 @@ impl Tpm {
             return Err(Error::Length);
         }
         let (qualifying_data, pcr_select) = (Tpm2bData::try_from(nonce)?, select(pcrs.iter().copied())?);
-        self.with_primary(TpmRh::Endorsement, &[], ak_template()?, |tpm, handle, _| {
+        self.with_primary(TpmRh::Endorsement, &[], ak_template()?, |tpm, key| {
             let in_scheme = TpmtSigScheme::default();
-            let command = TpmQuoteCommand { handles: [handle], qualifying_data, in_scheme, pcr_select };
-            let made: TpmQuoteResponse = tpm.call(&command, &[empty_password()])?;
+            let command = TpmQuoteCommand { handles: [key.handle], qualifying_data, in_scheme, pcr_select };
+            let (auths, names) = ([Auth::Value(&[])], [&key.name[..]]);
+            let made: TpmQuoteResponse = tpm.call(&command, &Request::by(&auths, &names))?;
             Ok(Quote { attest: bytes(&made.quoted.inner)?, signature: bytes(&made.signature)? })
         })
     }

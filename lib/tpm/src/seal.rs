@@ -17,22 +17,21 @@
 use crate::{
     Approval, Error, Tpm,
     approve::authorised_policy,
-    client::{empty_password, frame, session, sized},
+    client::sized,
+    frame::{Auth, Command, Request, Secret},
+    hierarchy::Object,
     quote::bytes,
     sha256,
 };
 use aws_lc_rs::aead::{AES_256_GCM, Aad, NONCE_LEN, Nonce, RandomizedNonceKey};
 use tpm2_protocol::{
     TpmUnmarshal,
-    basic::{Tpm2b, TpmHandle},
     data::{
-        Tpm2bAuth, Tpm2bDigest, Tpm2bPrivate, Tpm2bPublic, Tpm2bSensitiveCreate, Tpm2bSensitiveData,
-        TpmAlgId, TpmCc, TpmaObject, TpmlPcrSelection, TpmsKeyedhashParms, TpmsSensitiveCreate, TpmtPublic,
-        TpmuPublicId, TpmuPublicParms,
+        Tpm2bDigest, Tpm2bPrivate, Tpm2bPublic, Tpm2bSensitiveCreate, Tpm2bSensitiveData, TpmAlgId,
+        TpmaObject, TpmlPcrSelection, TpmsKeyedhashParms, TpmsSensitiveCreate, TpmtPublic, TpmuPublicId,
+        TpmuPublicParms,
     },
-    frame::{
-        TpmCreateCommand, TpmCreateResponse, TpmLoadCommand, TpmLoadResponse, TpmResponse, TpmUnsealCommand,
-    },
+    frame::{TpmCreateCommand, TpmCreateResponse, TpmLoadCommand, TpmLoadResponse, TpmUnsealCommand},
 };
 use zeroize::Zeroizing;
 
@@ -70,10 +69,9 @@ impl Tpm {
         let (kind, public) = sealed_template(policy)?;
         let mut key = Zeroizing::new([0; KEY]);
         aws_lc_rs::rand::fill(&mut *key).map_err(|_| Error::Length)?;
-        let made = self.with_storage_root(|tpm, parent| {
-            let response = tpm.exchange(&put_secret(parent, &key, public)?)?;
-            Ok(TpmResponse::cast(&response)?.unmarshal::<TpmCreateResponse>()?)
-        })?;
+        let data = Tpm2bSensitiveData::try_from(&[0; KEY][..])?;
+        let sensitive = TpmsSensitiveCreate { data, ..Default::default() };
+        let made = self.create(sensitive, public, 6, &*key)?;
         let mut body = kind.to_be_bytes().to_vec();
         body.extend(bytes(&made.out_private)?);
         body.extend(bytes(&made.out_public)?);
@@ -113,12 +111,7 @@ impl Tpm {
         let (in_public, rest) = Tpm2bPublic::unmarshal(rest).map_err(|_| Error::Blob)?;
         let bound = body.get(..body.len() - rest.len()).ok_or(Error::Blob)?;
         let (nonce, ciphertext) = rest.split_first_chunk::<NONCE_LEN>().ok_or(Error::Blob)?;
-        let key = self.with_storage_root(|tpm, parent| {
-            let load = TpmLoadCommand { handles: [parent], in_private, in_public };
-            let loaded: TpmLoadResponse = tpm.call(&load, &[empty_password()])?;
-            let [object] = loaded.handles;
-            tpm.with_context(object, |tpm| tpm.unseal_object(object, with))
-        })?;
+        let key = self.with_loaded(in_private, in_public, |tpm, object| tpm.unseal_object(object, with))?;
         let mut secret = Zeroizing::new(ciphertext.to_vec());
         let length = cipher(&key)?
             .open_in_place(Nonce::from(nonce), Aad::from(bound), &mut secret)
@@ -130,16 +123,60 @@ impl Tpm {
 
     fn unseal_object(
         &mut self,
-        object: TpmHandle,
+        object: &Object,
         with: Option<&Opening<'_>>,
     ) -> Result<Zeroizing<Vec<u8>>, Error> {
-        let command = TpmUnsealCommand { handles: [object] };
+        let command = Command::new(&TpmUnsealCommand { handles: [object.handle] })?;
+        let unseal = |tpm: &mut Self, auth: Auth<'_>| {
+            let (auths, names) = ([auth], [&object.name[..]]);
+            let request = Request { secret: Secret::Out, ..Request::by(&auths, &names) };
+            Ok(tpm.send(command, &request, 0)?.secret(KEY)?)
+        };
         let Some(Opening { key, reference, approval }) = with else {
-            return payload(&self.exchange(&frame(&command, &[empty_password()])?)?, TpmCc::Unseal);
+            return unseal(self, Auth::Value(&[]));
         };
         self.with_policy_session(|tpm, policy| {
             tpm.satisfy(policy, key, reference, approval)?;
-            payload(&tpm.exchange(&frame(&command, &[session(policy)])?)?, TpmCc::Unseal)
+            unseal(tpm, Auth::Policy(policy))
+        })
+    }
+
+    /// A `TPM2_Create` below the storage root, with `secret` at its place in the parameters.
+    pub(crate) fn create(
+        &mut self,
+        sensitive: TpmsSensitiveCreate,
+        public: TpmtPublic,
+        at: usize,
+        secret: &[u8],
+    ) -> Result<TpmCreateResponse, Error> {
+        self.with_storage_root(|tpm, parent| {
+            let command = TpmCreateCommand {
+                handles: [parent.handle],
+                in_sensitive: Tpm2bSensitiveCreate { inner: sensitive },
+                in_public: Tpm2bPublic { inner: public },
+                outside_info: Default::default(),
+                creation_pcr: TpmlPcrSelection::new(),
+            };
+            let command = Command::new(&command)?.with_secret(at, secret)?;
+            let (auths, names) = ([Auth::Value(&[])], [&parent.name[..]]);
+            let request = Request { secret: Secret::In, ..Request::by(&auths, &names) };
+            Ok(tpm.send(command, &request, 0)?.body()?)
+        })
+    }
+
+    /// Runs `with` with a key or secret that lies below the storage root.
+    pub(crate) fn with_loaded<T>(
+        &mut self,
+        in_private: Tpm2bPrivate,
+        in_public: Tpm2bPublic,
+        with: impl FnOnce(&mut Self, &Object) -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        self.with_storage_root(|tpm, parent| {
+            let load = TpmLoadCommand { handles: [parent.handle], in_private, in_public };
+            let (auths, names) = ([Auth::Value(&[])], [&parent.name[..]]);
+            let loaded: TpmLoadResponse = tpm.call(&load, &Request::by(&auths, &names))?;
+            let [handle] = loaded.handles;
+            tpm.with_context(handle, |tpm| with(tpm, &Object::new(handle, &load.in_public)?))
         })
     }
 }
@@ -149,57 +186,6 @@ struct Opening<'a> {
     key: &'a [u8],
     reference: &'a [u8],
     approval: &'a Approval,
-}
-
-/// The secret (at most 32 bytes) of a response that has nothing else, without going through unprotected copies.
-pub(crate) fn payload(response: &[u8], command: TpmCc) -> Result<Zeroizing<Vec<u8>>, Error> {
-    let response = TpmResponse::cast(response)?;
-    response.validate(command)?;
-    // Responses to authorised commands put the size of the parameters before them (part 1, §18.10).
-    let parameters = response.body().get(4..).unwrap_or_default();
-    let (data, _) = Tpm2b::<KEY>::cast_prefix(parameters)?;
-    Ok(Zeroizing::new(data.data().to_vec()))
-}
-
-/// A `TPM2_Create` that seals `key`.
-fn put_secret(parent: TpmHandle, key: &[u8; KEY], public: TpmtPublic) -> Result<Zeroizing<Vec<u8>>, Error> {
-    let data = Tpm2bSensitiveData::try_from(&[0; KEY][..])?;
-    put(parent, TpmsSensitiveCreate { data, ..Default::default() }, key, 2, public)
-}
-
-/// A `TPM2_Create` of an object with an authorisation value.
-pub(crate) fn put_auth(
-    parent: TpmHandle,
-    auth: &[u8],
-    public: TpmtPublic,
-) -> Result<Zeroizing<Vec<u8>>, Error> {
-    let user_auth = Tpm2bAuth::try_from(vec![0; auth.len()].as_slice())?;
-    put(parent, TpmsSensitiveCreate { user_auth, ..Default::default() }, auth, 0, public)
-}
-
-/// The protocol crate keeps plain copies of what it marshals: so it marshals zeros (`sensitive`), and the secret
-/// is put only into the frame, which is zeroized; `skip` bytes after the length of the authorisation value.
-fn put(
-    parent: TpmHandle,
-    sensitive: TpmsSensitiveCreate,
-    secret: &[u8],
-    skip: usize,
-    public: TpmtPublic,
-) -> Result<Zeroizing<Vec<u8>>, Error> {
-    /// Header, parent, authorisation size, authorisation (handle, nonce, attributes, password: 9), size of
-    /// the sensitive area, length of the authorisation value.
-    const AUTH_AT: usize = 10 + 4 + 4 + 9 + 2 + 2;
-    let command = TpmCreateCommand {
-        handles: [parent],
-        in_sensitive: Tpm2bSensitiveCreate { inner: sensitive },
-        in_public: Tpm2bPublic { inner: public },
-        outside_info: Default::default(),
-        creation_pcr: TpmlPcrSelection::new(),
-    };
-    let mut bytes = frame(&command, &[empty_password()])?;
-    let at = AUTH_AT + skip;
-    bytes.get_mut(at..at + secret.len()).ok_or(Error::Length)?.copy_from_slice(secret);
-    Ok(bytes)
 }
 
 /// The kind of policy and the template of the sealed object.

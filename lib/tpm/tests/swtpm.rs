@@ -44,7 +44,9 @@ impl Swtpm {
     }
 
     fn tpm(&self) -> Tpm {
-        Tpm::connect(&self.socket()).unwrap()
+        let mut tpm = Tpm::connect(&self.socket()).unwrap();
+        tpm.secure(None).unwrap();
+        tpm
     }
 
     fn socket(&self) -> PathBuf {
@@ -121,15 +123,6 @@ fn the_log_replays_to_what_the_tpm_holds() {
     assert_eq!(log[2].description, "third");
     assert_eq!(tpm.pcr_read(&[8, 9]).unwrap(), replay(&log).unwrap());
     assert!(matches!(tpm.pcr_extend(16, &[0; 32]), Err(Error::PcrIndex(16))));
-}
-
-#[test]
-fn processes_take_turns_and_random_bytes_differ() {
-    let Some(swtpm) = Swtpm::start() else { return };
-    let first = swtpm.tpm().random(100).unwrap();
-    let second = swtpm.tpm().random(100).unwrap();
-    assert_eq!((first.len(), second.len()), (100, 100));
-    assert_ne!(first, second);
 }
 
 #[test]

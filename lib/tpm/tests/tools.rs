@@ -42,7 +42,9 @@ impl Swtpm {
     }
 
     fn tpm(&self) -> Tpm {
-        Tpm::new(TcpStream::connect(("127.0.0.1", self.port)).unwrap())
+        let mut tpm = Tpm::new(TcpStream::connect(("127.0.0.1", self.port)).unwrap());
+        tpm.secure(None).unwrap();
+        tpm
     }
 
     fn file(&self, name: &str, bytes: &[u8]) -> String {
