@@ -89,6 +89,9 @@ pub(crate) enum Verb {
     /// Ask a host what it is and runs, and judge the answer by a policy; or judge kept evidence, offline.
     #[command(after_help = crate::attest::HELP)]
     Attest(crate::attest::Attest),
+    /// The environment's authority: it keeps certificates and revocation lists alive, and appraises hosts.
+    #[command(subcommand)]
+    Authority(crate::authority::Verb),
     /// What the processes of this installation expose: sockets, mappings, capabilities, files, terminals, and what
     /// each could start. Fails on anything that no sandbox file names.
     Exposure(crate::exposure::Exposure),
@@ -123,6 +126,10 @@ pub(crate) struct Up {
     /// Taken away, the store is gone.
     #[arg(long, value_name = "FILE")]
     pub(crate) security_key: Option<PathBuf>,
+    /// How long certificates of hosts and services live, said when it is first started; a revocation list lives twice as
+    /// long. For tests: they live 24 hours.
+    #[arg(long, value_name = "SECONDS", hide = true, value_parser = clap::value_parser!(u64).range(8..=86_400))]
+    pub(crate) certificate_life: Option<u64>,
 }
 
 #[derive(ClapArgs)]

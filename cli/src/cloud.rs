@@ -16,6 +16,7 @@ use audit::caller::Journal;
 use host_api::{Api, DeviceName, LogRecord, Resource};
 use ids::{HostId, Identity, InstanceId, KeyId, Slot, VolumeId};
 use seal::CardKey;
+use serde::{Serialize, de::DeserializeOwned};
 use service::{CallError, Client, Credentials};
 use std::{
     cell::RefCell,
@@ -272,6 +273,31 @@ impl Cloud {
         let ask = Ask { apis: vec![C::API], resources, audience: None, lifetime: CALL_LIFE };
         let token = self.token_for(who, ticket, &ask)?;
         self.knock(who, Some(&token), call)
+    }
+
+    /// Brings a service what the authority made for it.
+    pub(crate) fn bring<Q: Serialize, R: DeserializeOwned>(
+        &self,
+        service: &str,
+        path: &str,
+        what: &Q,
+    ) -> Result<R, Failure> {
+        let Actor { tokens, kms, audit, .. } = &self.pipeline;
+        let clients = [("tokens", tokens), ("kms", kms), ("audit", audit)];
+        let client = clients.iter().find(|(name, _)| *name == service).map(|(_, client)| *client);
+        let client = client.ok_or_else(|| Failure::state(format!("there is no service {service}")))?;
+        Ok(self.runtime.block_on(client.post(path, what))?)
+    }
+
+    /// Tells the token service what a host was found to be.
+    pub(crate) fn appraised(&self, host: &HostId, found: tokens::Standing) -> Result<(), Failure> {
+        self.runtime.block_on(tokens::client::appraised(&self.pipeline.tokens, host, found))?;
+        Ok(())
+    }
+
+    /// What the token service's inventory says of every host.
+    pub(crate) fn hosts(&self) -> Result<Vec<tokens::client::Known>, Failure> {
+        Ok(self.runtime.block_on(tokens::client::hosts(&self.pipeline.tokens))?)
     }
 
     /// The signed sets of the token service's keys.

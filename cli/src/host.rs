@@ -27,8 +27,8 @@ pub(crate) enum Host {
         #[arg(long)]
         jumper: bool,
     },
-    /// Offer the host certificates for another day; it takes them without a restart. They live 24 hours, so do it
-    /// twice a day.
+    /// Offer the host certificates for another day; it takes them without a restart. The authority that `azote up`
+    /// leaves running does so by itself, in time and only if the host is what it should be.
     Renew,
     /// Take a host out: its certificates are revoked, and nobody talks to it any more.
     Retire {

@@ -6,6 +6,7 @@
 mod args;
 mod attest;
 mod audit;
+mod authority;
 mod boot;
 mod claims;
 mod cloud;
@@ -85,6 +86,7 @@ fn dispatch(out: Out, args: &Args, given: bool) -> Result<(), Failure> {
         Verb::Rights(verb) => rights::run(out, verb),
         Verb::Release(verb) => release::run(out, verb),
         Verb::Attest(ask) => attest::run(out, &place()?, ask),
+        Verb::Authority(verb) => authority::run(out, &place()?, verb),
         Verb::Exposure(ask) => exposure::run(out, &place()?, ask),
         Verb::Claims(ask) => claims::run(out, &place()?, ask),
         Verb::Host(Host::Enroll { up, jumper }) => member::enroll(out, &place()?, up, *jumper),

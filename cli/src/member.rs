@@ -10,7 +10,7 @@ use crate::{
     out::Out,
     place::{INSTALLATION, Place},
     rack::Unit,
-    up::{self, Installation},
+    up::{self, Installation, SERVICES},
     verbs::told,
 };
 use ::attest::{Erasure, Policy, Statement};
@@ -38,7 +38,7 @@ pub(crate) fn enroll(out: Out, place: &Place, ask: &Up, jumper: bool) -> Result<
             return Err(Failure::Advice("host.already-up", message));
         }
         let installation = Installation::read(place)?;
-        match authority(place, &installation)?.retire(&installation.host) {
+        match installation.authority(place)?.retire(&installation.host) {
             Ok(()) | Err(pki::Error::Unknown(_)) => forget(place, installation)?,
             Err(error) => return Err(error.into()),
         }
@@ -53,15 +53,24 @@ pub(crate) fn enroll(out: Out, place: &Place, ask: &Up, jumper: bool) -> Result<
     Ok(())
 }
 
-fn authority(place: &Place, installation: &Installation) -> Result<Authority, Failure> {
-    Ok(Authority::open_or_create(&place.path("pki"), installation.environment)?)
-}
-
 /// Offers the host certificates for another day.
 pub(crate) fn renew(out: Out, place: &Place) -> Result<(), Failure> {
     let cloud = Cloud::open(place)?;
     let host = &cloud.installation.host;
-    let next = authority(place, &cloud.installation)?.renew(host)?;
+    let authority = cloud.installation.authority(place)?;
+    let ends = offer(&cloud, &authority, host).map_err(|error| told(place, error))?;
+    out.result(
+        "renewed: the host shows certificates of another day",
+        &json!({"host": host, "done": "renewed", "ends": ends}),
+    );
+    Ok(())
+}
+
+/// Offers a host the next certificates; gives until when they live, Unix time in seconds.
+pub(crate) fn offer(cloud: &Cloud, authority: &Authority, host: &HostId) -> Result<u64, Failure> {
+    let next = authority.renew(host)?;
+    let ends =
+        service::ends(&next.chain).ok_or_else(|| Failure::state("the authority issued no certificate"))?;
     let pem =
         |text: String| text.parse().map_err(|_| Failure::state("the authority's certificates are too long"));
     let offer = OfferCertificate {
@@ -70,22 +79,20 @@ pub(crate) fn renew(out: Out, place: &Place) -> Result<(), Failure> {
             .map_err(Failure::state)?,
         instances_chain: next.attestation_chain.map(pem).transpose()?,
     };
-    cloud.call(Who::Pipeline, &offer).map_err(|error| told(place, error))?;
-    out.result(
-        "renewed: the host shows certificates of another day",
-        &json!({"host": host, "done": "renewed"}),
-    );
-    Ok(())
+    cloud.call(Who::Pipeline, &offer)?;
+    Ok(ends)
 }
 
 /// Revokes the certificates of a host; nobody talks to it any more.
 pub(crate) fn retire(out: Out, place: &Place, host: Option<&HostId>) -> Result<(), Failure> {
     let installation = Installation::read(place)?;
     let host = host.unwrap_or(&installation.host);
-    let authority = authority(place, &installation)?;
+    let authority = installation.authority(place)?;
     authority.retire(host)?;
     let told = publish(place, &authority);
-    let text = format!("{host} is retired: its certificates are revoked ({told} of 2 running services know)");
+    let all = SERVICES.len();
+    let text =
+        format!("{host} is retired: its certificates are revoked ({told} of {all} running services know)");
     out.result(&text, &json!({"host": host, "done": "retired", "services_told": told}));
     Ok(())
 }
@@ -102,7 +109,7 @@ fn publish(place: &Place, authority: &Authority) -> usize {
         let list = Revocations { list };
         Ok::<Known, Failure>(up::runtime()?.block_on(client.post(REVOCATIONS, &list))?)
     };
-    ["kms", "audit"].into_iter().filter(|name| tell(name).is_ok()).count()
+    SERVICES.into_iter().filter(|name| tell(name).is_ok()).count()
 }
 
 /// Resets the host: keeps its certificate of erasure, ends what runs, and forgets it.
@@ -118,7 +125,7 @@ pub(crate) fn reset(out: Out, place: &Place, ticket: &str) -> Result<(), Failure
     let path = folder.join(format!("{host}.json"));
     service::write_atomic(&path, document.as_bytes()).doing(path.display())?;
     let statement = check(&document, &policy)?;
-    let authority = authority(place, &cloud.installation)?;
+    let authority = cloud.installation.authority(place)?;
     authority.erased(&host)?;
     publish(place, &authority);
     forget(place, cloud.installation)?;

@@ -3,6 +3,7 @@
 
 use crate::{
     args::{Board, Up},
+    authority,
     failure::{Doing, Failure},
     guests::Guests,
     interrupt,
@@ -12,7 +13,7 @@ use crate::{
 };
 use ids::{Environment, HostId, Identity};
 use parts::{Parts, Tool};
-use pki::Authority;
+use pki::{Authority, Lives, Terms};
 use serde::{Deserialize, Serialize};
 use service::{Client, Credentials};
 use std::{
@@ -24,13 +25,13 @@ use std::{
     time::Duration,
 };
 
-/// How long the certificates of services and hosts live; `up` renews them.
-const SERVICE_LIFE: Duration = Duration::from_secs(24 * 60 * 60);
-/// How long the identities of people live.
-const PERSON_LIFE: Duration = Duration::from_secs(90 * 24 * 60 * 60);
+/// How long the identities of people live, and of machines that only call others.
+pub(crate) const PERSON_LIFE: Duration = Duration::from_secs(90 * 24 * 60 * 60);
 /// In the order in which they start; they stop in the opposite one.
-pub(crate) const UNITS: [&str; 8] =
-    ["tpm-host", "chip", "board", "tpm-cloud", "tokens", "kms", "audit", "controller"];
+pub(crate) const UNITS: [&str; 9] =
+    ["tpm-host", "chip", "board", "tpm-cloud", "tokens", "kms", "audit", "controller", "authority"];
+/// The services of the control plane.
+pub(crate) const SERVICES: [&str; 3] = ["tokens", "kms", "audit"];
 /// People, services and the host that fills volumes, each with an identity in a file of its own.
 pub(crate) const ACTORS: [(&str, &str); 6] = [
     ("operator", "azote:operator/alice"),
@@ -56,6 +57,9 @@ pub(crate) struct Installation {
     /// What it is for. Nothing in it ever passes into another one.
     #[serde(default = "non_production")]
     pub(crate) environment: Environment,
+    /// How long certificates of hosts and services live, in seconds, if not as long as they usually do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) certificate_life: Option<u64>,
 }
 
 fn non_production() -> Environment {
@@ -63,6 +67,20 @@ fn non_production() -> Environment {
 }
 
 impl Installation {
+    /// The environment's authority.
+    pub(crate) fn authority(&self, place: &Place) -> Result<Authority, Failure> {
+        Ok(Authority::open_with(&place.path("pki"), self.environment, self.lives())?)
+    }
+
+    fn lives(&self) -> Lives {
+        self.certificate_life.map(Duration::from_secs).map_or_else(Lives::default, Lives::of)
+    }
+
+    /// For how many seconds an appraisal of a host is good: four times the time to the next one.
+    fn appraised_for(&self) -> u64 {
+        4 * Terms::new(self.lives().certificate.as_secs(), authority::EVERY.as_secs()).pause()
+    }
+
     /// Reads it.
     pub(crate) fn read(place: &Place) -> Result<Self, Failure> {
         let path = place.path(INSTALLATION);
@@ -78,13 +96,18 @@ impl Installation {
         })
     }
 
-    fn read_or_make(place: &Place, environment: Option<Environment>) -> Result<Self, Failure> {
+    fn read_or_make(
+        place: &Place,
+        environment: Option<Environment>,
+        certificate_life: Option<u64>,
+    ) -> Result<Self, Failure> {
         let path = place.path(INSTALLATION);
         if !path.exists() {
             let made = Self {
                 host: HostId::from_random(random()?),
                 importer: HostId::from_random(random()?),
                 environment: environment.unwrap_or_else(non_production),
+                certificate_life,
             };
             service::write_atomic(&path, &serde_json::to_vec_pretty(&made).map_err(Failure::state)?)
                 .doing(path.display())?;
@@ -128,9 +151,10 @@ impl<'a> Rack<'a> {
         place: &'a Place,
         parts: &'a Parts,
         environment: Option<Environment>,
+        certificate_life: Option<u64>,
     ) -> Result<Self, Failure> {
         place.claim()?;
-        let installation = Installation::read_or_make(place, environment)?;
+        let installation = Installation::read_or_make(place, environment, certificate_life)?;
         for name in [
             "pki",
             "identities",
@@ -147,9 +171,8 @@ impl<'a> Rack<'a> {
         ] {
             place.folder(name).doing(place.path(name).display())?;
         }
-        let pki = place.path("pki");
-        let authority = Authority::open_or_create(&pki, installation.environment)?;
-        // A list lives two days.
+        let authority = installation.authority(place)?;
+        // The one that is there may have ended while nothing ran.
         authority.refresh_list()?;
         let rack = Self { place, out, parts, authority, installation, jumper: false, security_key: None };
         for (name, identity) in ACTORS.into_iter().chain(crate::tokens::REVIEWERS) {
@@ -245,7 +268,7 @@ impl<'a> Rack<'a> {
     /// The control plane: token service, KMS, audit service.
     pub(crate) fn cloud(&self, guests: &Guests) -> Result<(), Failure> {
         self.tpm("tpm-cloud")?;
-        for name in ["tokens", "kms", "audit"] {
+        for name in SERVICES {
             let identity = format!("azote:service/{name}").parse().map_err(Failure::state)?;
             let program = program(&format!("azote-{name}"))?;
             let state = self.place.path(name);
@@ -262,13 +285,25 @@ impl<'a> Rack<'a> {
                 command.arg(flag).arg(self.place.path("tokens").join(file));
             }
             match name {
-                "tokens" => command.args(["--overlap", crate::tokens::OVERLAP]),
+                "tokens" => {
+                    let good = self.installation.appraised_for().to_string();
+                    command.args(["--overlap", crate::tokens::OVERLAP, "--appraised-for", &good])
+                }
                 "kms" => command.arg("--attestation-policy").arg(self.attestation_policy(guests)?),
                 _ => &mut command,
             };
             self.serve(name, &mut command, &certificate)?;
         }
         crate::audit::write_sources(self.place, None)
+    }
+
+    /// What keeps certificates and revocation lists alive. Its first round tells the token service what the host is.
+    pub(crate) fn look_after(&self) -> Result<(), Failure> {
+        let report = self.place.path(authority::REPORT);
+        let _ = fs::remove_file(&report);
+        let mut command = Command::new(program("azote")?);
+        command.arg("--state").arg(self.place.root()).args(["authority", "run"]);
+        Ok(self.unit("authority").start(&mut command, || report.exists())?)
     }
 
     /// The public keys of the token service.
@@ -308,8 +343,8 @@ impl<'a> Rack<'a> {
             )));
         }
         let request = String::from_utf8_lossy(&output.stdout);
-        let chain =
-            self.authority.ca().issue(&request, identity, true, SERVICE_LIFE).map_err(Failure::state)?;
+        let life = self.authority.lives().certificate;
+        let chain = self.authority.ca().issue(&request, identity, true, life).map_err(Failure::state)?;
         let path = state.join("certificate.pem");
         service::write_atomic(&path, chain.as_bytes()).doing(path.display())?;
         Ok(path)
@@ -389,13 +424,19 @@ pub(crate) fn up(out: Out, place: &Place, ask: &Up, jumper: bool) -> Result<(), 
 fn start(out: Out, place: &Place, parts: &Parts, ask: &Up, jumper: bool) -> Result<(), Failure> {
     let progress = out.progress("starting");
     let key = ask.security_key.as_ref().map(std::path::absolute).transpose().doing("--security-key")?;
-    let rack = Rack { jumper, security_key: key, ..Rack::prepare(out, place, parts, ask.environment)? };
+    let rack = Rack {
+        jumper,
+        security_key: key,
+        ..Rack::prepare(out, place, parts, ask.environment, ask.certificate_life)?
+    };
     progress.at("hardware: TPM, security chip, main board in reset");
     rack.power(&ask.board)?;
     progress.at("control plane: tokens, KMS, audit");
     rack.cloud(&ask.guests)?;
     progress.at("host: boot ROM, stage 1, controller; measure, verify, release reset");
     rack.host(&ask.guests)?;
+    progress.at("authority: the first round");
+    rack.look_after()?;
     interrupt::check()
 }
 

@@ -2,16 +2,19 @@
 
 use crate::{
     args::{self, Key, Verb},
+    authority,
     cloud::{Ask, Cloud, Who},
     console,
     failure::{Doing, Failure},
     interrupt,
     out::Out,
     place::Place,
+    rack::Unit,
     up,
 };
 use host_api::{Accelerator, HostStatus, LogRecord, Weakness};
 use indicatif::HumanBytes;
+use serde::Serialize;
 use serde_json::json;
 use service::CallError;
 use std::fmt::Write;
@@ -50,8 +53,8 @@ pub(crate) fn told(place: &Place, error: Failure) -> Failure {
 fn act(out: Out, place: &Place, cloud: &Cloud, verb: &Verb) -> Result<(), Failure> {
     match verb {
         Verb::Status | Verb::Host(crate::host::Host::Status) => {
-            let status = cloud.status()?;
-            out.result(&status_text(&status), &status);
+            let status = Status::of(place, cloud)?;
+            out.result(&status.text(), &status);
             Ok(())
         }
         Verb::Key(Key::Create) => {
@@ -66,6 +69,42 @@ fn act(out: Out, place: &Place, cloud: &Cloud, verb: &Verb) -> Result<(), Failur
         Verb::Firmware(verb) => crate::firmware::run(out, cloud, verb),
         // These need no running installation, or open it themselves.
         _ => Ok(()),
+    }
+}
+
+/// What the host says of itself, and what the authority knows of it.
+#[derive(Serialize)]
+struct Status {
+    #[serde(flatten)]
+    host: HostStatus,
+    /// What the authority's last round came to.
+    authority: Option<authority::Report>,
+    /// Whether the authority still looks.
+    authority_runs: bool,
+    /// What the token service holds of this installation's host.
+    inventory: Option<tokens::client::Known>,
+}
+
+impl Status {
+    fn of(place: &Place, cloud: &Cloud) -> Result<Self, Failure> {
+        let mine = |known: &tokens::client::Known| known.host == cloud.installation.host;
+        Ok(Self {
+            host: cloud.status()?,
+            authority: authority::Report::read(place),
+            authority_runs: Unit::new(place, "authority").is_running(),
+            inventory: cloud.hosts()?.into_iter().find(mine),
+        })
+    }
+
+    fn text(&self) -> String {
+        let mut text = status_text(&self.host);
+        if let Some(report) = &self.authority {
+            let _ = write!(text, "\n{}", report.text());
+        }
+        if !self.authority_runs {
+            text.push_str("\nNOBODY LOOKS AFTER THE CERTIFICATES: `azote authority run`, or `azote down` and `azote up`");
+        }
+        text
     }
 }
 

@@ -80,9 +80,10 @@ fn play(out: Out, place: &Place, args: &args::Demo) -> Result<bool, Failure> {
     };
     let mut stage = Stage { out, place, report: Report::new(out) };
     interrupt::watch().doing("signals")?;
-    let rack = Rack::prepare(out, place, &parts, None)?;
+    let rack = Rack::prepare(out, place, &parts, None, None)?;
     held::powered(&mut stage, &rack, &args.board)?;
     held::verified(&mut stage, &rack, &args.board)?;
+    rack.look_after()?;
     let mut scene = boots::boots(&mut stage, &image)?;
     let second = boots::second_volume(&mut stage, &mut scene)?;
     secret::nowhere(&mut stage, &scene, &second)?;

@@ -27,8 +27,13 @@ pub(super) fn log(
         is_chained(&records),
         format!("{} records, each with the hash of the one before", records.len()),
     );
-    // The audit service reads all the time: its calls are between ours.
-    let pulls = |record: &LogRecord| record.subject.as_ref().is_some_and(|who| who.to_string() == AUDIT);
+    // The audit service reads all the time, and the authority looks now and then: their calls are between ours.
+    let pulls = |record: &LogRecord| {
+        record
+            .subject
+            .as_ref()
+            .is_some_and(|who| [AUDIT, service::AUTHORITY].contains(&who.to_string().as_str()))
+    };
     let others: Vec<_> = records.iter().filter(|record| !pulls(record)).cloned().collect();
     let logged = attempts(&others).unwrap_or_default();
     // This scene's calls are the last ones; reading the log is one more, under way.

@@ -68,7 +68,9 @@ impl Prepared {
     /// What is to be written down afterwards, if the call did not come as far as the host.
     pub fn withdrawn<R>(&self, answer: &Result<R, CallError>) -> Option<Attempt> {
         let code: Code = match answer {
-            Err(error @ CallError::Unreachable { .. }) => error.code().parse().ok()?,
+            Err(error @ (CallError::Unreachable { .. } | CallError::Outdated(_))) => {
+                error.code().parse().ok()?
+            }
             _ => return None,
         };
         Some(Attempt { code: Some(code), ..self.attempt.clone() })

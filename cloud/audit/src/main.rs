@@ -17,9 +17,9 @@ use monitor::{Alertmanager, Monitor, Rules, Sink, Webhook};
 use rights::Sources;
 use sandbox::Policy;
 use service::{
-    Credentials, Key, Trust,
+    Key,
     process::{self, Door, Failure, Home},
-    revocations, seal_to, unseal_from, write_atomic,
+    seal_to, unseal_from, write_atomic,
 };
 use std::{
     fs,
@@ -125,10 +125,9 @@ impl Run {
         let readers = self.readers()?;
         let book = Book::new(Monitor::new(Rules::embedded()?), self.grace, self.silence);
         let (sinks, key) = (self.sinks()?, self.home.key()?);
-        let me = Credentials::new(&fs::read_to_string(&self.door.certificate)?, self.home.key()?)?;
-        let name = me.identity()?;
-        let trust = Arc::new(Trust::new(&self.door.authority()?)?);
-        let opened = self.door.open(key)?;
+        let trust = self.door.trust()?;
+        let opened = self.door.open(key, &trust)?;
+        let me = Arc::clone(&opened.me);
         Policy::parse(SANDBOX)?.enter(&[("state", state.as_path())])?;
         let (tell, alarms) = mpsc::unbounded_channel();
         let thread = Thread::start(log, book, state, tell)?;
@@ -139,11 +138,11 @@ impl Run {
         readers.keep()?;
         let every = Duration::from_millis(self.every);
         let sources = state.join(SOURCES);
-        let puller = Puller { keeper: keeper.clone(), me, name, trust: Arc::clone(&trust), sources, every };
+        let puller = Puller { keeper: keeper.clone(), me, trust, sources, every };
         pull(puller, sinks, alarms)?;
         let watching = keeper.clone();
         let audit = Audit { keeper, rights: readers.rights, key: public, witnesses: Mutex::new(witnesses) };
-        let served = opened.serve_and_tell(router(audit).merge(revocations(trust)), move |incident| {
+        let served = opened.serve_and_tell(router(audit), move |incident| {
             let mut observed = Observed::event(incident.code, &format!("{}", incident.address));
             observed.subject.clone_from(&incident.peer);
             if let Err(error) = watching.take_blocking(Input::Refused(Box::new(observed))) {

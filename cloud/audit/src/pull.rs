@@ -10,7 +10,7 @@ use crate::{
 use host_api::{AcknowledgeLog, Api, Call, LogPage, ReadLog, Resource, Sha256};
 use ids::{HostId, Identity};
 use monitor::{Alarm, Delivery, Pace, Sink, Source};
-use service::{CallError, Client, Credentials, TlsError, Trust};
+use service::{CallError, Client, Renewable, TlsError, Trust};
 use std::{
     collections::BTreeMap,
     fs,
@@ -85,9 +85,7 @@ pub struct Puller {
     /// The way to the log.
     pub keeper: Keeper,
     /// Who pulls.
-    pub me: Credentials,
-    /// Their name.
-    pub name: Identity,
+    pub me: Arc<Renewable>,
     /// The environment's authority, and what it has revoked.
     pub trust: Arc<Trust>,
     /// The file of sources.
@@ -207,7 +205,7 @@ impl Puller {
     }
 
     fn client(&self, server: Identity, address: SocketAddr) -> Result<Client, TlsError> {
-        Client::new(&self.trust.pem(), server, address, Some(&self.me))
+        Client::new(&self.trust.pem(), server, address, Some(&self.me.credentials()))
     }
 
     fn token_service(&self, address: SocketAddr) -> Result<Client, PullError> {
@@ -313,7 +311,8 @@ impl Reader {
             self.door = Some((door, trusted));
         }
         let Some((door, _)) = &self.door else { return Err(PullError::Random) };
-        let me = (&puller.name, puller.me.key());
+        let credentials = puller.me.credentials();
+        let me = (puller.me.identity(), credentials.key());
         let prepared: Prepared = prepare(call, &self.host, me, &token, wall()).ok_or(PullError::Random)?;
         puller.keeper.take(Input::Attempts(vec![prepared.attempt.clone()])).await?;
         let answer = prepared.send(door, &token).await;
@@ -340,7 +339,7 @@ impl Reader {
             lifetime_seconds: None,
             uses: None,
             ticket: None,
-            public_key: PublicKey(puller.me.key().public()),
+            public_key: PublicKey(puller.me.credentials().key().public()),
         };
         let mut answer = tokens::client::issue(&client, &request).await?;
         answer.uses = answer.uses.saturating_sub(1);

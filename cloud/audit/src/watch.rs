@@ -14,7 +14,7 @@ pub(crate) fn observation(index: u64, entry: &Entry) -> Option<Observation> {
             let kind = match decision.kind {
                 tokens::Kind::Issued => Kind::Issued,
                 tokens::Kind::Refused => Kind::Refusal,
-                tokens::Kind::Incident | tokens::Kind::Keys => Kind::Event,
+                tokens::Kind::Incident | tokens::Kind::Keys | tokens::Kind::Appraised => Kind::Event,
             };
             Observation {
                 said: Some(decision.time),

@@ -5,9 +5,8 @@ use kms::{Kms, router};
 use sandbox::Policy;
 use seal::Secret;
 use service::{
-    Trust,
     process::{self, Door, Failure, Home},
-    revocations, seal_to, unseal_from,
+    seal_to, unseal_from,
 };
 use std::{
     fs,
@@ -70,12 +69,12 @@ fn run(home: &Home, door: &Door, policy: Option<&Path>) -> Result<(), Failure> {
     let bytes: &[u8; 32] = sealed.as_slice().try_into()?;
     root.expose_mut().copy_from_slice(bytes);
     drop(sealed);
-    let trust = Arc::new(Trust::new(&door.authority()?)?);
+    let trust = door.trust()?;
     let policy = policy.map(read_policy).transpose()?;
     let kms = Kms::open(&home.state.join(STORE_FILE), root, Arc::clone(&trust), policy)?;
-    let opened = door.open(home.key()?)?;
+    let opened = door.open(home.key()?, &trust)?;
     Policy::parse(SANDBOX)?.enter(&[])?;
-    Ok(opened.serve(router(kms).merge(revocations(trust)))?)
+    Ok(opened.serve(router(kms))?)
 }
 
 fn read_policy(path: &Path) -> Result<attest::Policy, Failure> {

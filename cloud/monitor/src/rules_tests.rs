@@ -33,6 +33,8 @@ fn the_rules_of_this_release_cover_what_is_to_be_watched() {
         "policy-changed",
         "reader-unusual",
         "reader-refused",
+        "attestation-failed",
+        "certificate-ending",
         "alarm-undelivered",
     ] {
         assert!(ids.contains(&id), "{id}");

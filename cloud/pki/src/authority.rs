@@ -2,7 +2,7 @@
 //! runs, gives it certificates that live a day, and takes them back.
 
 use crate::{
-    Answer, Attestation, Ca, Challenge, Encoded, Error, Identity, Member, Request, State,
+    Answer, Attestation, Ca, Challenge, Encoded, Error, Identity as Papers, Member, Request, State,
     ca::Certified,
     manufacturer,
     registry::{Issued, Registry, lock},
@@ -14,7 +14,7 @@ use aws_lc_rs::{
     digest::{SHA256, digest},
 };
 use boot_rom::events::{ENTRY, Event as Entry};
-use ids::{Environment, HostId};
+use ids::{Environment, HostId, Identity};
 use std::{
     path::{Path, PathBuf},
     time::Duration,
@@ -23,10 +23,28 @@ use token::PublicKey;
 use tpm::make_credential;
 use zeroize::Zeroizing;
 
-/// How long a host's certificates live.
-pub const HOST_LIFE: Duration = Duration::from_secs(24 * 60 * 60);
-/// How long a revocation list is good; a newer one can come at any time.
-pub const LIST_LIFE: Duration = Duration::from_secs(48 * 60 * 60);
+/// How long what the authority gives out is good.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Lives {
+    /// Certificates of hosts and services.
+    pub certificate: Duration,
+    /// A revocation list; a newer one can come at any time.
+    pub list: Duration,
+}
+
+impl Default for Lives {
+    fn default() -> Self {
+        Self::of(Duration::from_secs(24 * 60 * 60))
+    }
+}
+
+impl Lives {
+    /// Those of an installation whose certificates live so long: its lists live twice as long.
+    pub fn of(certificate: Duration) -> Self {
+        Self { certificate, list: certificate.saturating_mul(2) }
+    }
+}
+
 /// How long a host may take for its answer.
 pub const PATIENCE: Duration = Duration::from_secs(120);
 
@@ -53,6 +71,7 @@ pub struct Authority {
     ca: Ca,
     attestation: Attestation,
     environment: Environment,
+    lives: Lives,
 }
 
 /// A host that was challenged and has not answered yet.
@@ -68,9 +87,14 @@ pub struct Pending {
 impl Authority {
     /// Opens the authority in `dir`, and makes what of it is not there yet. One of another environment is refused.
     pub fn open_or_create(dir: &Path, environment: Environment) -> Result<Self, Error> {
+        Self::open_with(dir, environment, Lives::default())
+    }
+
+    /// The same; what it gives out lives so long.
+    pub fn open_with(dir: &Path, environment: Environment, lives: Lives) -> Result<Self, Error> {
         let ca = if Ca::exists(dir) { Ca::open(dir)? } else { Ca::create(dir)? };
         let attestation = Attestation::open_or_create(dir)?;
-        let authority = Self { dir: dir.to_owned(), ca, attestation, environment };
+        let authority = Self { dir: dir.to_owned(), ca, attestation, environment, lives };
         let public = dir.join(PUBLIC);
         std::fs::create_dir_all(&public).map_err(|source| Error::File { path: public, source })?;
         let _lock = lock(dir)?;
@@ -120,7 +144,7 @@ impl Authority {
     }
 
     /// Takes the host in if it has answered the challenge and runs exactly this release and configuration.
-    pub fn finish(&self, pending: Pending, answer: &Answer, release: &Release) -> Result<Identity, Error> {
+    pub fn finish(&self, pending: Pending, answer: &Answer, release: &Release) -> Result<Papers, Error> {
         let now = now()?;
         let Pending { host, request, identity, secret, nonce, until } = pending;
         if now > until {
@@ -150,15 +174,25 @@ impl Authority {
         Ok(identity)
     }
 
+    /// The next certificate (PEM) of a service, for the key that it holds.
+    pub fn renew_service(&self, key: &PublicKey, service: &Identity) -> Result<String, Error> {
+        Ok(self.ca.certify_server(key, service, self.lives.certificate)?.chain)
+    }
+
+    /// How long what it gives out is good.
+    pub fn lives(&self) -> Lives {
+        self.lives
+    }
+
     /// Certificates for another day for a host that is enrolled: to be offered to it.
-    pub fn renew(&self, host: &HostId) -> Result<Identity, Error> {
+    pub fn renew(&self, host: &HostId) -> Result<Papers, Error> {
         let now = now()?;
         let _lock = lock(&self.dir)?;
         let mut registry = Registry::read(&self.dir, self.environment)?;
         let mut hosts = registry.hosts.iter_mut();
         let member = hosts.find(|member| member.host == *host && member.state == State::Enrolled);
         let identity = self.certify(member.ok_or_else(|| Error::Unknown(host.clone()))?, now)?;
-        registry.forget(now.saturating_sub(LIST_LIFE.as_secs()));
+        registry.forget(now.saturating_sub(self.lives.list.as_secs()));
         registry.write(&self.dir)?;
         Ok(identity)
     }
@@ -184,7 +218,7 @@ impl Authority {
         self.publish(registry, now)
     }
 
-    /// Writes the revocation list anew, so that it is good for [`LIST_LIFE`] from now; gives it (PEM).
+    /// Writes the revocation list anew, so that it is good from now on for as long as [`Lives`] says; gives it (PEM).
     pub fn refresh_list(&self) -> Result<String, Error> {
         let _lock = lock(&self.dir)?;
         self.publish(Registry::read(&self.dir, self.environment)?, now()?)?;
@@ -203,19 +237,21 @@ impl Authority {
 
     /// The registry is durable before the list comes out: no number is used twice.
     fn publish(&self, mut registry: Registry, now: u64) -> Result<(), Error> {
-        registry.forget(now.saturating_sub(LIST_LIFE.as_secs()));
+        registry.forget(now.saturating_sub(self.lives.list.as_secs()));
         registry.list += 1;
         let out = registry.hosts.iter().filter(|member| member.state != State::Enrolled);
         let revoked = out.flat_map(|member| member.issued.iter().map(|it| (&it.serial.0[..], member.since)));
-        let list = self.ca.revocation_list(registry.list, &revoked.collect::<Vec<_>>(), LIST_LIFE)?;
+        let list = self.ca.revocation_list(registry.list, &revoked.collect::<Vec<_>>(), self.lives.list)?;
         registry.write(&self.dir)?;
         replace(&self.list(), list.as_bytes())?;
         replace(&self.trusted(), format!("{}{list}", self.ca.certificate()).as_bytes())
     }
 
-    fn certify(&self, member: &mut Member, now: u64) -> Result<Identity, Error> {
-        let Certified { chain, serial } = self.ca.certify_host(&member.identity, &member.host, HOST_LIFE)?;
-        let not_after = now + HOST_LIFE.as_secs();
+    fn certify(&self, member: &mut Member, now: u64) -> Result<Papers, Error> {
+        let life = self.lives.certificate;
+        let Certified { chain, serial } =
+            self.ca.certify_server(&member.identity, &Identity::Host(member.host.clone()), life)?;
+        let not_after = now + life.as_secs();
         member.issued.push(Issued { serial: Encoded(serial), not_after });
         let ak = AkCertificate {
             host: member.host.clone(),
@@ -227,8 +263,8 @@ impl Authority {
         };
         let ak_certificate = Encoded(ak.sign(self.ca.pair()).ok_or(Error::Sign)?);
         let attestation = member.attestation.as_ref();
-        let chain_of = |request: &String| self.attestation.issue(request, &member.host, HOST_LIFE);
-        Ok(Identity {
+        let chain_of = |request: &String| self.attestation.issue(request, &member.host, life);
+        Ok(Papers {
             environment: self.environment,
             host: member.host.clone(),
             chain,
@@ -243,7 +279,7 @@ impl Authority {
         member: &Member,
         answer: &Answer,
         release: &Release,
-        identity: &Identity,
+        identity: &Papers,
         question: &Question<'_>,
     ) -> Result<(), Error> {
         let Release { root_key, manifest, configuration } = release;

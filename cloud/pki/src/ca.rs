@@ -2,7 +2,7 @@
 
 use crate::{BACKDATED, Error, MAX_LIFETIME, MAX_REQUEST, params, read, read_key, serial, write_new};
 use aws_lc_rs::signature::Ed25519KeyPair;
-use ids::{HostId, Identity};
+use ids::Identity;
 use rcgen::{
     BasicConstraints, CertificateRevocationListParams, CertificateSigningRequestParams,
     ExtendedKeyUsagePurpose, IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose, PKCS_ED25519,
@@ -96,15 +96,15 @@ impl Ca {
         key.ok().filter(|key| !key.has_small_order()).ok_or(Error::Request)
     }
 
-    /// Certifies a host's key: the host can also serve.
-    pub(crate) fn certify_host(
+    /// Certifies the key of a host or a service, which can also serve.
+    pub(crate) fn certify_server(
         &self,
         key: &PublicKey,
-        host: &HostId,
+        identity: &Identity,
         lifetime: Duration,
     ) -> Result<Certified, Error> {
         let key = SubjectPublicKeyInfo::from_der(&[&ED25519[..], &key.0].concat())?;
-        self.certify(&key, &Identity::Host(host.clone()), true, lifetime)
+        self.certify(&key, identity, true, lifetime)
     }
 
     /// A list (PEM) that revokes these certificates: serial number, and Unix time in seconds of the revocation.

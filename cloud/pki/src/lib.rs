@@ -10,14 +10,16 @@
 mod attestation;
 mod authority;
 mod ca;
+mod care;
 mod dialog;
 mod error;
 mod manufacturer;
 mod registry;
 
 pub use attestation::Attestation;
-pub use authority::{Authority, HOST_LIFE, LIST_LIFE, PATIENCE, Pending, Release};
+pub use authority::{Authority, Lives, PATIENCE, Pending, Release};
 pub use ca::Ca;
+pub use care::{Act, Care, Found, Terms};
 pub use dialog::{Answer, Challenge, Encoded, Identity, MAX_MESSAGE, Measured, Request};
 pub use error::Error;
 pub use manufacturer::Manufacturer;

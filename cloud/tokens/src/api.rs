@@ -1,7 +1,8 @@
 use crate::{
-    By, Entry, Issuer, Kind, Page, Refusal,
+    By, Entry, Issuer, Kind, Page, Refusal, Standing,
     client::{
-        ACKNOWLEDGED, Acknowledged, ISSUED, KEYS, KeySets, ROTATE, SETS, TOKENS, TokenAnswer, TokenRequest,
+        ACKNOWLEDGED, APPRAISED, Acknowledged, Appraised, HOSTS, ISSUED, KEYS, KeySets, Known, ROTATE, SETS,
+        TOKENS, TokenAnswer, TokenRequest,
     },
     journal::kept,
     keyring::KeyringError,
@@ -16,13 +17,13 @@ use axum::{
 use ids::Identity;
 use serde::Deserialize;
 use service::{Error, Incident, Json, Peer};
-use std::sync::Arc;
+use std::{sync::Arc, thread, time::Duration};
 use token::Keys;
 use tokio::task::spawn_blocking;
 
 /// Who reads the journal.
 const AUDIT: &str = "azote:service/audit";
-/// Who rolls out keys.
+/// Who rolls out keys, and appraises hosts.
 const PIPELINE: &str = "azote:service/pipeline";
 
 type Shared = State<Arc<Issuer>>;
@@ -36,6 +37,8 @@ pub fn router(issuer: Arc<Issuer>) -> Router {
         .route(ROTATE, post(rotate))
         .route(ISSUED, get(issued))
         .route(ACKNOWLEDGED, post(acknowledged))
+        .route(HOSTS, get(hosts))
+        .route(APPRAISED, post(appraised))
         .with_state(issuer)
 }
 
@@ -132,6 +135,32 @@ async fn acknowledged(
     only(&issuer, &caller, AUDIT).await?;
     let up_to = issuer.recorder.acknowledge(up_to).await.map_err(Refusal::from)?;
     Ok(Json(Acknowledged { up_to }))
+}
+
+async fn hosts(State(issuer): Shared, Peer(caller): Peer) -> Result<Json<Vec<Known>>, Error> {
+    only(&issuer, &caller, PIPELINE).await?;
+    let all = issuer.inventory.all(time::seconds()).into_iter();
+    Ok(Json(all.map(|(host, facts, found)| Known { host, facts, found }).collect()))
+}
+
+async fn appraised(
+    State(issuer): Shared,
+    Peer(caller): Peer,
+    Json(Appraised { host, found }): Json<Appraised>,
+) -> Result<Json<Standing>, Error> {
+    only(&issuer, &caller, PIPELINE).await?;
+    Ok(Json(issuer.appraised(&caller, &host, found, time::seconds()).await?))
+}
+
+/// Writes down, as time goes by, which hosts nobody looks after: starts the thread that does. Some of them are alarms.
+pub fn watch_hosts(issuer: &Arc<Issuer>, every: Duration) {
+    let issuer = Arc::clone(issuer);
+    thread::spawn(move || {
+        loop {
+            thread::sleep(every);
+            issuer.tell_due(time::seconds());
+        }
+    });
 }
 
 /// Refuses everybody but one service, and writes that down.

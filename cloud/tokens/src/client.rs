@@ -1,10 +1,11 @@
 //! Calls of the token service, typed.
 
 use crate::{
-    Page,
+    Page, Standing,
     rotation::{Other, Ring},
 };
 use ids::HostId;
+use rights::HostFacts;
 use serde::{Deserialize, Serialize};
 use service::{CallError, Client};
 use token::{Api, Keys, PublicKey, Resource};
@@ -15,6 +16,8 @@ pub(crate) const SETS: &str = "/v1/keys/sets";
 pub(crate) const ROTATE: &str = "/v1/keys/rotate";
 pub(crate) const ISSUED: &str = "/v1/issued";
 pub(crate) const ACKNOWLEDGED: &str = "/v1/issued/acknowledged";
+pub(crate) const HOSTS: &str = "/v1/hosts";
+pub(crate) const APPRAISED: &str = "/v1/hosts/appraised";
 
 /// What a token shall say. Its subject is the caller.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -114,6 +117,39 @@ impl KeySets {
         let sets = sets.iter().map(|set| token::cose::to_base64(set)).collect();
         Self { sequence: ring.sequence, signing: ring.present, until, sets }
     }
+}
+
+/// What a host was found to be.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Appraised {
+    /// Which host.
+    pub host: HostId,
+    /// What it was found to be.
+    pub found: Standing,
+}
+
+/// What the inventory says of a host now.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Known {
+    /// Which host.
+    pub host: HostId,
+    /// What decisions go by.
+    pub facts: HostFacts,
+    /// What it was last found to be, if anybody looked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub found: Option<Standing>,
+}
+
+/// Tells what a host was found to be; gives what the service holds of it from now on. For `azote:service/pipeline` only.
+pub async fn appraised(client: &Client, host: &HostId, found: Standing) -> Result<Standing, CallError> {
+    client.post(APPRAISED, &Appraised { host: host.clone(), found }).await
+}
+
+/// Every host of the inventory. For `azote:service/pipeline` only.
+pub async fn hosts(client: &Client) -> Result<Vec<Known>, CallError> {
+    client.get(HOSTS).await
 }
 
 /// Announces the next signing key. For `azote:service/pipeline` only.

@@ -1,10 +1,10 @@
 use crate::{
-    Entry, Inventory, Keyring, Kind, Oidc, OidcRefused, Recorder,
+    Entry, Inventory, Keyring, Kind, Oidc, OidcRefused, Recorder, Standing,
     client::{TokenAnswer, TokenRequest},
-    journal::By,
+    journal::{By, kept},
     ledger::{Charge, Permit, Refused},
 };
-use ids::Identity;
+use ids::{HostId, Identity};
 use rights::{Ask, Grant, Rights};
 use std::sync::Arc;
 use token::{Claims, PublicKey};
@@ -33,6 +33,9 @@ pub enum Refusal {
     /// Not the one service that may call this.
     #[error("this call is for {0} only")]
     Caller(&'static str),
+    /// An appraisal that is older than the one that is known, or of a time that has not come.
+    #[error("a later appraisal of this host is known, or the clock of who appraised it is ahead")]
+    Appraisal,
     /// The token would be longer than hosts take.
     #[error("the token would be too long: name fewer resources")]
     TooLong,
@@ -51,6 +54,7 @@ impl Refusal {
             Self::Oidc(refusal) => refusal.code(),
             Self::Nobody => "peer.missing",
             Self::Caller(_) => "rights.caller",
+            Self::Appraisal => "attestation.older",
             Self::TooLong => "token.too-long",
         }
     }
@@ -61,6 +65,7 @@ impl Refusal {
             Self::Rights(refusal) => refusal.status(),
             Self::Host | Self::Caller(_) => 403,
             Self::Uses(_) | Self::TooLong | Self::Oidc(OidcRefused::Both) => 400,
+            Self::Appraisal => 409,
             Self::Ledger(Refused::Spent { .. }) => 429,
             Self::Ledger(_) => 503,
             Self::Oidc(_) | Self::Nobody => 401,
@@ -123,13 +128,13 @@ impl Issuer {
         id: [u8; 16],
         now: u64,
     ) -> Result<(Claims, Grant), Refusal> {
-        let host = self.inventory.host(&request.audience).ok_or(Refusal::Host)?;
+        let host = self.inventory.host(&request.audience, now).ok_or(Refusal::Host)?;
         let grant = self.rights.decide(&Ask {
             subject: caller,
             operations: &request.apis,
             resources: &request.resources,
             audience: &request.audience,
-            host,
+            host: &host,
             now,
             ticket: request.ticket.as_deref(),
         })?;
@@ -222,6 +227,58 @@ impl Issuer {
         match self.recorder.refuse(known, entry).await {
             Ok(()) => refusal,
             Err(refused) => refused.into(),
+        }
+    }
+}
+
+impl Issuer {
+    /// Takes what a host was found to be, for all decisions from now on; durable when it returns.
+    pub(crate) async fn appraised(
+        &self,
+        by: &Identity,
+        host: &HostId,
+        news: Standing,
+        now: u64,
+    ) -> Result<Standing, Refusal> {
+        let mut entry = Entry {
+            subject: Some(by.clone()),
+            by: Some(By::Certificate),
+            audience: Some(host.clone()),
+            ..Entry::new(Kind::Appraised)
+        };
+        if !self.inventory.has(host) {
+            return Err(self.refuse(entry, Refusal::Host).await);
+        }
+        entry.code = Some(news.word().to_owned());
+        entry.detail = news.code.as_deref().map(kept);
+        // Locked until it is on its way: what is known and what is durable have the same order.
+        let written = {
+            let mut standings = self.inventory.standings();
+            match standings.next(host, news, now) {
+                Some(next) => {
+                    let bytes = serde_json::to_vec(&next).map_err(|_| Refused::Broken)?;
+                    let done = self.recorder.appraised(entry.clone(), host.clone(), bytes)?;
+                    standings.put(host.clone(), next.clone());
+                    Some((done, next))
+                }
+                None => None,
+            }
+        };
+        let Some((done, next)) = written else { return Err(self.refuse(entry, Refusal::Appraisal).await) };
+        done.await?;
+        Ok(next)
+    }
+
+    /// Writes down what has come due by time alone: for a thread that may block.
+    pub(crate) fn tell_due(&self, now: u64) {
+        let due = self.inventory.standings().due(now, |host| self.inventory.has(host));
+        for (host, code) in due {
+            tracing::warn!(%host, code, "nobody looks after this host");
+            let code = Some(code.to_owned());
+            let entry = Entry { audience: Some(host), code, ..Entry::new(Kind::Appraised) };
+            if let Err(error) = self.recorder.refuse_blocking(true, entry) {
+                tracing::warn!(%error, "it is not in the journal");
+            }
         }
     }
 }

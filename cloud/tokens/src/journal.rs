@@ -22,6 +22,8 @@ pub enum Kind {
     Incident,
     /// The signing keys changed.
     Keys,
+    /// Somebody looked whether a host is what it should be.
+    Appraised,
 }
 
 /// How the caller was known.

@@ -16,14 +16,16 @@ pub mod ledger;
 pub mod oidc;
 mod recorder;
 pub mod rotation;
+mod standing;
 mod store;
 mod time;
 
-pub use api::{router, watch};
+pub use api::{router, watch, watch_hosts};
 pub use inventory::Inventory;
 pub use issuer::{Caller, Issuer, Refusal};
 pub use journal::{By, Entry, Kind, MAX_PAGE, MAX_TEXT, Page, Used};
 pub use keyring::{Keyring, KeyringError, Prepared, Schedule, WRAPPING_KEY};
 pub use oidc::{Oidc, OidcRefused};
 pub use recorder::{JOURNAL_CAPACITY, Opened, Recorder};
+pub use standing::{Life, Standing};
 pub use store::StoreError;

@@ -9,9 +9,16 @@ use service::{
     process::{self, Door, Failure, Home},
     seal_to, unseal_from,
 };
-use std::{fs, path::Path, path::PathBuf, process::ExitCode, sync::Arc};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    sync::Arc,
+    time::{Duration, UNIX_EPOCH},
+};
 use tokens::{
     Inventory, Issuer, JOURNAL_CAPACITY, Oidc, Opened, Prepared, Schedule, WRAPPING_KEY, router, watch,
+    watch_hosts,
 };
 
 const SANDBOX: &str = include_str!("../../../sandbox/tokens.toml");
@@ -65,6 +72,9 @@ struct Run {
     /// Follow each signing key by the next one after so many seconds; without it, only when the pipeline asks
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
     rotate_after: Option<u64>,
+    /// For how many seconds a host that was found to be what it should be counts as that; afterwards as unknown
+    #[arg(long, value_name = "SECONDS", default_value_t = 3600, value_parser = clap::value_parser!(u64).range(1..))]
+    appraised_for: u64,
     /// How far hosts' clocks may be behind this one: so much longer is an old key trusted than its tokens live
     #[arg(long, value_name = "SECONDS", default_value_t = 60)]
     skew: u64,
@@ -97,17 +107,23 @@ impl Run {
         if wrapping.len() != WRAPPING_KEY {
             return Err(format!("{WRAPPING_FILE} is of another release").into());
         }
+        let hosts = store.hosts()?;
         let keys = Prepared::open(&mut store, &wrapping)?;
         drop(wrapping);
         let key = self.home.key()?;
-        let opened = if oidc.is_some() { self.door.open_to_all(key) } else { self.door.open(key) }?;
+        let trust = self.door.trust()?;
+        let opened =
+            if oidc.is_some() { self.door.open_to_all(key, &trust) } else { self.door.open(key, &trust) }?;
         Policy::parse(SANDBOX)?.enter(&[])?;
         let life = rights.quotas().token.longest_seconds.saturating_add(self.skew);
         let recorder = store.start();
         let schedule = Schedule { overlap: self.overlap, rotate_after: self.rotate_after, life };
         let keyring = keys.start(recorder.clone(), schedule);
         let name: Identity = NAME.parse()?;
+        let now = UNIX_EPOCH.elapsed().unwrap_or_default().as_secs();
+        let inventory = inventory.knowing(hosts, self.appraised_for, now);
         let issuer = Arc::new(Issuer { name, rights, inventory, oidc, recorder, keyring });
+        watch_hosts(&issuer, Duration::from_secs((self.appraised_for / 10).clamp(1, 60)));
         let watching = issuer.clone();
         Ok(opened.serve_and_tell(router(issuer), move |incident| watch(&watching, incident))?)
     }

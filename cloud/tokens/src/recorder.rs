@@ -1,14 +1,16 @@
 //! The ledger and its store: requests of the same moment become durable in one commit.
 
 use crate::{
-    Entry, Kind, Page,
+    Entry, Kind, Page, Standing,
     keyring::KeyringError,
     ledger::{Capacity, Charge, Ledger, Permit, Refused, Write},
     store::{KeyChange, Step, Store, StoreError},
 };
 use aws_lc_rs::digest::{SHA256, digest};
+use ids::HostId;
 use rights::{Reviewed, SetHash};
 use std::{
+    collections::BTreeMap,
     iter,
     path::Path,
     sync::{
@@ -71,9 +73,15 @@ impl Opened {
         let write = self.ledger.note()?;
         let seq = write.seq;
         entry.seq = seq;
-        self.store.commit(&[&Step::Write { write, entry: Box::new(entry), keys: Some(change) }])?;
+        let (entry, keys) = (Box::new(entry), Some(change));
+        self.store.commit(&[&Step::Write { write, entry, keys, standing: None }])?;
         self.ledger.durable(seq);
         Ok(())
+    }
+
+    /// What hosts were last found to be.
+    pub fn hosts(&self) -> Result<BTreeMap<HostId, Standing>, StoreError> {
+        self.store.hosts()
     }
 
     /// The rights configuration that was in force last, if there was one, and the number of its review.
@@ -118,7 +126,7 @@ impl Opened {
         let seq = write.seq;
         let detail = Some(detail.chars().take(MAX_DETAIL).collect());
         let entry = Entry { seq, code: Some(code.to_owned()), detail, ..Entry::new(Kind::Incident) };
-        let write = Step::Write { write, entry: Box::new(entry), keys: None };
+        let write = Step::Write { write, entry: Box::new(entry), keys: None, standing: None };
         self.store.commit(&iter::once(&write).chain(more).collect::<Vec<_>>())?;
         self.ledger.durable(seq);
         Ok(())
@@ -138,26 +146,37 @@ impl Opened {
 impl Recorder {
     /// Takes the quotas and writes the entry down; its number is filled in.
     pub(crate) async fn grant(&self, charges: &[Charge], now: u64, entry: Entry) -> Result<Permit, Refused> {
-        let done = self.submit(|ledger| ledger.grant(charges, now), entry, None)?;
+        let done = self.submit(|ledger| ledger.grant(charges, now), entry, None, None)?;
         done.await.ok().flatten().ok_or(Refused::Broken)
     }
 
     /// Writes a refusal or an incident down. `known` says whether it is known whose.
     pub(crate) async fn refuse(&self, known: bool, entry: Entry) -> Result<(), Refused> {
-        let done = self.submit(|ledger| ledger.refuse(known), entry, None)?;
+        let done = self.submit(|ledger| ledger.refuse(known), entry, None, None)?;
         done.await.map(drop).map_err(|_| Refused::Broken)
     }
 
     /// The same, for a thread that may block.
     pub(crate) fn refuse_blocking(&self, known: bool, entry: Entry) -> Result<(), Refused> {
-        let done = self.submit(|ledger| ledger.refuse(known), entry, None)?;
+        let done = self.submit(|ledger| ledger.refuse(known), entry, None, None)?;
         done.blocking_recv().map(drop).map_err(|_| Refused::Broken)
     }
 
     /// Changes the keys, for a thread that may block.
     pub(crate) fn change_keys_blocking(&self, change: KeyChange, entry: Entry) -> Result<(), Refused> {
-        let done = self.submit(Ledger::note, entry, Some(change))?;
+        let done = self.submit(Ledger::note, entry, Some(change), None)?;
         done.blocking_recv().map(drop).map_err(|_| Refused::Broken)
+    }
+
+    /// Writes down what a host was found to be, in the order of calls; what it gives is done when that is durable.
+    pub(crate) fn appraised(
+        &self,
+        entry: Entry,
+        host: HostId,
+        found: Vec<u8>,
+    ) -> Result<impl Future<Output = Result<(), Refused>> + use<>, Refused> {
+        let done = self.submit(Ledger::note, entry, None, Some((host, found)))?;
+        Ok(async { done.await.map(drop).map_err(|_| Refused::Broken) })
     }
 
     /// Lets the entries up to `up_to` go; gives up to which they are gone.
@@ -185,11 +204,12 @@ impl Recorder {
         decide: impl FnOnce(&mut Ledger) -> Result<Write, Refused>,
         mut entry: Entry,
         keys: Option<KeyChange>,
+        standing: Option<(HostId, Vec<u8>)>,
     ) -> Result<oneshot::Receiver<Option<Permit>>, Refused> {
         let mut ledger = self.ledger();
         let write = decide(&mut ledger)?;
         (entry.seq, entry.quota) = (write.seq, write.fullest());
-        self.send(Step::Write { write, entry: Box::new(entry), keys })
+        self.send(Step::Write { write, entry: Box::new(entry), keys, standing })
     }
 
     fn send(&self, step: Step) -> Result<oneshot::Receiver<Option<Permit>>, Refused> {

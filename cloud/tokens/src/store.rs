@@ -1,10 +1,11 @@
 //! What survives: quotas, the journal, and the signing keys, wrapped. One file, open before the sandbox closes.
 
 use crate::{
-    Entry, MAX_PAGE, Page,
+    Entry, MAX_PAGE, Page, Standing,
     ledger::{Durable, Write},
 };
 use decision::quota::Window;
+use ids::HostId;
 use redb::{Builder, Database, ReadableDatabase, ReadableTable, ReadableTableMetadata, TableDefinition};
 use rights::SetHash;
 use std::{collections::BTreeMap, fs::File, os::unix::fs::OpenOptionsExt, path::Path};
@@ -14,6 +15,8 @@ const WINDOWS: TableDefinition<'_, &str, (u64, u64, u64, u64)> = TableDefinition
 const JOURNAL: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("journal");
 /// Wrapped private keys by public key.
 const KEYS: TableDefinition<'_, [u8; 32], &[u8]> = TableDefinition::new("keys");
+/// What hosts were last found to be, JSON.
+const HOSTS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("hosts");
 /// Signed key sets by number.
 const SETS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("sets");
 
@@ -70,6 +73,8 @@ pub(crate) enum Step {
         write: Write,
         entry: Box<Entry>,
         keys: Option<KeyChange>,
+        /// What a host was found to be.
+        standing: Option<(HostId, Vec<u8>)>,
     },
     Acknowledge(u64),
     /// From now on this rights configuration is in force, by the review with this number.
@@ -102,6 +107,7 @@ impl Store {
             write.open_table(JOURNAL)?;
             write.open_table(KEYS)?;
             write.open_table(SETS)?;
+            write.open_table(HOSTS)?;
         }
         write.commit()?;
         Ok(store)
@@ -142,10 +148,13 @@ impl Store {
                         meta.insert(ACKNOWLEDGED, up_to.to_be_bytes().as_slice())?;
                         journal.retain_in(..=*up_to, |_, _| false)?;
                     }
-                    Step::Write { write: Write { seq, windows: changed, .. }, entry, keys } => {
+                    Step::Write { write: Write { seq, windows: changed, .. }, entry, keys, standing } => {
                         journal.insert(seq, serde_json::to_vec(entry)?.as_slice())?;
                         for (quota, Window { start, length, used, limit }) in changed {
                             windows.insert(quota.as_str(), (*start, *length, *used, *limit))?;
+                        }
+                        if let Some((host, found)) = standing {
+                            write.open_table(HOSTS)?.insert(host.as_str(), found.as_slice())?;
                         }
                         if let Some(change) = keys {
                             meta.insert(RING, change.ring.as_slice())?;
@@ -185,6 +194,18 @@ impl Store {
     /// The hash of the list of reviewers that was given last, if there was one.
     pub(crate) fn reviewers(&self) -> Result<Option<Vec<u8>>, StoreError> {
         Ok(self.0.begin_read()?.open_table(META)?.get(REVIEWERS)?.map(|value| value.value().to_vec()))
+    }
+
+    /// What hosts were last found to be.
+    pub(crate) fn hosts(&self) -> Result<BTreeMap<HostId, Standing>, StoreError> {
+        let hosts = self.0.begin_read()?.open_table(HOSTS)?;
+        let mut found = BTreeMap::new();
+        for item in hosts.iter()? {
+            let (host, standing) = item?;
+            let host = host.value().parse().map_err(|_| StoreError("it names no host".to_owned()))?;
+            found.insert(host, serde_json::from_slice(standing.value())?);
+        }
+        Ok(found)
     }
 
     /// The ring of keys, if there is one yet.
@@ -250,7 +271,7 @@ mod tests {
 
     fn step(write: Write) -> Step {
         let entry = Entry { seq: write.seq, ..Entry::new(Kind::Issued) };
-        Step::Write { write, entry: Box::new(entry), keys: None }
+        Step::Write { write, entry: Box::new(entry), keys: None, standing: None }
     }
 
     #[test]

@@ -87,7 +87,7 @@ operations! {
     }
     AttestHost {
         Get "/v1/attest", "Give evidence for a nonce of what the host measured: what its TPM signs, the event log, certificates and the release.";
-        on Host; for Operator ControlPlane Auditor; Observe; sensitive false;
+        on Host; for Operator ControlPlane Pipeline Auditor; Observe; sensitive false;
         asks Parameter; answers State Measurement Public; notes;
     }
     ListFirmware {

@@ -1,4 +1,7 @@
-use crate::{Credentials, ErrorBody, TlsError, tls};
+use crate::{
+    Credentials, ErrorBody, TlsError,
+    tls::{self, OUTDATED},
+};
 use ids::Identity;
 use serde::{Serialize, de::DeserializeOwned};
 use std::{net::SocketAddr, time::Duration};
@@ -33,17 +36,21 @@ pub enum CallError {
         /// The chain of causes.
         reason: String,
     },
+    /// The other side cannot be judged: the revocation list at hand has ended.
+    #[error("{0} cannot be trusted, the revocation list at hand has ended: {OUTDATED}")]
+    Outdated(Identity),
     /// The answer is not what this call gives.
     #[error("{0} answered what is no answer to this call: its release may differ from this one")]
     Malformed(Identity),
 }
 
 impl CallError {
-    /// The service's stable code, or `call.unreachable` or `call.malformed`.
+    /// The service's stable code, or `call.unreachable`, `call.malformed` or `revocation.expired`.
     pub fn code(&self) -> &str {
         match self {
             Self::Refused { code, .. } => code,
             Self::Unreachable { .. } => "call.unreachable",
+            Self::Outdated(_) => crate::server::OUTDATED_LIST,
             Self::Malformed(_) => "call.malformed",
         }
     }
@@ -150,6 +157,9 @@ impl Client {
     }
 
     fn unreachable(&self, error: &reqwest::Error) -> CallError {
+        if tls::by_outdated_list(error) {
+            return CallError::Outdated(self.server.clone());
+        }
         CallError::Unreachable { server: self.server.clone(), reason: causes(error) }
     }
 }

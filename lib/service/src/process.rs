@@ -3,8 +3,8 @@
 //! reads input last.
 
 use crate::{
-    Callers, Credentials, Incident, Key, KeyError, Limits, Service, TlsError, bind, enrol, load_key, serve,
-    server_config, stop_signal,
+    Credentials, Incident, Key, KeyError, Limits, Renewable, Service, TlsError, Trust, bind, certificates,
+    enrol, load_key, revocations, serve, server_config_trusting, stop_signal,
 };
 use axum::Router;
 use rustls::ServerConfig;
@@ -106,30 +106,36 @@ pub struct Door {
 pub struct Opened {
     listener: TcpListener,
     tls: ServerConfig,
+    /// What every service can be brought.
+    common: Router,
+    /// What the service shows, and as whom it calls others.
+    pub me: Arc<Renewable>,
 }
 
 impl Door {
-    /// The authority's certificate (PEM).
-    pub fn authority(&self) -> Result<String, TlsError> {
-        read(&self.ca)
+    /// The authority's certificate, and the revocation list that may be with it.
+    pub fn trust(&self) -> Result<Arc<Trust>, TlsError> {
+        Ok(Arc::new(Trust::new(&read(&self.ca)?)?))
     }
 
-    /// Listens for callers with certificates. The address file says that the service is there: open
-    /// everything else first.
-    pub fn open(&self, key: Key) -> Result<Opened, Failure> {
-        self.listen(key, Callers::Certified(&self.authority()?))
+    /// Listens for callers with certificates, by the newest revocation list that `trust` is offered. The address file
+    /// says that the service is there: open everything else first.
+    pub fn open(&self, key: Key, trust: &Arc<Trust>) -> Result<Opened, Failure> {
+        self.listen(key, trust, false)
     }
 
     /// The same, also for callers without a certificate; for them the handlers get no [`crate::Peer`].
-    pub fn open_to_all(&self, key: Key) -> Result<Opened, Failure> {
-        self.listen(key, Callers::CertifiedOrNot(&self.authority()?))
+    pub fn open_to_all(&self, key: Key, trust: &Arc<Trust>) -> Result<Opened, Failure> {
+        self.listen(key, trust, true)
     }
 
-    fn listen(&self, key: Key, callers: Callers<'_>) -> Result<Opened, Failure> {
+    fn listen(&self, key: Key, trust: &Arc<Trust>, or_none: bool) -> Result<Opened, Failure> {
         let credentials = Credentials::new(&read(&self.certificate)?, key)?;
-        let tls = server_config(&credentials, callers)?;
+        let me = Renewable::new(credentials, Arc::clone(trust))?;
+        let tls = server_config_trusting(me.served(), Arc::clone(trust), or_none)?;
+        let common = revocations(Arc::clone(trust)).merge(certificates(Arc::clone(&me)));
         let listener = bind(self.listen, self.address_file.as_deref())?;
-        Ok(Opened { listener, tls })
+        Ok(Opened { listener, tls, common, me })
     }
 }
 
@@ -152,7 +158,7 @@ impl Opened {
             .build()?;
         runtime.block_on(async {
             let service = Service {
-                router,
+                router: router.merge(self.common),
                 tls: self.tls,
                 limits: Limits::default(),
                 observer: Arc::new(move |incident| {

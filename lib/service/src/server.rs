@@ -73,6 +73,8 @@ impl Default for Limits {
     }
 }
 
+/// The code of what failed because a revocation list has ended.
+pub(crate) const OUTDATED_LIST: &str = "revocation.expired";
 const MAX_HEADERS: usize = 64;
 const MAX_HEADER_BYTES: usize = 32 * 1024;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -85,7 +87,7 @@ pub struct Incident {
     pub address: SocketAddr,
     /// Who it is, if the handshake went through and showed a certificate.
     pub peer: Option<Identity>,
-    /// `tls.handshake` or one of `request.malformed`, `request.unknown`, `request.too-large`,
+    /// `tls.handshake`, `revocation.expired` or one of `request.malformed`, `request.unknown`, `request.too-large`,
     /// `request.timeout`.
     pub code: &'static str,
     /// What was wrong; nothing of the request's content.
@@ -244,7 +246,10 @@ async fn connection(shared: &Arc<Shared>, stream: TcpStream, address: SocketAddr
     let _ = stream.set_nodelay(true);
     let stream = match timeout(shared.limits.handshake, shared.tls.accept(stream)).await {
         Ok(Ok(stream)) => stream,
-        Ok(Err(error)) => return shared.tell(address, None, "tls.handshake", error.to_string()).await,
+        Ok(Err(error)) => {
+            let code = if tls::by_outdated_list(&error) { OUTDATED_LIST } else { "tls.handshake" };
+            return shared.tell(address, None, code, error.to_string()).await;
+        }
         Err(_) => return shared.tell(address, None, "tls.handshake", "too slow".to_owned()).await,
     };
     let certificates = stream.get_ref().1.peer_certificates().unwrap_or_default();

@@ -1,7 +1,8 @@
-use crate::{Key, KeyError};
+use crate::{Key, KeyError, Trust};
 use ids::Identity;
 use rustls::{
-    CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, ServerConfig, SignatureScheme,
+    CertificateError, ClientConfig, DigitallySignedStruct, DistinguishedName, RootCertStore, ServerConfig,
+    SignatureScheme,
     client::{
         WebPkiServerVerifier,
         danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
@@ -13,7 +14,7 @@ use rustls::{
     },
     server::{
         ClientHello, NoServerSessionStorage, ResolvesServerCert, WebPkiClientVerifier,
-        danger::ClientCertVerifier,
+        danger::{ClientCertVerified, ClientCertVerifier},
     },
     sign::{CertifiedKey, SingleCertAndKey},
     version::TLS13,
@@ -36,6 +37,10 @@ const ED25519_KEY: usize = 32;
 /// Every server of an environment has this name; who it is, its URI says.
 const SERVER_NAME: &str = "localhost";
 
+/// What to do about a revocation list that has ended.
+pub(crate) const OUTDATED: &str =
+    "nobody is trusted until the authority brings the next one (`azote authority run`)";
+
 /// Why certificates or keys are of no use.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
@@ -47,13 +52,16 @@ pub enum TlsError {
     Identity,
     /// The chain does not lead to the environment's authority, or not now, or not for this use.
     #[error("the certificate is not valid: {0}")]
-    Chain(#[from] rustls::Error),
+    Chain(rustls::Error),
     /// The authority's certificate is of no use.
     #[error("the authority's certificate is of no use: {0}")]
     Authority(String),
     /// A revocation list is of no use.
     #[error("this is no revocation list of the environment's authority")]
     List,
+    /// The revocation list at hand has ended.
+    #[error("the revocation list at hand has ended: {OUTDATED}")]
+    Outdated,
     /// The private key is of no use.
     #[error(transparent)]
     Key(#[from] KeyError),
@@ -65,6 +73,29 @@ pub enum TlsError {
         /// Why.
         source: io::Error,
     },
+}
+
+impl From<rustls::Error> for TlsError {
+    fn from(error: rustls::Error) -> Self {
+        if is_outdated(&error) { Self::Outdated } else { Self::Chain(error) }
+    }
+}
+
+fn is_outdated(error: &rustls::Error) -> bool {
+    use CertificateError::{ExpiredRevocationList, ExpiredRevocationListContext};
+    let rustls::Error::InvalidCertificate(certificate) = error else { return false };
+    matches!(certificate, ExpiredRevocationList | ExpiredRevocationListContext { .. })
+}
+
+/// Whether a connection failed because the revocation list at hand has ended: somewhere below `error` the TLS library
+/// says so.
+pub(crate) fn by_outdated_list(error: &(dyn std::error::Error + 'static)) -> bool {
+    std::iter::successors(Some(error), |cause| cause.source()).any(|cause| {
+        // What an I/O error holds is not its source.
+        let held = cause.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+        let here = cause.downcast_ref::<rustls::Error>().is_some_and(is_outdated);
+        here || held.is_some_and(|held| by_outdated_list(held))
+    })
 }
 
 /// A certificate chain and its private key.
@@ -96,6 +127,11 @@ impl Credentials {
     /// Who this is.
     pub fn identity(&self) -> Result<Identity, TlsError> {
         Ok(self.chain.first().and_then(read_identity).ok_or(TlsError::Identity)?.identity)
+    }
+
+    /// Until when the certificate is valid, Unix time in seconds; 0 if it says nothing that is understood.
+    pub fn ends(&self) -> u64 {
+        self.chain.first().and_then(read_identity).map_or(0, |certified| certified.not_after)
     }
 
     fn resolver(&self) -> Result<Arc<SingleCertAndKey>, TlsError> {
@@ -165,11 +201,30 @@ pub fn server_config(credentials: &Credentials, callers: Callers<'_>) -> Result<
 
 /// The same for a server whose certificate will be replaced.
 pub fn server_config_of(served: Arc<Served>, callers: Callers<'_>) -> Result<ServerConfig, TlsError> {
+    let (ca, or_none) = match callers {
+        Callers::Anyone => return Ok(server(served, None)?),
+        Callers::Certified(ca) => (ca, false),
+        Callers::CertifiedOrNot(ca) => (ca, true),
+    };
+    server_config_trusting(served, Arc::new(Trust::new(ca)?), or_none)
+}
+
+/// The same for a server that hears of revocations while it serves: who connects is held to the newest list that
+/// `trust` was offered. With `or_none` also who shows no certificate gets past the handshake.
+pub fn server_config_trusting(
+    served: Arc<Served>,
+    trust: Arc<Trust>,
+    or_none: bool,
+) -> Result<ServerConfig, TlsError> {
+    let hints = trust.verifier().root_hint_subjects().to_vec();
+    Ok(server(served, Some(Arc::new(Newest { trust, hints, or_none })))?)
+}
+
+fn server(served: Arc<Served>, callers: Option<Arc<Newest>>) -> Result<ServerConfig, rustls::Error> {
     let builder = ServerConfig::builder_with_provider(provider()).with_protocol_versions(&[&TLS13])?;
     let builder = match callers {
-        Callers::Anyone => builder.with_no_client_auth(),
-        Callers::Certified(ca) => builder.with_client_cert_verifier(client_verifier(ca, false)?),
-        Callers::CertifiedOrNot(ca) => builder.with_client_cert_verifier(client_verifier(ca, true)?),
+        None => builder.with_no_client_auth(),
+        Some(verifier) => builder.with_client_cert_verifier(verifier),
     };
     let mut config = builder.with_cert_resolver(served);
     config.session_storage = Arc::new(NoServerSessionStorage {});
@@ -185,6 +240,7 @@ pub fn client_config(
 ) -> Result<ClientConfig, TlsError> {
     let chain = WebPkiServerVerifier::builder_with_provider(roots(ca)?, provider())
         .with_crls(lists(ca)?)
+        .enforce_revocation_expiration()
         .build()
         .map_err(|error| TlsError::Authority(error.to_string()))?;
     let verifier = Arc::new(ExactServer { chain, server: server.clone() });
@@ -206,7 +262,7 @@ pub fn certified_by(ca: &str, chain_pem: &str, now: u64) -> Result<Certified, Tl
     let chain = read_chain(chain_pem)?;
     let (holder, others) = chain.split_first().ok_or(TlsError::Pem)?;
     let now = UnixTime::since_unix_epoch(Duration::from_secs(now));
-    client_verifier(ca, false)?.verify_client_cert(holder, others, now)?;
+    client_verifier(ca)?.verify_client_cert(holder, others, now)?;
     read_identity(holder).ok_or(TlsError::Identity)
 }
 
@@ -229,6 +285,13 @@ pub(crate) fn read_identity(certificate: &CertificateDer<'_>) -> Option<Certifie
 /// Until when the first certificate of a chain (PEM) is valid, Unix time in seconds. Nobody has checked it.
 pub fn ends(chain_pem: &str) -> Option<u64> {
     Some(read_identity(read_chain(chain_pem).ok()?.first()?)?.not_after)
+}
+
+/// Until when the revocation list of a text (PEM) is good, Unix time in seconds. Nobody has checked it.
+pub fn list_ends(pem: &str) -> Option<u64> {
+    let list = CertificateRevocationListDer::from_pem_slice(split(pem).1?.as_bytes()).ok()?;
+    let (_, list) = x509_parser::parse_x509_crl(&list).ok()?;
+    u64::try_from(list.next_update()?.timestamp()).ok()
 }
 
 /// The Ed25519 key of an authority (PEM).
@@ -270,14 +333,64 @@ fn lists(ca: &str) -> Result<Vec<CertificateRevocationListDer<'static>>, TlsErro
     Ok(vec![CertificateRevocationListDer::from_pem_slice(list.as_bytes()).map_err(|_| TlsError::List)?])
 }
 
-fn client_verifier(ca: &str, or_none: bool) -> Result<Arc<dyn ClientCertVerifier>, TlsError> {
+/// Who is of an authority, by the list that may follow it, which must not have ended.
+pub(crate) fn client_verifier(ca: &str) -> Result<Arc<dyn ClientCertVerifier>, TlsError> {
     let builder = WebPkiClientVerifier::builder_with_provider(roots(ca)?, provider()).with_crls(lists(ca)?);
-    let builder = if or_none { builder.allow_unauthenticated() } else { builder };
-    builder.build().map_err(|error| TlsError::Authority(error.to_string()))
+    let verifier = builder.enforce_revocation_expiration().build();
+    verifier.map_err(|error| TlsError::Authority(error.to_string()))
 }
 
 fn provider() -> Arc<CryptoProvider> {
     Arc::new(aws_lc_rs::default_provider())
+}
+
+/// Takes callers by the newest revocation list.
+#[derive(Debug)]
+struct Newest {
+    trust: Arc<Trust>,
+    hints: Vec<DistinguishedName>,
+    or_none: bool,
+}
+
+impl ClientCertVerifier for Newest {
+    fn client_auth_mandatory(&self) -> bool {
+        !self.or_none
+    }
+
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        &self.hints
+    }
+
+    fn verify_client_cert(
+        &self,
+        holder: &CertificateDer<'_>,
+        others: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<ClientCertVerified, rustls::Error> {
+        self.trust.verifier().verify_client_cert(holder, others, now)
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.trust.verifier().verify_tls12_signature(message, certificate, signature)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.trust.verifier().verify_tls13_signature(message, certificate, signature)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.trust.verifier().supported_verify_schemes()
+    }
 }
 
 /// Takes a chain to the environment's authority only if it names the very server that was meant:

@@ -4,7 +4,10 @@
 use crate::{Error, Json, Peer, TlsError, tls};
 use aws_lc_rs::signature::{ED25519, UnparsedPublicKey};
 use axum::{Router, extract::State, routing::post};
-use rustls::pki_types::{CertificateRevocationListDer, pem::PemObject};
+use rustls::{
+    pki_types::{CertificateRevocationListDer, pem::PemObject},
+    server::danger::ClientCertVerifier,
+};
 use serde::{Deserialize, Serialize};
 use std::sync::{Arc, PoisonError, RwLock};
 use x509_parser::{parse_x509_certificate, revocation_list::CertificateRevocationList};
@@ -27,6 +30,8 @@ struct Newest {
     pem: Arc<str>,
     list: Option<Arc<[u8]>>,
     number: u64,
+    /// What both say of a caller.
+    verifier: Arc<dyn ClientCertVerifier>,
 }
 
 /// A list (PEM) for a service, or what it has.
@@ -48,9 +53,9 @@ impl Trust {
     /// Takes the authority's certificate (PEM), and its list if the text also holds one.
     pub fn new(pem: &str) -> Result<Self, TlsError> {
         let (authority, list) = tls::split(pem);
-        tls::read_chain(authority)?;
+        let verifier = tls::client_verifier(authority)?;
         let authority = authority.to_owned();
-        let newest = Newest { pem: authority.as_str().into(), list: None, number: 0 };
+        let newest = Newest { pem: authority.as_str().into(), list: None, number: 0, verifier };
         let trust = Self { authority, newest: RwLock::new(newest) };
         list.map(|list| trust.offer(list)).transpose()?;
         Ok(trust)
@@ -73,9 +78,15 @@ impl Trust {
         let mut newest = self.newest.write().unwrap_or_else(PoisonError::into_inner);
         if number > newest.number {
             let text = format!("{}\n{pem}", self.authority);
-            *newest = Newest { pem: text.into(), list: Some(list.into()), number };
+            let verifier = tls::client_verifier(&text)?;
+            *newest = Newest { pem: text.into(), list: Some(list.into()), number, verifier };
         }
         Ok(newest.number)
+    }
+
+    /// Judges callers by the newest list.
+    pub(crate) fn verifier(&self) -> Arc<dyn ClientCertVerifier> {
+        self.read().verifier
     }
 
     fn read(&self) -> Newest {

@@ -35,7 +35,7 @@ const TABLE: &[(&str, &[&str])] = &[
             "WriteConsole",
         ],
     ),
-    ("azote:service/pipeline", &["HostStatus", "OfferCertificate", "UpdateTokenKeys"]),
+    ("azote:service/pipeline", &["HostStatus", "AttestHost", "OfferCertificate", "UpdateTokenKeys"]),
 ];
 
 #[test]
