@@ -4,13 +4,15 @@
 //! Each message is HPKE in authenticated mode (RFC 9180 section 5.1.3), bound to the instance, the direction and
 //! its place: how many bytes went that way before it.
 
-use crate::{LockError, PUBLIC_KEY_SIZE, Secret};
+use crate::{
+    LockError, PUBLIC_KEY_SIZE, Secret,
+    kernel::{Kernel, random},
+};
 use hpke::{
     Deserializable, Kem, OpModeR, OpModeS, Serializable, aead::AesGcm256, kdf::HkdfSha256,
-    kem::X25519HkdfSha256, single_shot_open, single_shot_seal,
+    kem::X25519HkdfSha256, rand_core::TryRng, single_shot_open, single_shot_seal_with_rng,
 };
 use ids::InstanceId;
-use rustix::rand::{GetRandomFlags, getrandom};
 
 type Private = <X25519HkdfSha256 as Kem>::PrivateKey;
 type Public = <X25519HkdfSha256 as Kem>::PublicKey;
@@ -98,11 +100,8 @@ impl ConsoleKey {
     pub fn generate() -> Result<Self, ConsoleError> {
         let mut seed = Secret::<32>::zeroed()?;
         // Straight from the kernel: the library's own generator first measures jitter for tens of milliseconds, which
-        // every start of a machine would wait for. Up to 256 bytes come whole.
-        match getrandom(seed.expose_mut(), GetRandomFlags::empty()) {
-            Ok(got) if got == seed.expose().len() => {}
-            _ => return Err(ConsoleError::Random),
-        }
+        // every start of a machine would wait for.
+        Kernel.try_fill_bytes(seed.expose_mut()).map_err(|_| ConsoleError::Random)?;
         let (private, public) = X25519HkdfSha256::derive_keypair(seed.expose());
         let mut locked = Secret::zeroed()?;
         private.write_exact(locked.expose_mut());
@@ -131,12 +130,13 @@ impl ConsoleKey {
         let refuse = |_| ConsoleError::PublicKey;
         let to = Public::from_bytes(to).map_err(refuse)?;
         let own = (self.private()?, Public::from_bytes(&self.public).map_err(refuse)?);
-        let (encapsulated, sealed) = single_shot_seal::<AesGcm256, HkdfSha256, X25519HkdfSha256>(
+        let (encapsulated, sealed) = single_shot_seal_with_rng::<AesGcm256, HkdfSha256, X25519HkdfSha256>(
             &OpModeS::Auth(own),
             &to,
             INFO,
             plain,
             place.canonical().as_bytes(),
+            &mut random(),
         )
         .map_err(refuse)?;
         Ok([self.public.as_slice(), encapsulated.to_bytes().as_slice(), &sealed].concat())

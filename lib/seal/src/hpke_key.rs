@@ -1,6 +1,6 @@
 //! A card's key pair, and volume keys sealed to it.
 
-use crate::{KeyError, Secret, VolumeKey};
+use crate::{KeyError, Secret, VolumeKey, kernel::random};
 use aws_lc_rs::rand;
 use hpke::{
     Deserializable, Kem, OpModeR, OpModeS, Serializable,
@@ -8,7 +8,7 @@ use hpke::{
     inout::InOutBuf,
     kdf::HkdfSha256,
     kem::X25519HkdfSha256,
-    single_shot_open_inout_detached, single_shot_seal_inout_detached,
+    single_shot_open_inout_detached, single_shot_seal_inout_detached_with_rng,
 };
 use ids::{HostId, VolumeId};
 
@@ -103,14 +103,16 @@ pub fn seal(card_public: &[u8], context: &Context, key: &VolumeKey) -> Result<Ve
     // Encrypted in place in locked memory, so that the plain key is never anywhere else.
     let mut buffer = Secret::<KEY_SIZE>::zeroed()?;
     buffer.expose_mut().copy_from_slice(key.expose());
-    let (encapsulated, tag) = single_shot_seal_inout_detached::<AesGcm256, HkdfSha256, X25519HkdfSha256>(
-        &OpModeS::Base,
-        &public,
-        INFO,
-        InOutBuf::from(buffer.expose_mut().as_mut_slice()),
-        context.canonical().as_bytes(),
-    )
-    .map_err(refuse)?;
+    let (encapsulated, tag) =
+        single_shot_seal_inout_detached_with_rng::<AesGcm256, HkdfSha256, X25519HkdfSha256>(
+            &OpModeS::Base,
+            &public,
+            INFO,
+            InOutBuf::from(buffer.expose_mut().as_mut_slice()),
+            context.canonical().as_bytes(),
+            &mut random(),
+        )
+        .map_err(refuse)?;
     Ok([encapsulated.to_bytes().as_slice(), buffer.expose(), tag.to_bytes().as_slice()].concat())
 }
 

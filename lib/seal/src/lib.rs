@@ -9,6 +9,7 @@
 
 pub mod console;
 mod hpke_key;
+mod kernel;
 mod secret;
 mod volume_key;
 

@@ -64,7 +64,8 @@ impl<const N: usize> Secret<N> {
 
     /// The bytes, to fill or change.
     pub fn expose_mut(&mut self) -> &mut [u8; N] {
-        // SAFETY: as in `expose`, and &mut self makes this the only reference.
+        // SAFETY: mapped writable for as long as self, at least N bytes, initialised (by zeros at first); &mut self makes
+        // this the only reference.
         unsafe { self.bytes.as_mut() }
     }
 

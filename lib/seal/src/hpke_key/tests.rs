@@ -60,12 +60,13 @@ fn every_flipped_byte_and_every_other_length_is_refused() {
 fn equal_halves_are_refused_even_when_properly_sealed() {
     let card = CardKey::generate().unwrap();
     let public = <X25519HkdfSha256 as Kem>::PublicKey::from_bytes(card.public()).unwrap();
-    let (encapsulated, sealed) = hpke::single_shot_seal::<AesGcm256, HkdfSha256, X25519HkdfSha256>(
+    let (encapsulated, sealed) = hpke::single_shot_seal_with_rng::<AesGcm256, HkdfSha256, X25519HkdfSha256>(
         &OpModeS::Base,
         &public,
         INFO,
         &[3; 64],
         context().canonical().as_bytes(),
+        &mut random(),
     )
     .unwrap();
     let sealed = [encapsulated.to_bytes().as_slice(), &sealed].concat();
