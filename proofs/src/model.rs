@@ -22,6 +22,8 @@ pub(crate) enum Fault {
     ActFirst,
     /// Tells that it is done although the outcome could not be recorded.
     AnswerFirst,
+    /// Tells one who observes although that could not be recorded.
+    TellFirst,
     /// Does not count what the log says after a crash of a host.
     LostUses,
     /// Takes a shortened log for a whole one.
@@ -30,12 +32,13 @@ pub(crate) enum Fault {
     LostFloor,
 }
 
-const FAULTS: [Fault; 8] = [
+const FAULTS: [Fault; 9] = [
     Fault::EarlySignature,
     Fault::LostQuota,
     Fault::AnyAudience,
     Fault::ActFirst,
     Fault::AnswerFirst,
+    Fault::TellFirst,
     Fault::LostUses,
     Fault::ShortLog,
     Fault::LostFloor,
@@ -94,9 +97,12 @@ impl Model for Scope {
             Property::always("no act from its expiry on", |_, world: &World| {
                 world.acts.iter().all(|act| act.at < act.token.expires)
             }),
-            Property::always("an act has an intent of its own in the log", |_, world: &World| {
-                world.hosts.iter().enumerate().all(|(n, host)| world.acts_on(n) <= host.intents)
-            }),
+            Property::always(
+                "what is done, or told to one who observes, has an intent of its own in the log",
+                |_, world: &World| {
+                    world.hosts.iter().enumerate().all(|(n, host)| world.acts_on(n) <= host.intents)
+                },
+            ),
             Property::always("who is told that it is done finds it in the log", |_, world: &World| {
                 world.hosts.iter().all(|host| host.told <= host.outcomes)
             }),

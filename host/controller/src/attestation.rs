@@ -6,6 +6,7 @@ use crate::{
     Refusal,
     card::Image,
     peer::{AttestationSide, Peer, unexpected},
+    process::Process,
 };
 use ids::InstanceId;
 use nsm::{Chain, Extension, HostKey, INSTANCE_LIFETIME};
@@ -13,24 +14,13 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use sandbox::Violation;
 use std::{
     collections::BTreeMap,
-    io,
-    os::{
-        fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
-        unix::process::CommandExt,
-    },
-    process::{Child, Command, Stdio},
-    thread::sleep,
-    time::{Duration, Instant},
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    time::Duration,
 };
-use wire::{
-    Link,
-    attestation::{Attach, Certificate, Extension as Register, Reply, Request},
-};
+use wire::attestation::{Attach, Certificate, Extension as Register, Reply, Request};
 
 /// An instance's certificate is made anew when this much of its life is left, in seconds.
 const RENEWED: u64 = INSTANCE_LIFETIME.as_secs() / 2;
-/// How long the controller waits at its own end for the card's.
-const LAST_WAIT: Duration = Duration::from_secs(2);
 
 /// By what the host certifies its instances.
 #[derive(Debug)]
@@ -46,9 +36,7 @@ pub struct Papers {
 /// The card, and what it is to say.
 #[derive(Debug)]
 pub struct Attestation {
-    peer: Peer<AttestationSide>,
-    child: Option<Child>,
-    violation: Option<Violation>,
+    process: Process<AttestationSide>,
     card_key: Vec<u8>,
     /// None: this host has no such card.
     papers: Option<Papers>,
@@ -59,54 +47,34 @@ pub struct Attestation {
 impl Attestation {
     /// Starts the card from its image and asks for its public key.
     pub fn start(image: &Image, papers: Papers) -> Result<Self, Refusal> {
-        let started = launch(image).map_err(|error| {
-            tracing::error!(%error, "the attestation card cannot be started");
-            Refusal::of("attestation.gone")
-        });
-        let (child, peer) = started?;
-        Self::connect(peer, Some(child), papers)
+        Self::greet(Process::start(image, "azote-attestation-card")?, papers)
     }
 
     /// Takes the socket of a card that runs already and asks for its public key.
-    pub fn connect(
-        mut peer: Peer<AttestationSide>,
-        child: Option<Child>,
-        papers: Papers,
-    ) -> Result<Self, Refusal> {
-        let Reply::Hello { public_key } = peer.call(&Request::Hello, &[])? else {
+    pub fn connect(peer: Peer<AttestationSide>, papers: Papers) -> Result<Self, Refusal> {
+        Self::greet(Process::connected(peer, None), papers)
+    }
+
+    fn greet(mut process: Process<AttestationSide>, papers: Papers) -> Result<Self, Refusal> {
+        let Reply::Hello { public_key } = process.call(&Request::Hello, &[])? else {
             return Err(unexpected::<AttestationSide>());
         };
-        let (violation, instances) = (None, BTreeMap::new());
-        Ok(Self { peer, child, violation, card_key: public_key, papers: Some(papers), instances })
+        Ok(Self { process, card_key: public_key, papers: Some(papers), instances: BTreeMap::new() })
     }
 
     /// A host whose release has no such card: its instances have no such function.
     pub fn none() -> Self {
-        Self {
-            peer: Peer::absent(),
-            child: None,
-            violation: None,
-            card_key: Vec::new(),
-            papers: None,
-            instances: BTreeMap::new(),
-        }
+        Self { process: Process::absent(), card_key: Vec::new(), papers: None, instances: BTreeMap::new() }
     }
 
-    /// Whether the card is there, if there is to be one; takes its exit status if it is not.
+    /// Whether the card is there, if there is to be one.
     pub fn is_there(&mut self) -> bool {
-        let there = self.papers.is_none() || self.peer.is_there();
-        if !there && let Some(Ok(Some(exit))) = self.child.as_mut().map(Child::try_wait) {
-            tracing::error!(%exit, "the attestation card is gone");
-            self.violation = Violation::of(exit);
-            self.child = None;
-        }
-        there
+        self.papers.is_none() || self.process.is_there()
     }
 
     /// The call that the card is gone because of, told once, if it made one that its sandbox forbids.
     pub fn violation(&mut self) -> Option<Violation> {
-        self.is_there();
-        self.violation.take()
+        self.process.violation()
     }
 
     /// Whether instances have such a function.
@@ -199,36 +167,9 @@ impl Attestation {
     }
 
     fn done(&mut self, request: &Request, fds: &[BorrowedFd<'_>]) -> Result<(), Refusal> {
-        match self.peer.call(request, fds)? {
+        match self.process.call(request, fds)? {
             Reply::Done => Ok(()),
             _ => Err(unexpected::<AttestationSide>()),
-        }
-    }
-}
-
-/// Starts the program with one end of a private socket as its standard input, and nothing else.
-fn launch(image: &Image) -> io::Result<(Child, Peer<AttestationSide>)> {
-    let gone = |_| io::Error::from(io::ErrorKind::NotConnected);
-    let (ours, theirs) = Link::<Request, Reply>::pair().map_err(gone)?;
-    let child = Command::new(format!("/proc/self/fd/{}", image.as_fd().as_raw_fd()))
-        .arg0("azote-attestation-card")
-        .env_clear()
-        .envs(std::env::var_os("RUST_LOG").map(|level| ("RUST_LOG", level)))
-        .current_dir("/")
-        .stdin(Stdio::from(OwnedFd::from(theirs)))
-        .stdout(Stdio::null())
-        .spawn()?;
-    Ok((child, Peer::new(ours).map_err(|_| io::Error::from(io::ErrorKind::NotConnected))?))
-}
-
-impl Drop for Attestation {
-    fn drop(&mut self) {
-        // Closing the socket tells the card to end. The sandbox forbids signals to it.
-        self.peer = Peer::absent();
-        let Some(child) = &mut self.child else { return };
-        let end = Instant::now() + LAST_WAIT;
-        while matches!(child.try_wait(), Ok(None)) && Instant::now() < end {
-            sleep(Duration::from_millis(10));
         }
     }
 }

@@ -1,5 +1,6 @@
 //! The only door: authenticate, authorise, log the intent, act, log the outcome. In this order, always; what
-//! cannot be logged is not done, and every refusal is logged before it is told.
+//! cannot be logged is not done, and every refusal is logged before it is told. Of a call that only observes, the act is
+//! to tell: intent and outcome are logged in one, before it is told.
 
 use crate::{
     Refusal,
@@ -7,7 +8,7 @@ use crate::{
     history::History,
     host::Host,
     limits::Limits,
-    log::{Entry, LogError, Writer},
+    log::{Entry, LogError, Outcome, Writer},
     settings::Trust,
 };
 use axum::{
@@ -109,7 +110,8 @@ impl Door {
         loop {
             let event = match step {
                 Step::Write(record) => self.write(&entry, &record, &mut intent),
-                Step::Act => {
+                // What only observes has no other effect than its answer, which nobody is told yet.
+                Step::Act | Step::Observe => {
                     let act = request.as_ref().ok_or_else(|| Refusal::of("internal"));
                     Event::Acted(
                         act.and_then(|act| self.host.act(act, entry.subject.as_ref()))
@@ -156,7 +158,7 @@ impl Door {
             recorded: false,
             charge,
         };
-        Ok((request, Asked { token: claims.id, call }))
+        Ok((request, Asked { token: claims.id, call, observes: api.effect() == Effect::Observe }))
     }
 
     fn authenticate(&self, incoming: &Incoming<'_>, entry: &mut Entry) -> Result<Claims, Refusal> {
@@ -199,7 +201,7 @@ impl Door {
             Err(refusal) => (Err(refusal), None),
         };
         let (admission, step) = counted.gate.admit(asked);
-        if let (Step::Write(Record::Intent), Some(taken)) = (&step, taken) {
+        if let (Step::Write(Record::Intent) | Step::Observe, Some(taken)) = (&step, taken) {
             counted.limits.put(taken);
         }
         (admission, step)
@@ -207,14 +209,14 @@ impl Door {
 
     /// Makes a record durable.
     fn write(&self, entry: &Entry, record: &Record<Refusal>, intent: &mut Option<u64>) -> Event<Refusal> {
-        let (kind, code) = match record {
-            Record::Intent => (RecordKind::Intent, None),
-            Record::Refusal(refusal) => (RecordKind::Refusal, refusal.log_code()),
-            Record::Outcome(result) => {
-                (RecordKind::Outcome, result.as_ref().err().and_then(Refusal::log_code))
-            }
+        let code = |result: &Result<(), Refusal>| result.as_ref().err().and_then(Refusal::log_code);
+        let (kind, code, outcome) = match record {
+            Record::Intent => (RecordKind::Intent, None, None),
+            Record::Refusal(refusal) => (RecordKind::Refusal, refusal.log_code(), None),
+            Record::Outcome(result) => (RecordKind::Outcome, code(result), None),
+            Record::Observation(result) => (RecordKind::Intent, None, Some(Outcome { code: code(result) })),
         };
-        match self.log.append(Entry { kind, code, intent: *intent, ..entry.clone() }) {
+        match self.log.append(Entry { kind, code, intent: *intent, outcome, ..entry.clone() }) {
             Ok(seq) => {
                 *intent = Some(seq);
                 Event::Durable

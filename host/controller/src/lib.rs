@@ -29,6 +29,7 @@ pub mod hypervisors;
 pub mod limits;
 pub mod log;
 pub mod peer;
+pub mod process;
 mod refusal;
 pub mod run;
 pub mod settings;

@@ -31,7 +31,7 @@ mod opening;
 mod page;
 mod writer;
 
-pub use entry::Entry;
+pub use entry::{Entry, Outcome};
 pub use page::Plan;
 pub use writer::Writer;
 
@@ -39,6 +39,8 @@ use disk::Folder;
 
 /// Most records that become durable with one write.
 const BATCH: usize = host_log::MAX_LINES / MAX_RECORD;
+/// Most records of one entry: an intent, and an outcome that is known already.
+const RECORDS: usize = 2;
 /// Room that is kept for the outcome of every intent: an act that was recorded can always be completed.
 const RESERVE: u64 = (HEADER + Batch::length(MAX_RECORD)) as u64;
 /// A segment that has so many bytes is followed by another, or sooner in a small log.
@@ -206,18 +208,18 @@ impl Log {
         }
     }
 
-    /// Appends `entries` in order, with one write and one `fdatasync` for up to 64 of them; gives each one's
-    /// sequence number. The records are durable when this returns.
+    /// Appends `entries` in order, with one write and one `fdatasync` for up to 32 of them; gives the sequence number of
+    /// each one's first record. The records are durable when this returns.
     pub fn append(&mut self, entries: &[Entry]) -> Vec<Result<u64, LogError>> {
         let append = |entries| {
             let flight = self.take_off(entries);
             let landed = flight.land();
             self.landed(flight, landed)
         };
-        entries.chunks(BATCH).flat_map(append).collect()
+        entries.chunks(BATCH / RECORDS).flat_map(append).collect()
     }
 
-    /// Seals up to [`BATCH`] entries. They are records of this log when they are durable and [`Log::landed`]; until
+    /// Seals entries of up to [`BATCH`] records. They are records of this log when they are durable and [`Log::landed`]; until
     /// then there must be no other.
     fn take_off(&mut self, entries: &[Entry]) -> Flight {
         if self.poisoned {
@@ -253,27 +255,35 @@ impl Log {
 
     fn push(&mut self, entry: &Entry, draft: &mut Draft) -> Result<u64, LogError> {
         let seq = draft.seq + 1;
-        let line = entry::record(entry, seq, self.clock.now(), &draft.hash).line();
-        let length = line.len() as u64 + 1;
+        let (mut lines, mut hash, mut longest) = (Vec::new(), draft.hash, 0);
+        for (entry, seq) in [(Some(entry.clone()), seq), (entry.ending(seq), seq + 1)] {
+            let Some(entry) = entry else { continue };
+            let line = entry::record(entry, seq, self.clock.now(), &hash).line();
+            hash = LogRecord::hash_of(line.as_bytes());
+            longest = longest.max(line.len() + 1);
+            lines.extend_from_slice(line.as_bytes());
+            lines.push(b'\n');
+        }
         let closes = entry.intent.is_some_and(|intent| self.open.contains(&intent));
         let open = match entry.kind {
-            RecordKind::Intent => self.open.len() + 1,
+            RecordKind::Intent if entry.outcome.is_none() => self.open.len() + 1,
             RecordKind::Outcome if closes => self.open.len() - 1,
-            RecordKind::Outcome | RecordKind::Refusal | RecordKind::Event => self.open.len(),
+            RecordKind::Intent | RecordKind::Outcome | RecordKind::Refusal | RecordKind::Event => {
+                self.open.len()
+            }
         };
-        let needed = draft.bytes + draft.lines.len() as u64 + length + open as u64 * RESERVE;
-        if length > MAX_RECORD as u64 || needed > self.room(entry) {
+        let needed = draft.bytes + (draft.lines.len() + lines.len()) as u64 + open as u64 * RESERVE;
+        if longest > MAX_RECORD || needed > self.room(entry) {
             return Err(LogError::Full);
         }
         match (entry.kind, entry.intent) {
-            (RecordKind::Intent, _) => drop(self.open.insert(seq)),
+            (RecordKind::Intent, _) if entry.outcome.is_none() => drop(self.open.insert(seq)),
             (RecordKind::Outcome, Some(intent)) => drop(self.open.remove(&intent)),
             _ => {}
         }
-        draft.hash = LogRecord::hash_of(line.as_bytes());
-        draft.lines.extend_from_slice(line.as_bytes());
-        draft.lines.push(b'\n');
-        draft.seq = seq;
+        draft.hash = hash;
+        draft.lines.extend(lines);
+        draft.seq += entry.records() as u64;
         Ok(seq)
     }
 

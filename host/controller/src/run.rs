@@ -2,44 +2,25 @@
 //! one thread; then the process confines itself; then it starts threads and reads input.
 
 use crate::{
-    Refusal,
-    attest::{Attester, Papers, SharedTpm},
-    attestation::{self, Attestation},
-    board::Board,
     boot::{
-        self, Boot, Halt,
-        compartments::Early,
-        custody::{Custody, settle},
-        forget, images, measurements, out_of_service,
-        start::Start,
-        state::{State, need},
+        self, Boot, Halt, compartments::Early, forget, measurements, out_of_service, start::Start,
+        state::State,
     },
-    card::Card,
     chip::{Chip, Firmware},
-    clock::Clock,
     door::{self, Door, opens},
     firmware::Shelf,
-    host::{Booted, Certificates, Components, Eraser, Host, Identity, Rules},
-    hypervisors::{
-        Hypervisors,
-        setup::{self, Facts, Outcome},
-    },
+    host::{Booted, Certificates, Eraser, Host, Identity, Rules},
     limits::{self, Bounds},
     log::{Entry, Log, Writer},
-    peer::{Peer, Side},
-    settings::{Settings, SettingsError},
-    storage::Storage,
-    watch,
+    settings::Settings,
 };
 use boot_rom::events::Events;
-use firmware_store::Store;
-use host_api::{OutOfService, Sha256};
+use host_api::OutOfService;
 use host_log::LogKey;
 use ids::HostId;
-use nsm::{Chain, HostKey};
 use sandbox::{Policy, SandboxError};
 use service::{
-    Callers, Credentials, Served,
+    Callers, Served,
     process::{Failure, Home},
     server_config_of, stop_signal,
 };
@@ -49,13 +30,24 @@ use std::{
     net::{SocketAddr, TcpListener},
     os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, atomic::AtomicBool, atomic::Ordering},
-    thread::{JoinHandle, sleep},
-    time::{Duration, Instant},
+    sync::{Arc, Mutex},
+    thread::sleep,
+    time::Duration,
 };
 use tokio::sync::Notify;
 use tpm::Tpm;
 use zeroize::Zeroizing;
+
+mod opened;
+mod papers;
+mod parts;
+mod threads;
+
+use opened::{Opened, confirm};
+use papers::{attester, authority, identify, instances_papers, settings};
+pub(crate) use parts::connect;
+use parts::{Brought, bring_up, failed, release};
+use threads::Threads;
 
 const SANDBOX: &str = include_str!("../../../sandbox/controller.toml");
 /// Threads that serve connections, and threads that act: fixed, so that nothing has to be asked of the system.
@@ -63,9 +55,6 @@ const WORKERS: usize = 2;
 const ACTORS: usize = 32;
 /// Longest certificate chain in bytes.
 const MAX_CERTIFICATE: usize = 64 * 1024;
-/// How long a main board that was powered together with the controller may take to reach the reset line.
-const BOARD_WAIT: Duration = Duration::from_secs(10);
-const BOARD_LOOK: Duration = Duration::from_millis(50);
 const MIB: u64 = 1024 * 1024;
 
 /// How a controller is started.
@@ -192,32 +181,6 @@ fn booted(
     Ok(Booted { measurements, registers, release, firmware, out_of_service })
 }
 
-/// What goes on beside serving.
-struct Threads {
-    stop: Arc<AtomicBool>,
-    threads: Vec<JoinHandle<()>>,
-}
-
-impl Threads {
-    fn start(
-        host: &Arc<Host>,
-        turns: Option<Arc<Hypervisors>>,
-        clock: &Clock,
-        log: &Writer,
-    ) -> io::Result<Self> {
-        let stop = Arc::new(AtomicBool::new(false));
-        let watching = watch::start(Arc::clone(host), clock.clone(), log.clone(), Arc::clone(&stop))?;
-        let turns = turns.map(|hypervisors| watch::take_turns(hypervisors, Arc::clone(&stop))).transpose()?;
-        Ok(Self { stop, threads: [Some(watching), turns].into_iter().flatten().collect() })
-    }
-
-    fn end(self) {
-        self.stop.store(true, Ordering::Relaxed);
-        // The threads have nothing to give; if one panicked, the process ends here anyway.
-        self.threads.into_iter().for_each(|thread| drop(thread.join()));
-    }
-}
-
 /// A start whose settings are known to be good.
 struct Begun {
     start: Start,
@@ -248,48 +211,11 @@ fn begin(
     Ok(Begun { start, identity, served, settings, log, opened })
 }
 
-/// A start that has reached service: an update is settled, and no older release starts any more.
-fn confirm(
-    state: &State,
-    start: &Start,
-    (custody, mut store): (Custody, Store),
-    tpm: &mut Tpm,
-) -> Result<(), Failure> {
-    settle(state, start, &mut store)?;
-    custody.take(tpm)?;
-    custody.raise_floor(tpm, start)
-}
-
 /// What this process may do from now on. Only one that hands out functions of the host's hardware asks VFIO for them.
 fn policy(passthrough: bool) -> Result<Policy, SandboxError> {
     let mut policy = Policy::parse(SANDBOX)?;
     policy.syscalls.retain(|call| passthrough || call.kept_for.is_none());
     Ok(policy)
-}
-
-/// Who gives evidence of this start.
-fn attester(state: &State, start: &Start, tpm: &SharedTpm) -> Result<Attester, Failure> {
-    let certificate = boot::state::read(&state.path("ak-certificate"), MAX_CERTIFICATE).unwrap_or_default();
-    let papers = Papers {
-        attestation_certificate: certificate,
-        manifest: start.signed.set.manifest.clone(),
-        configuration: start.configuration.clone(),
-    };
-    Attester::new(tpm, &papers)
-}
-
-/// By what instances are certified. A host that has no certificate for that yet is offered one later.
-fn instances_papers(
-    state: &State,
-    identity: &Identity,
-    events: &Events,
-) -> Result<attestation::Papers, Failure> {
-    let key = HostKey::derive(identity.key.seed())?;
-    let pem = boot::state::read(&state.path("attestation-chain.pem"), MAX_CERTIFICATE).unwrap_or_default();
-    let chain = String::from_utf8(pem).ok().and_then(|pem| Chain::from_pem(&pem).ok());
-    let release = events.iter().find(|event| event.pcr() == 9 && event.name() == "release");
-    let host = nsm::of_host(release.map(|event| event.sha256()).as_ref(), events.bytes());
-    Ok(attestation::Papers { chain: chain.filter(|chain| key.is_certified_by(chain)), key, host })
 }
 
 /// Gives up every right that serving does not need.
@@ -303,163 +229,6 @@ fn confine(options: &Options, state: &State, start: &Start) -> Result<(), Failur
     ];
     let paths = paths.each_ref().map(|(name, path)| (*name, path.as_path()));
     Ok(policy(!start.configured.passthrough.is_empty())?.enter(&paths)?)
-}
-
-/// What came out of the open store.
-struct Opened {
-    store: Store,
-    images: images::Images,
-    custody: Custody,
-    bounds: Bounds,
-}
-
-impl Opened {
-    fn take(store: Store, start: &Start) -> Result<Self, Halt> {
-        let images = images::Images::take(&store, &start.manifest)?;
-        let policies = images.policies();
-        let halt = |error: &dyn std::fmt::Display| Halt::new("boot.policies", "policies", &error.to_string());
-        let bounds = Bounds::of_policies(policies).ok_or_else(|| halt(&"they name no bounds of a host"))?;
-        let custody = Custody::of(&store).map_err(|error| halt(&error))?;
-        Ok(Self { store, images, custody, bounds })
-    }
-
-    fn split(self) -> (Option<images::Images>, Option<(Custody, Store)>, Option<Bounds>) {
-        (Some(self.images), Some((self.custody, self.store)), Some(self.bounds))
-    }
-}
-
-/// What a start brings up.
-struct Brought {
-    parts: Components,
-    hypervisors: Option<(Hypervisors, Facts)>,
-    objection: Option<OutOfService>,
-}
-
-/// Starts what came out of the store; tells what speaks against releasing reset.
-fn bring_up(
-    options: &Options,
-    start: &Start,
-    chip: Chip,
-    images: Option<images::Images>,
-    papers: attestation::Papers,
-) -> Result<Brought, Failure> {
-    let mut board = Board::new(connect(&options.board));
-    let (card, attests, guests) = images.map_or((None, None, None), |images| {
-        let (card, attests, guests) = images.split();
-        (Some(card), attests, guests)
-    });
-    let image = card.as_ref().map(|image| Sha256::from_digest(image.digest()));
-    let card = card.map_or_else(|| Err(Refusal::of("card.gone")), |image| Card::start(&image));
-    let attestation =
-        attests.map_or_else(|| Ok(Attestation::none()), |image| Attestation::start(&image, papers));
-    let (hypervisors, unfit) = match setup::bring_up(&start.configured, guests)? {
-        Outcome::Absent => (None, None),
-        Outcome::Up(up) => (Some(*up), None),
-        Outcome::Objection(objection) => (None, objection),
-    };
-    let objections = [
-        failed("boot.card", "the volume card", card.as_ref().err()),
-        failed("boot.attestation", "the attestation card", attestation.as_ref().err()),
-        failed("boot.board", "the main board", board.status().err().as_ref()),
-        unfit,
-    ];
-    let objection = objections.into_iter().flatten().next();
-    let card = card.unwrap_or_else(|_| Card::absent(image.unwrap_or_else(|| Sha256::from_digest(&[0; 32]))));
-    let storage = Storage::open(&options.volumes, &options.functions)?;
-    let attestation = attestation.unwrap_or_else(|_| Attestation::none());
-    let parts = Components { chip, board, card, attestation, storage };
-    Ok(Brought { parts, hypervisors, objection })
-}
-
-/// Releases the board's management controller, takes functions of an earlier controller's volumes out of the board,
-/// and releases the rest; tells what failed.
-fn release(parts: &mut Components, firmware: &Firmware) -> Option<OutOfService> {
-    let Components { chip, board, .. } = parts;
-    let bmc = patiently(|| chip.release_bmc(firmware));
-    failed("boot.chip", "the security chip", bmc.err().as_ref())
-        .or_else(|| failed("boot.board", "the main board", clear(board).err().as_ref()))
-        .or_else(|| failed("boot.chip", "the security chip", chip.release(firmware).err().as_ref()))
-}
-
-/// Releases reset, and waits for a main board that is still connecting to the reset lines.
-fn patiently(mut release: impl FnMut() -> Result<(), Refusal>) -> Result<(), Refusal> {
-    let end = Instant::now() + BOARD_WAIT;
-    loop {
-        match release() {
-            Err(Refusal { code: "chip.board-silent", .. }) if Instant::now() < end => sleep(BOARD_LOOK),
-            other => return other,
-        }
-    }
-}
-
-fn clear(board: &mut Board) -> Result<(), Refusal> {
-    let slots = board.status()?.slots;
-    slots.into_iter().try_for_each(|slot| board.unplug(slot))
-}
-
-fn failed(code: &str, what: &str, refusal: Option<&Refusal>) -> Option<OutOfService> {
-    refusal.and_then(|refusal| out_of_service(code, &format!("{what} failed at boot: {}", refusal.message)))
-}
-
-/// Connects to a component; one that cannot be reached is absent.
-pub(crate) fn connect<S: Side>(path: &Path) -> Peer<S> {
-    match wire::connect(path)
-        .map_err(|error| error.to_string())
-        .and_then(|link| Peer::new(link).map_err(|refusal| refusal.to_string()))
-    {
-        Ok(peer) => peer,
-        Err(error) => {
-            tracing::error!(path = %path.display(), error, "a component cannot be reached");
-            Peer::absent()
-        }
-    }
-}
-
-/// Who the host is: the TPM's record, the certificate and the sealed key must agree.
-fn identify(
-    options: &Options,
-    state: &State,
-    start: &Start,
-    early: Early,
-) -> Result<(Identity, Arc<Served>), Failure> {
-    let halt = |message: &str| Halt::new("boot.identity", "certificate", message);
-    let certificate = need(&options.certificate, MAX_CERTIFICATE, "boot.identity", "certificate")?;
-    let certificate = String::from_utf8(certificate).map_err(|_| halt("it is no PEM text"))?;
-    let key = service::Key::from_seed(early.identity.seed())?;
-    let credentials = Credentials::new(&certificate, key).map_err(|error| halt(&error.to_string()))?;
-    let named = credentials.identity().map_err(|error| halt(&error.to_string()))?;
-    let ids::Identity::Host(host) = named else {
-        return Err(halt("it is not a host's: ask the authority for one that names this host").into());
-    };
-    let expected = options.host.as_ref().unwrap_or(&host);
-    if *expected != host || start.host()? != host {
-        return Err(halt(&format!("it is for {host}, another host: enrol this one")).into());
-    }
-    // One that has ended is no obstacle: a host that was off for long is offered another once it is up.
-    let authority = authority(state)?;
-    let ends = service::ends(&certificate).ok_or_else(|| halt("it cannot be read"))?;
-    service::certified_by(&authority, &certificate, ends).map_err(|error| halt(&error.to_string()))?;
-    let served = Served::new(&credentials)?;
-    let certificate = certificate.parse().map_err(|_| halt("it is too long for this API"))?;
-    Ok((Identity { host, certificate, key: early.identity }, served))
-}
-
-/// The certificate (PEM) of the environment's authority.
-fn authority(state: &State) -> Result<String, Halt> {
-    let pem = need(&state.path("authority.pem"), MAX_CERTIFICATE, "boot.identity", "authority")?;
-    String::from_utf8(pem).map_err(|_| Halt::new("boot.identity", "authority", "it is no PEM text"))
-}
-
-/// What the host remembers; the token service's keys in it follow those of the configuration.
-fn settings(state: &State, start: &Start, identity: &Identity) -> Result<Settings, Failure> {
-    let key = service::Key::from_seed(identity.key.seed())?;
-    let installed = start.configured.token_keys.clone();
-    Settings::open(&state.path("settings"), key, identity.host.clone(), installed).map_err(
-        |error| match error {
-            SettingsError::Broken(_) => Halt::new("boot.token-keys", "token keys", &error.to_string()).into(),
-            SettingsError::File { .. } => error.into(),
-        },
-    )
 }
 
 /// The log, with the key of the early compartment.

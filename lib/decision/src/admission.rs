@@ -1,6 +1,9 @@
 //! The life of one call on a host, without I/O: decide, record the intent, act, record the outcome, answer. A refusal
 //! is recorded before it is told.
 //!
+//! A call that only observes does nothing but tell: its answer is found first and told to nobody, then intent and outcome
+//! are recorded as one, then it is told. A crash in between leaves no record, and nobody who knows anything.
+//!
 //! [`Gate::admit`] decides and gives an [`Admission`] with the first [`Step`]. Its driver does the step, says with
 //! [`Admission::next`] what came of it, and gets the next one, up to the [`Step::Answer`]. Calls go on side by side;
 //! only [`Gate::admit`] wants one caller at a time.
@@ -25,6 +28,8 @@ pub struct Asked {
     /// The facts. `charge.limit` is how many calls the token allows. The gate itself sees to the rest of the charge, to
     /// `recorded` and to the floor of the clock.
     pub call: Call<Native>,
+    /// Whether it changes nothing: all that can come of it is its answer.
+    pub observes: bool,
 }
 
 /// What is written down.
@@ -36,6 +41,8 @@ pub enum Record<R> {
     Refusal(R),
     /// It was done, or tried and refused.
     Outcome(Result<(), R>),
+    /// Intent and outcome of what only observes: both become durable, or neither counts.
+    Observation(Result<(), R>),
 }
 
 /// What the driver does next.
@@ -45,6 +52,8 @@ pub enum Step<R> {
     Write(Record<R>),
     /// Act; then say [`Event::Acted`].
     Act,
+    /// Find the answer, change nothing and tell nobody; then say [`Event::Acted`].
+    Observe,
     /// Answer the caller. It is over.
     Answer(Answer<R>),
 }
@@ -71,6 +80,20 @@ pub enum Event<R> {
     Acted(Result<(), R>),
 }
 
+impl<R> Event<R> {
+    /// Whether the kernel grants a call whose record this came of.
+    fn grants(&self, call: Call<Native>) -> bool {
+        let recorded = matches!(self, Self::Durable);
+        decide(&Native, &Call { recorded, ..call }).result().is_ok()
+    }
+}
+
+impl<R> From<Result<(), R>> for Answer<R> {
+    fn from(done: Result<(), R>) -> Self {
+        done.map_or_else(Self::Refused, |()| Self::Done)
+    }
+}
+
 /// One call under way. `R` says why a call is refused.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Admission<R>(State<R>);
@@ -84,6 +107,10 @@ enum State<R> {
     Acting,
     /// The record of the outcome is under way.
     Reporting(Result<(), R>),
+    /// Granted, if both records become durable; the answer is being found.
+    Observing(Call<Native>),
+    /// The answer was found; both records are under way.
+    Telling(Call<Native>, Result<(), R>),
     Over,
 }
 
@@ -91,19 +118,16 @@ impl<R: Clone + From<Reason>> Admission<R> {
     /// What to do after the last step. An event that does not belong to that step ends the call unanswered.
     pub fn next(self, event: Event<R>) -> (Self, Step<R>) {
         match (self.0, event) {
-            (State::Intending(call), event @ (Event::Durable | Event::Unlogged)) => {
-                let recorded = matches!(event, Event::Durable);
-                match decide(&Native, &Call { recorded, ..call }).result() {
-                    Ok(_) => (Self(State::Acting), Step::Act),
-                    Err(_) => Self::over(Answer::Unlogged),
-                }
-            }
+            (State::Intending(call), event) if event.grants(call) => (Self(State::Acting), Step::Act),
             (State::Refusing(why), Event::Durable) => Self::over(Answer::Refused(why)),
             (State::Acting, Event::Acted(done)) => {
                 (Self(State::Reporting(done.clone())), Step::Write(Record::Outcome(done)))
             }
-            (State::Reporting(Ok(())), Event::Durable) => Self::over(Answer::Done),
-            (State::Reporting(Err(why)), Event::Durable) => Self::over(Answer::Refused(why)),
+            (State::Reporting(done), Event::Durable) => Self::over(done.into()),
+            (State::Observing(call), Event::Acted(done)) => {
+                (Self(State::Telling(call, done.clone())), Step::Write(Record::Observation(done)))
+            }
+            (State::Telling(call, done), event) if event.grants(call) => Self::over(done.into()),
             _ => Self::over(Answer::Unlogged),
         }
     }
@@ -147,7 +171,7 @@ impl Gate {
     /// Decides a call, or takes over why it was refused before it could be decided. A use that is granted here is used
     /// up, whatever becomes of the call.
     pub fn admit<R: Clone + From<Reason>>(&mut self, asked: Result<Asked, R>) -> (Admission<R>, Step<R>) {
-        let Asked { token, mut call } = match asked {
+        let Asked { token, mut call, observes } = match asked {
             Ok(asked) => asked,
             Err(why) => return Admission::refuse(why),
         };
@@ -158,7 +182,11 @@ impl Gate {
         match decide(&Native, &Call { recorded: true, ..call }).result() {
             Ok(used) => {
                 self.uses.insert(token, (used, call.times.expires));
-                (Admission(State::Intending(call)), Step::Write(Record::Intent))
+                if observes {
+                    (Admission(State::Observing(call)), Step::Observe)
+                } else {
+                    (Admission(State::Intending(call)), Step::Write(Record::Intent))
+                }
             }
             Err(why) => Admission::refuse(why.into()),
         }

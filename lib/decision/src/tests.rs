@@ -86,9 +86,11 @@ fn drive(gate: &mut Gate, asked: Result<Asked, Reason>, room: usize) -> (Vec<Ste
     let mut done = Vec::new();
     loop {
         let event = match &step {
-            Step::Write(_) if done.iter().filter(|step| **step != Step::Act).count() < room => Event::Durable,
+            Step::Write(_) if done.iter().filter(|step| matches!(step, Step::Write(_))).count() < room => {
+                Event::Durable
+            }
             Step::Write(_) => Event::Unlogged,
-            Step::Act => Event::Acted(Ok(())),
+            Step::Act | Step::Observe => Event::Acted(Ok(())),
             Step::Answer(answer) => return (done, answer.clone()),
         };
         done.push(step);
@@ -99,7 +101,11 @@ fn drive(gate: &mut Gate, asked: Result<Asked, Reason>, room: usize) -> (Vec<Ste
 fn asked(token: u8, limit: u64) -> Result<Asked, Reason> {
     let mut call = good();
     call.charge.limit = limit;
-    Ok(Asked { token: [token; 16], call })
+    Ok(Asked { token: [token; 16], call, observes: false })
+}
+
+fn looks(token: u8, limit: u64) -> Result<Asked, Reason> {
+    asked(token, limit).map(|asked| Asked { observes: true, ..asked })
 }
 
 fn gate() -> Gate {
@@ -119,6 +125,26 @@ fn a_call_is_recorded_then_done_then_recorded_then_answered() {
         (refusal.clone(), Answer::Refused(Reason::Audience))
     );
     assert_eq!(drive(&mut gate(), Err(Reason::Audience), 0), (refusal, Answer::Unlogged));
+}
+
+#[test]
+fn what_only_observes_is_recorded_whole_before_it_is_told() {
+    let order = [Step::Observe, Step::Write(Record::Observation(Ok(())))];
+    assert_eq!(drive(&mut gate(), looks(1, 1), 1), (order.to_vec(), Answer::Done));
+    assert_eq!(
+        drive(&mut gate(), looks(1, 1), 0),
+        (order.to_vec(), Answer::Unlogged),
+        "no record, no answer"
+    );
+    let refusal = vec![Step::Write(Record::Refusal(Reason::Quota))];
+    assert_eq!(drive(&mut gate(), looks(1, 0), 9), (refusal, Answer::Refused(Reason::Quota)));
+    let (observing, step) = gate().admit(looks(1, 1));
+    assert_eq!(step, Step::Observe);
+    assert_eq!(observing.clone().next(Event::Durable).1, Step::Answer(Answer::Unlogged), "out of turn");
+    let (telling, _) = observing.next(Event::Acted(Err(Reason::Content)));
+    assert_eq!(telling.clone().next(Event::Unlogged).1, Step::Answer(Answer::Unlogged));
+    assert_eq!(telling.clone().next(Event::Acted(Ok(()))).1, Step::Answer(Answer::Unlogged));
+    assert_eq!(telling.next(Event::Durable).1, Step::Answer(Answer::Refused(Reason::Content)));
 }
 
 #[test]

@@ -26,7 +26,7 @@ pub(crate) struct Token {
     pub(crate) window: u64,
 }
 
-/// Something that was done.
+/// Something that was done, or told to one who only observes.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct Act {
     pub(crate) token: Token,
@@ -39,9 +39,16 @@ pub(crate) struct Act {
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct Under {
     token: Token,
+    observes: bool,
     at: u64,
     admission: Admission<Reason>,
     step: Step<Reason>,
+}
+
+impl Under {
+    fn act(&self, host: usize) -> Act {
+        Act { token: self.token.clone(), host, at: self.at }
+    }
 }
 
 /// A host with its log.
@@ -94,8 +101,8 @@ pub(crate) enum Action {
     Sign,
     /// The token service crashes.
     CrashTokens,
-    /// Somebody calls a host with a token.
-    Present(usize, usize),
+    /// Somebody calls a host with a token, to change something or only to observe.
+    Present(usize, usize, bool),
     /// A call under way takes its next step; if that is a record, it is written or fails.
     Go(usize, usize, bool),
     /// A host crashes.
@@ -191,7 +198,8 @@ impl World {
         }
         for (n, host) in self.hosts.iter().enumerate() {
             if host.calls.len() < scope.calls {
-                actions.extend((0..self.signed.len()).map(|token| Action::Present(n, token)));
+                let calls = (0..self.signed.len()).flat_map(|token| [(token, false), (token, true)]);
+                actions.extend(calls.map(|(token, observes)| Action::Present(n, token, observes)));
             }
             for (call, under) in host.calls.iter().enumerate() {
                 actions.push(Action::Go(n, call, true));
@@ -232,7 +240,7 @@ impl World {
                 }
                 next.ledger = Ledger::restart(ROOM, next.durable.clone());
             }
-            Action::Present(host, token) => next.present(scope, host, token)?,
+            Action::Present(host, token, observes) => next.present(scope, host, token, observes)?,
             Action::Go(host, call, written) => next.go(scope, host, call, written)?,
             Action::CrashHost(host) => next.hosts.get_mut(host)?.restart(scope.fault),
             Action::Shorten(host) => {
@@ -256,7 +264,7 @@ impl World {
         Some(())
     }
 
-    fn present(&mut self, scope: &Scope, at: usize, token: usize) -> Option<()> {
+    fn present(&mut self, scope: &Scope, at: usize, token: usize, observes: bool) -> Option<()> {
         let token = self.signed.get(token)?.clone();
         let host = self.hosts.get_mut(at)?;
         let now = host.time(self.now);
@@ -279,11 +287,11 @@ impl World {
             recorded: false,
             charge: Charge { used: 0, cost: 1, limit: token.uses },
         };
-        let (admission, step) = host.gate.admit(Ok(Asked { token: [token.id; 16], call }));
+        let (admission, step) = host.gate.admit(Ok(Asked { token: [token.id; 16], call, observes }));
         // A refusal is written down and told; nothing else comes of it.
-        if let Step::Write(Record::Intent) = step {
+        if !matches!(step, Step::Write(Record::Refusal(_))) {
             let at = now.max(host.last());
-            host.calls.push(Under { token, at, admission, step });
+            host.calls.push(Under { token, observes, at, admission, step });
         }
         Some(())
     }
@@ -294,26 +302,33 @@ impl World {
         let event = match &under.step {
             Step::Write(record) => {
                 let time = host.time(self.now).max(host.last());
-                let wrong = match record {
-                    Record::Intent => Fault::ActFirst,
-                    _ => Fault::AnswerFirst,
+                let (wrong, intent, outcome) = match record {
+                    Record::Intent => (Fault::ActFirst, true, false),
+                    Record::Observation(_) => (Fault::TellFirst, true, true),
+                    Record::Outcome(_) | Record::Refusal(_) => (Fault::AnswerFirst, false, true),
                 };
                 if written {
-                    let intent = matches!(record, Record::Intent);
-                    host.log.push((time, intent.then_some(under.token.id)));
+                    host.log.extend(intent.then_some((time, Some(under.token.id))));
+                    host.log.extend(outcome.then_some((time, None)));
                     host.intents += usize::from(intent);
-                    host.outcomes += usize::from(!intent);
+                    host.outcomes += usize::from(outcome);
                 }
                 if written || scope.fault == Some(wrong) { Event::Durable } else { Event::Unlogged }
             }
             Step::Act => {
-                self.acts.push(Act { token: under.token.clone(), host: at, at: under.at });
+                self.acts.push(under.act(at));
                 self.acts.sort();
                 Event::Acted(Ok(()))
             }
+            Step::Observe => Event::Acted(Ok(())),
             Step::Answer(answer) => {
-                host.told += usize::from(*answer == Answer::Done);
+                let done = *answer == Answer::Done;
+                host.told += usize::from(done);
                 host.calls.remove(call);
+                if done && under.observes {
+                    self.acts.push(under.act(at));
+                    self.acts.sort();
+                }
                 return Some(());
             }
         };

@@ -4,6 +4,7 @@ use std::{
     sync::{Arc, Mutex},
     thread,
 };
+use wire::Link;
 
 /// 2026.
 const NOW: u64 = 1_795_000_000;
@@ -38,7 +39,7 @@ fn attestation(certified: bool) -> (Attestation, Asked) {
     let key = HostKey::derive(&[4; 32]).unwrap();
     let host = nsm::of_host(Some(&[1; 32]), &[0; 72 * 3]);
     let papers = Papers { chain: certified.then(|| chain(&key)), key, host };
-    (Attestation::connect(Peer::new(ours).unwrap(), None, papers).unwrap(), asked)
+    (Attestation::connect(Peer::new(ours).unwrap(), papers).unwrap(), asked)
 }
 
 fn chain(key: &HostKey) -> Chain {
@@ -108,7 +109,7 @@ fn a_host_without_the_card_goes_without_and_one_that_lost_it_says_so() {
     let (ours, theirs) = Link::<Request, Reply>::pair().unwrap();
     theirs.send(&Reply::Hello { public_key: vec![4; 97] }, &[]).unwrap();
     let papers = Papers { key: HostKey::derive(&[4; 32]).unwrap(), chain: None, host: Vec::new() };
-    let mut lost = Attestation::connect(Peer::new(ours).unwrap(), None, papers).unwrap();
+    let mut lost = Attestation::connect(Peer::new(ours).unwrap(), papers).unwrap();
     drop(theirs);
     assert!(!lost.is_there());
     assert_eq!(lost.attach(&id, &[], None, NOW).unwrap_err().code, "attestation.gone");

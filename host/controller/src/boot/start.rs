@@ -190,7 +190,8 @@ fn settings(signed: &Signed, configuration: &[u8]) -> Result<(Configured, Manife
 /// What the TPM remembers, which must be of the set's environment.
 fn record(tpm: &mut Tpm, signed: &Signed) -> Result<Record, Halt> {
     let halt = |message: &str| Halt::new("boot.identity", "identity record", message);
-    let bytes = tpm.nv_read(RECORD_INDEX).map_err(|error| halt(&error.to_string()))?;
+    let read = tpm.nv_read(RECORD_INDEX);
+    let bytes = read.map_err(|error| Halt::new("boot.tpm", "identity record", &error.to_string()))?;
     let record = bytes.as_deref().and_then(Record::parse);
     let record = record.ok_or_else(|| halt("the TPM has none: enrol the host"))?;
     if record.environment.byte() != signed.set.environment.number() {

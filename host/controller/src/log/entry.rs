@@ -26,6 +26,9 @@ pub struct Entry {
     pub peer: Option<PeerAddress>,
     /// The intent that this is the outcome of.
     pub intent: Option<u64>,
+    /// The outcome, where it is known already: of an intent whose act waits for this entry. It becomes a record of its
+    /// own, right behind.
+    pub outcome: Option<Outcome>,
     /// Why, or what.
     pub code: Option<Code>,
     /// More about it.
@@ -33,6 +36,13 @@ pub struct Entry {
     /// Whether the host itself makes the record, or a caller whose token and proof were verified. Others
     /// cannot fill the whole log.
     pub trusted: bool,
+}
+
+/// What became of an intent.
+#[derive(Debug, Clone)]
+pub struct Outcome {
+    /// Why it was refused; nothing if it was done.
+    pub code: Option<Code>,
 }
 
 impl Entry {
@@ -47,6 +57,7 @@ impl Entry {
             resources: Vec::new(),
             peer: None,
             intent: None,
+            outcome: None,
             code: None,
             detail: None,
             trusted: false,
@@ -61,10 +72,20 @@ impl Entry {
             ..Self::new(RecordKind::Event)
         }
     }
+
+    /// How many records it makes.
+    pub(super) fn records(&self) -> usize {
+        1 + usize::from(self.outcome.is_some())
+    }
+
+    /// The outcome of intent number `seq`, which is this.
+    pub(super) fn ending(&self, seq: u64) -> Option<Self> {
+        let code = self.outcome.as_ref()?.code.clone();
+        Some(Self { kind: RecordKind::Outcome, intent: Some(seq), outcome: None, code, ..self.clone() })
+    }
 }
 
-pub(super) fn record(entry: &Entry, seq: u64, now: Duration, prev: &[u8; 32]) -> LogRecord {
-    let entry = entry.clone();
+pub(super) fn record(entry: Entry, seq: u64, now: Duration, prev: &[u8; 32]) -> LogRecord {
     LogRecord {
         seq,
         time: timestamp(now),

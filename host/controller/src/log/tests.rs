@@ -68,6 +68,10 @@ fn outcome(of: u64) -> Entry {
     Entry { intent: Some(of), ..Entry::new(RecordKind::Outcome) }
 }
 
+fn observation() -> Entry {
+    Entry { outcome: Some(Outcome { code: None }), ..intent() }
+}
+
 fn one(log: &mut Log, entry: Entry) -> Result<u64, LogError> {
     log.append(&[entry]).remove(0)
 }
@@ -349,6 +353,29 @@ fn a_full_log_takes_no_intent_but_the_outcome_of_each_that_it_took() {
     while act(&mut log).is_ok() {}
     assert!(log.status().bytes <= capacity);
     audit(&log);
+}
+
+#[test]
+fn an_intent_with_its_outcome_is_one_write_of_both_or_of_neither() {
+    let (_dir, path) = place();
+    let mut log = open(&path, 16 * RESERVE).unwrap();
+    let mut written = 0;
+    while let Ok(seq) = one(&mut log, observation()) {
+        written += 2;
+        assert_eq!((seq, log.status().last), (written - 1, written));
+    }
+    assert!(log.open.is_empty() && log.status().last == written);
+    let records = audit(&log);
+    for pair in records.chunks(2) {
+        let [intent, outcome] = pair else { panic!("half of {pair:?}") };
+        assert_eq!((intent.kind, outcome.kind), (RecordKind::Intent, RecordKind::Outcome));
+        assert_eq!(outcome.intent, Some(intent.seq));
+    }
+    drop(log);
+    let segments = files(&path).into_iter().map(|file| fs::read(file).unwrap());
+    let segments = segments.filter_map(|bytes| host_log::read(&log_key(), &bytes).unwrap());
+    assert_eq!(segments.map(|segment| segment.frames.len() as u64).sum::<u64>(), written / 2);
+    assert_eq!(open(&path, ROOM).unwrap().status().last, written, "nothing had to be closed");
 }
 
 #[test]

@@ -31,6 +31,17 @@ struct Queue {
     led: bool,
 }
 
+impl Queue {
+    /// How many entries go together.
+    fn batch(&self) -> usize {
+        let records = self.jobs.iter().scan(0, |records, job| {
+            *records += job.entry.records();
+            Some(*records)
+        });
+        records.take_while(|records| *records <= BATCH).count()
+    }
+}
+
 #[derive(Debug)]
 struct Job {
     entry: Entry,
@@ -51,7 +62,7 @@ impl Writer {
         Self(Arc::new(Shared { queue: Mutex::default(), writing: Mutex::default(), log: Mutex::new(log) }))
     }
 
-    /// Appends one record and waits until it is durable; gives its sequence number.
+    /// Appends one entry and waits until it is durable; gives the sequence number of its first record.
     pub fn append(&self, entry: Entry) -> Result<u64, LogError> {
         // Nobody is told more than both turns.
         let (tell, told) = mpsc::sync_channel(2);
@@ -68,7 +79,7 @@ impl Writer {
     /// Writes what waits, unless somebody does.
     fn lead(&self) {
         let mut queue = lock(&self.0.queue);
-        let count = queue.jobs.len().min(BATCH);
+        let count = queue.batch();
         if count == 0 || std::mem::replace(&mut queue.led, true) {
             return;
         }

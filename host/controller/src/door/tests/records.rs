@@ -15,8 +15,9 @@ async fn the_log_is_read_in_pages_and_its_chain_holds() {
     for (seq, record) in (1..).zip(&page.records) {
         hash = record.follows(seq, &hash).unwrap();
     }
-    assert_eq!(page.records.len(), 7, "three acts and the intent of reading");
-    assert_eq!(client.call(ReadLog { after: 6 }).await.unwrap().records[0], page.records[6]);
+    assert_eq!(page.records.len(), 6, "three calls; that of reading is recorded before it is told");
+    let next = client.call(ReadLog { after: 5 }).await.unwrap().records;
+    assert_eq!((next.len(), &next[0]), (3, &page.records[5]));
     let text = rig.records().iter().map(LogRecord::line).collect::<String>();
     let token = client.sign(&ReadStatus {}, |_| ()).token.unwrap();
     assert!(!text.contains(&token[..32]), "token bytes in the log");
@@ -36,8 +37,28 @@ async fn a_host_that_cannot_log_does_nothing() {
         if rig.records().is_empty() {
             assert_eq!(told.code.as_str(), "log.unavailable");
         }
-        assert_eq!(rig.card.log(), ["hello"]);
-        assert!(rig.chip.log().is_empty());
+        assert_eq!(rig.card.log(), ["hello", "status"], "it may look, and tells nobody");
+        assert_eq!(rig.chip.log(), ["status"]);
+    }
+}
+
+#[tokio::test]
+async fn who_observes_is_told_when_intent_and_outcome_are_on_disk() {
+    let rig = Rig::new();
+    let client = Client::new(&rig);
+    client.call(ReadStatus {}).await.unwrap();
+    assert_eq!(rig.chip.seen()[0].intents_on_disk, 0, "it looks first");
+    let records = rig.records();
+    assert_eq!(client.refused(ReadStatistics { instance: instance(1) }).await, "instance.unknown");
+    let after = rig.records();
+    for (begun, code) in [(&records[..], None), (&after[records.len()..], Some("instance.unknown"))] {
+        let [intent, outcome] = begun else { panic!("{begun:?}") };
+        assert_eq!((intent.kind, outcome.kind), (RecordKind::Intent, RecordKind::Outcome));
+        assert_eq!(
+            (outcome.intent, outcome.code.as_ref().map(|code| code.as_str())),
+            (Some(intent.seq), code)
+        );
+        assert_eq!((&outcome.subject, &outcome.request), (&intent.subject, &intent.request));
     }
 }
 

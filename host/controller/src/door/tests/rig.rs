@@ -303,7 +303,6 @@ impl Rig {
             card: Card::connect(
                 Sha256::from_digest(&[1; 32]),
                 Peer::new(card.serve(path, card_answers, card::Reply::Fault)).unwrap(),
-                None,
             )
             .unwrap(),
             storage: Storage::open(&dir.path().join("volumes"), &dir.path().join("functions")).unwrap(),
