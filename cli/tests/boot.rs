@@ -4,8 +4,9 @@
 
 mod common;
 
+use boot_rom::program::names_another;
 use common::{Down, azote, code, json};
-use std::{fs, path::Path};
+use std::{fs, os::unix::fs::symlink, path::Path};
 
 fn lab_is_here() -> bool {
     let here = parts::Parts::locate(&parts::default_dir()).is_ok();
@@ -43,6 +44,36 @@ fn a_host_that_does_not_start_says_which_stage_refused_what() {
     }
     json(&azote(&state, &["up"]));
     assert_eq!(json(&azote(&state, &["host", "status"]))["in_service"], true);
+}
+
+#[test]
+fn the_programs_of_this_tree_are_whole_and_a_release_takes_no_others() {
+    if !lab_is_here() {
+        return;
+    }
+    let scratch = tempfile::tempdir().unwrap();
+    let at = |name: &str| scratch.path().join(name);
+    fs::create_dir(at("programs")).unwrap();
+    let built = Path::new(env!("CARGO_BIN_EXE_azote")).parent().unwrap();
+    for entry in fs::read_dir(built).unwrap().map(Result::unwrap) {
+        let name = entry.file_name().into_string().unwrap();
+        if name.starts_with("azote") && !name.contains('.') {
+            let program = fs::read(entry.path()).unwrap();
+            assert!(program.starts_with(b"\x7fELF") && !names_another(&program), "{name}");
+            symlink(entry.path(), at("programs").join(name)).unwrap();
+        }
+    }
+    let texts = ["key", "programs", "out"].map(|name| at(name).display().to_string());
+    let [key, programs, out] = texts.each_ref().map(String::as_str);
+    let make = ["release", "make", "--root-key", key, "--programs", programs, "--out", out];
+    let card = at("programs/azote-volume-card");
+    fs::remove_file(&card).unwrap();
+    symlink("/bin/sh", &card).unwrap();
+    assert_eq!(code(&azote(scratch.path(), &make)), "release.program");
+    assert!(!at("out").exists());
+    fs::remove_file(&card).unwrap();
+    symlink(built.join("azote-volume-card"), &card).unwrap();
+    assert!(azote(scratch.path(), &make).status.success());
 }
 
 #[test]

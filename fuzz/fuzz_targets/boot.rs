@@ -31,7 +31,7 @@ libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
     let key = Ed25519KeyPair::from_seed_unchecked(&[7; 32]).unwrap();
     let root = PublicKey::of(&key);
     let signed = |context: &[u8]| cose::sign(&key, bytes.to_vec(), context).unwrap();
-    match which % 7 {
+    match which % 8 {
         0 => assert!(Events::parse(bytes).map_or(true, |events| events.bytes() == bytes)),
         1 => assert!(Header::parse(bytes).is_none_or(|header| header.write() == bytes)),
         2 => assert!(Record::parse(bytes).is_none_or(|record| record.write() == bytes)),
@@ -43,6 +43,9 @@ libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
             if let Ok(manifest) = Manifest::open(&signed(b"azote/release/1"), &root) {
                 assert_eq!(Manifest::open(&manifest.sign(&key).unwrap(), &root).unwrap(), manifest);
             }
+        }
+        6 => {
+            let _ = boot_rom::program::names_another(bytes);
         }
         _ => {
             let _ = Configuration::open(&signed(b"azote/configuration/1"), &root);

@@ -18,14 +18,14 @@ pub fn give_back() {
     unsafe { libc::dl_iterate_phdr(Some(give_back_program), null_mut()) };
 }
 
-/// Of the program or one of its libraries: what nobody ever writes.
+/// Of the program: what nobody ever writes.
 unsafe extern "C" fn give_back_program(info: *mut libc::dl_phdr_info, _: usize, _: *mut c_void) -> c_int {
     // SAFETY: the C library gives what it says, for the time of this call.
     let info = unsafe { &*info };
     if info.dlpi_phdr.is_null() {
         return 0;
     }
-    // SAFETY: likewise: so many program headers, which nobody changes.
+    // SAFETY: not null, and so many program headers, which the loader has mapped for good and nobody changes.
     let headers = unsafe { slice::from_raw_parts(info.dlpi_phdr, info.dlpi_phnum.into()) };
     for header in
         headers.iter().filter(|header| header.p_type == libc::PT_LOAD && header.p_flags & libc::PF_W == 0)
