@@ -44,7 +44,7 @@ libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
                 assert_eq!(Manifest::open(&manifest.sign(&key).unwrap(), &root).unwrap(), manifest);
             }
         }
-        6 => {
+        7 => {
             let _ = boot_rom::program::names_another(bytes);
         }
         _ => {
