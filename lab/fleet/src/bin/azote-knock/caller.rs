@@ -26,8 +26,8 @@ impl Line {
         Ok(Self(StreamOwned::new(session, stream)))
     }
 
-    /// Sends a request; gives the time until the whole of a good answer was there.
-    pub(crate) fn call(&mut self, request: &[u8]) -> Outcome<Duration> {
+    /// Sends a request; gives the time until the whole of an answer was there that begins as it should.
+    pub(crate) fn call(&mut self, request: &[u8], begins: &str) -> Outcome<Duration> {
         let start = Instant::now();
         self.0.write_all(request)?;
         self.0.flush()?;
@@ -40,19 +40,19 @@ impl Line {
             if read == 0 {
                 return Err("the door hung up".into());
             }
-            if is_whole(so_far)? {
+            if is_whole(so_far, begins)? {
                 return Ok(start.elapsed());
             }
         }
     }
 }
 
-/// Whether a good answer is there to its end.
-fn is_whole(answer: &[u8]) -> Outcome<bool> {
+/// Whether an answer is there to its end.
+fn is_whole(answer: &[u8], begins: &str) -> Outcome<bool> {
     let Some(end) = answer.windows(4).position(|window| window == b"\r\n\r\n") else { return Ok(false) };
     let (head, body) = answer.split_at(end + 4);
     let head = str::from_utf8(head)?;
-    if !head.starts_with("HTTP/1.1 200 ") {
+    if !head.starts_with(begins) {
         return Err(format!("refused: {head}{}", String::from_utf8_lossy(body)).into());
     }
     let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")).ok_or("no length")?;
