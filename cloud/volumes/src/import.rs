@@ -86,11 +86,7 @@ impl Importer {
         let (ours, theirs) = Link::<Request, Reply>::pair()?;
         let theirs: OwnedFd = theirs.into();
         let mut command = Command::new(card);
-        command
-            .args(["--control-fd", "0"])
-            .stdin(Stdio::from(theirs))
-            .stdout(Stdio::null())
-            .stderr(Stdio::null());
+        command.stdin(Stdio::from(theirs)).stdout(Stdio::null()).stderr(Stdio::null());
         let card = command.spawn()?;
         drop(command);
         let mut importer = Self { card, link: Some(ours), public_key: [0; 32] };

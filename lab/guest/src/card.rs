@@ -39,7 +39,7 @@ impl Card {
     pub fn start(program: &Path) -> Result<Self, Error> {
         let (control, theirs) = Link::<Request, Reply>::pair()?;
         let mut command = Command::new(program);
-        command.args(["--control-fd", "0"]).stdin(Stdio::from(OwnedFd::from(theirs))).stdout(Stdio::null());
+        command.stdin(Stdio::from(OwnedFd::from(theirs))).stdout(Stdio::null());
         let child = command.env("RUST_LOG", "error").spawn().map_err(Error::start(program))?;
         let folder = tempfile::Builder::new().prefix("azote-guest-").tempdir()?;
         let mut card = Self { child, control, public_key: Vec::new(), folder, volumes: 0 };

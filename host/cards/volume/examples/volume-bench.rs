@@ -3,13 +3,7 @@
 //! run. The card has one core, the client another; the direct I/O runs on the client's core.
 //!
 //! `volume-bench [--card BIN] [--dir DIR] [--size MIB] [--rounds N] [--time MS] [--only CASES] [--json]`
-#![allow(
-    clippy::print_stdout,
-    clippy::print_stderr,
-    clippy::unwrap_used,
-    clippy::panic,
-    clippy::multiple_unsafe_ops_per_block
-)]
+#![allow(clippy::print_stdout, clippy::print_stderr, clippy::unwrap_used, clippy::panic)]
 
 #[path = "../tests/rig/mod.rs"]
 mod rig;

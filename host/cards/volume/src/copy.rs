@@ -81,7 +81,7 @@ mod tests {
             let mut back = vec![0; total];
             let mut from = Pieces::new(&list);
             for part in back.chunks_mut(step) {
-                // SAFETY: as above.
+                // SAFETY: the pieces are vectors that live on, touched through these pointers only.
                 unsafe { from.read(part) };
             }
             prop_assert_eq!(&back, &data);

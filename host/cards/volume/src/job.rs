@@ -158,7 +158,8 @@ impl Job {
     /// The pieces are mapped.
     pub(crate) unsafe fn decrypt_in_place(&self, store: &Store) {
         let pieces = self.pieces().iter().map(|piece| (piece.iov_base.cast::<u8>(), piece.iov_len));
-        // SAFETY: the caller's promise; no Rust reference to guest memory exists.
+        // SAFETY: the caller promises that the pieces are mapped, and they were taken for writing; no reference of Rust
+        // points to guest memory.
         unsafe { store.xts.decrypt_pieces(self.sector(0), pieces) };
     }
 

@@ -131,7 +131,7 @@ impl Storage<'_> {
             // SAFETY: the bounce is given back when the job has ended.
             unsafe { self.ring.read_bounce(self.slot, memory, len, offset, event) };
         } else {
-            // SAFETY: as above.
+            // SAFETY: the bounce is given back when the job has ended.
             unsafe { self.ring.write_bounce(self.slot, memory, len, offset, job.durable, event) };
         }
     }
@@ -189,7 +189,7 @@ impl Storage<'_> {
             // SAFETY: the bounce is full; unmapping waits until the job is idle.
             unsafe { job.decrypt_bounce(self.store, memory) };
         } else if job.done < job.len {
-            // SAFETY: as in `resume`.
+            // SAFETY: the bounce that the job took, of the size that it wants; unmapping waits until the job is idle.
             unsafe { job.fill(self.store, memory) };
             self.step(index);
             return None;

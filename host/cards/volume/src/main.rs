@@ -1,21 +1,20 @@
-//! `azote-volume-card --control-fd N`: serves the controller at the other end of an inherited socket.
+//! `azote-volume-card`: serves the controller at the other end of its standard input.
+#![forbid(unsafe_code)]
 
 use clap::Parser;
 use guest_memory::Sealing;
 use rustix::net::{SocketType, sockopt};
 use std::{
-    os::fd::{FromRawFd, OwnedFd, RawFd},
+    os::fd::{AsFd, OwnedFd},
     process::ExitCode,
 };
 use volume_card::{Card, SANDBOX};
 
-/// Shows network volumes as NVMe functions, encrypted. Started by the controller.
+/// Shows network volumes as NVMe functions, encrypted. Started by the controller, whose connected SOCK_SEQPACKET socket
+/// is standard input.
 #[derive(Parser)]
 #[command(version)]
 struct Arguments {
-    /// The inherited, connected SOCK_SEQPACKET socket of the controller.
-    #[arg(long)]
-    control_fd: RawFd,
     /// Takes guest memory that its hypervisor can shrink, as Cloud Hypervisor's and that of files on tmpfs or
     /// hugetlbfs. A hypervisor that does shrink it kills the card (SIGBUS): only for a card that serves one.
     #[arg(long)]
@@ -27,16 +26,13 @@ fn main() -> ExitCode {
     let level = tracing_subscriber::EnvFilter::try_from_env("RUST_LOG")
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
     tracing_subscriber::fmt().with_env_filter(level).with_writer(std::io::stderr).with_ansi(false).init();
-    // SAFETY: the controller gives this number and nobody else in this process uses it. If it is no open
-    // descriptor, the next line says so before anything is done with it.
-    let control = unsafe { OwnedFd::from_raw_fd(arguments.control_fd) };
-    if sockopt::socket_type(&control) != Ok(SocketType::SEQPACKET) {
-        tracing::error!("--control-fd is no SOCK_SEQPACKET socket: let the controller start the card");
-        std::mem::forget(control);
+    if sockopt::socket_type(std::io::stdin()) != Ok(SocketType::SEQPACKET) {
+        tracing::error!("standard input is no SOCK_SEQPACKET socket: let the controller start the card");
         return ExitCode::from(2);
     }
     let sealing = if arguments.unsealed_memory { Sealing::Optional } else { Sealing::Required };
-    match serve(control, sealing) {
+    let control = std::io::stdin().as_fd().try_clone_to_owned();
+    match control.map_err(Into::into).and_then(|control| serve(control, sealing)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!(%error, "the card stops");

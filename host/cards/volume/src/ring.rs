@@ -104,7 +104,7 @@ impl Ring {
         let submitter = ring.submitter();
         submitter.register_files_sparse(u32::try_from(MAX_VOLUMES).unwrap_or(u32::MAX))?;
         let buffer = libc::iovec { iov_base: pool.base().cast(), iov_len: POOL_SIZE };
-        // SAFETY: the pool outlives the ring. Where the limit on locked memory does not allow it, plain reads
+        // SAFETY: the pool is mapped for good, so it outlives the ring. Where the limit on locked memory does not allow it, plain reads
         // and writes do the same.
         let registered = unsafe { submitter.register_buffers(&[buffer]) }.is_ok();
         keep_workers_here(&ring)?;
@@ -159,7 +159,7 @@ impl Ring {
                 opcode::Readv::new(file, many.as_ptr(), count).offset(offset).build()
             }
         };
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller keeps the array until it is submitted, and the memory until the completion.
         unsafe { self.push(entry, event) };
     }
 
@@ -174,7 +174,7 @@ impl Ring {
         } else {
             opcode::Read::new(file, to, len).offset(offset).build()
         };
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller keeps the bounce until the completion.
         unsafe { self.push(entry, event) };
     }
 
@@ -198,7 +198,7 @@ impl Ring {
         } else {
             opcode::Write::new(file, from, len).offset(offset).rw_flags(flags).build()
         };
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller keeps the bounce until the completion.
         unsafe { self.push(entry, event) };
     }
 
@@ -213,12 +213,12 @@ impl Ring {
     /// What the entry points to is valid for as long as the operation needs it.
     unsafe fn push(&mut self, entry: Entry, event: Event) {
         let entry = entry.user_data(event.encode());
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller promises that what the entry points to is valid long enough.
         if unsafe { self.ring.submission().push(&entry) }.is_ok() {
             return;
         }
         self.submit(false);
-        // SAFETY: the caller's promise.
+        // SAFETY: the same entry; the first time it was not taken.
         if unsafe { self.ring.submission().push(&entry) }.is_err() {
             self.broken.get_or_insert_with(|| io::Error::other("the submission queue stays full"));
         }

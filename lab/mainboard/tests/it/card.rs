@@ -37,7 +37,7 @@ impl Card {
     pub fn start(dir: &Path) -> Self {
         let (ours, theirs) = Link::<Request, Reply>::pair().unwrap();
         let mut command = Command::new(built("volume-card", "azote-volume-card"));
-        command.args(["--control-fd", "0"]).stdin(Stdio::from(OwnedFd::from(theirs)));
+        command.stdin(Stdio::from(OwnedFd::from(theirs)));
         let child = command.spawn().unwrap();
         drop(command);
         let Reply::Hello { public_key } = ours.call(&Request::Hello, &[]).unwrap() else {

@@ -61,7 +61,6 @@ impl Card {
         let (ours, theirs) = Link::<Request, Reply>::pair().unwrap();
         // The socket comes as standard input, so that no descriptor needs to lose its close-on-exec flag.
         let child = Command::new(program)
-            .args(["--control-fd", "0"])
             .args(options)
             .stdin(Stdio::from(OwnedFd::from(theirs)))
             .stdout(Stdio::null())
