@@ -379,11 +379,9 @@ pub(crate) fn port_access(vcpu: &mut VcpuFd, run_size: usize) -> Option<PortAcce
         return None;
     }
     let base: *mut u8 = (&raw mut *run).cast();
-    // SAFETY: the offset lies within the mapping of `run_size` bytes at whose start `run` is.
-    let start = unsafe { base.add(offset) };
-    // SAFETY: `len` bytes from there lie in the mapping too and outside of `run`; the borrow of `vcpu` keeps it from
-    // running, so nobody else writes there.
-    let data = unsafe { std::slice::from_raw_parts_mut(start, len) };
+    // SAFETY: `len` bytes from there lie in the mapping of `run_size` bytes at whose start `run` is, and outside of `run`;
+    // the borrow of `vcpu` keeps it from running, so nobody else writes there.
+    let data = unsafe { std::slice::from_raw_parts_mut(base.wrapping_add(offset), len) };
     Some(PortAccess { port: io.port, size, data })
 }
 

@@ -75,16 +75,14 @@ pub(crate) fn store(segment: Segment, data: &[u8]) {
 
 #[inline(always)]
 fn byte_at<'a>(segment: Segment, at: usize) -> &'a AtomicU8 {
-    // SAFETY: the callers count `at` below the length of the data, which is within the segment.
-    let ptr = unsafe { segment.ptr.add(at) };
-    // SAFETY: one mapped byte; this process touches it by atomics only while it is borrowed.
-    unsafe { AtomicU8::from_ptr(ptr.as_ptr()) }
+    // SAFETY: the callers count `at` below the length of the data, which is within the segment: one mapped byte, which
+    // this process touches by atomics only while it is borrowed.
+    unsafe { AtomicU8::from_ptr(segment.ptr.as_ptr().wrapping_add(at)) }
 }
 
 #[inline(always)]
 fn word_at<'a>(segment: Segment, at: usize) -> &'a AtomicU64 {
-    // SAFETY: the callers count `at` and seven bytes after it below the length of the data.
-    let ptr = unsafe { segment.ptr.add(at) };
-    // SAFETY: eight mapped bytes, aligned because `head` was copied first; touched by atomics only.
-    unsafe { AtomicU64::from_ptr(ptr.as_ptr().cast()) }
+    // SAFETY: the callers count `at` and seven bytes after it below the length of the data, which is within the segment:
+    // eight mapped bytes, aligned because `head` was copied first; this process touches them by atomics only.
+    unsafe { AtomicU64::from_ptr(segment.ptr.as_ptr().wrapping_add(at).cast()) }
 }

@@ -26,7 +26,7 @@ impl Container {
     ///
     /// The functions may write there at any time, as another process would: no reference of Rust may point into it.
     pub unsafe fn map(&mut self, iova: u64, size: u64, address: u64) -> Result<(), Errno> {
-        // SAFETY: as the caller promises.
+        // SAFETY: the caller promises that no reference of Rust points into this memory.
         unsafe { sys::map(&self.fd, iova, size, address) }?;
         self.maps.push((iova, size));
         Ok(())

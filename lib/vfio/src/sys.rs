@@ -110,13 +110,23 @@ fn number(fd: impl AsFd, opcode: Opcode, argument: usize) -> Result<i32> {
 /// A request whose argument is a structure that begins with its own size, and what follows it.
 pub(crate) fn exchange(fd: impl AsFd, opcode: Opcode, bytes: &mut [u8]) -> Result<()> {
     let size = u32::try_from(bytes.len()).map_err(|_| Errno::INVAL)?;
-    bytes.get_mut(..4).ok_or(Errno::INVAL)?.copy_from_slice(&size.to_ne_bytes());
-    if opcode == MAP_DMA || bytes.len() < size_of::<GroupStatus>() {
+    // What the kernel reads before it looks at the size.
+    let least = match opcode {
+        GROUP_GET_STATUS => size_of::<GroupStatus>(),
+        GET_INFO => size_of::<DeviceInfo>(),
+        GET_REGION_INFO => size_of::<RegionInfo>(),
+        GET_IRQ_INFO => size_of::<IrqInfo>(),
+        SET_IRQS => size_of::<IrqSet>(),
+        UNMAP_DMA => size_of::<Unmap>(),
+        _ => return Err(Errno::INVAL),
+    };
+    if bytes.len() < least {
         return Err(Errno::INVAL);
     }
+    bytes.get_mut(..4).ok_or(Errno::INVAL)?.copy_from_slice(&size.to_ne_bytes());
     let call = Call { opcode, argument: bytes.as_mut_ptr().cast() };
-    // SAFETY: VFIO reads and writes no more than the size that the structure begins with, which is that of `bytes`. Of
-    // all these requests only `MAP_DMA` has an address in its structure, and it is refused above.
+    // SAFETY: one of the six requests above. VFIO reads their fixed part, for which there is room, and beyond it reads and
+    // writes no more than the size that the structure begins with, which is that of `bytes`. None has an address in it.
     unsafe { ioctl(fd, call) }.map(drop)
 }
 

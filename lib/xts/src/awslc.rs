@@ -1,6 +1,4 @@
 //! The portable kernel: AWS-LC's XTS, one call for each data unit.
-// One step here is a pointer and the access through it.
-#![allow(clippy::multiple_unsafe_ops_per_block)]
 
 use crate::{Direction, Unit, XtsError};
 use aws_lc_sys::{
@@ -47,27 +45,29 @@ impl Cipher {
         };
         for index in 0..units {
             let tweak = u128::from(first.wrapping_add(index as u64)).to_le_bytes();
+            let at = index * unit.size();
             // SAFETY: `index` is below `units`, so this unit lies within what the caller promised.
-            unsafe {
-                context.unit(&tweak, src.add(index * unit.size()), dst.add(index * unit.size()), unit.size());
-            };
+            unsafe { context.unit(&tweak, src.wrapping_add(at), dst.wrapping_add(at), unit.size()) };
         }
     }
 }
 
 impl Context {
     fn new(key: &VolumeKey, encrypt: i32) -> Result<Self, XtsError> {
-        // SAFETY: no preconditions.
+        // SAFETY: it takes nothing, and gives null or a context that is ours to free.
         let context = Self(NonNull::new(unsafe { EVP_CIPHER_CTX_new() }).ok_or(XtsError::Refused)?);
-        // SAFETY: a fresh context; the method is static. This allocates the place of the key schedule.
-        let begun = unsafe {
-            EVP_CipherInit_ex(context.0.as_ptr(), EVP_aes_256_xts(), null_mut(), null(), null(), encrypt)
-        };
+        // SAFETY: it takes nothing, and gives the address of a static.
+        let method = unsafe { EVP_aes_256_xts() };
+        // SAFETY: a fresh context that nobody else has, and a method that lives for ever; no engine, no key and no tweak
+        // are read where null is given. This allocates the place of the key schedule.
+        let begun =
+            unsafe { EVP_CipherInit_ex(context.0.as_ptr(), method, null_mut(), null(), null(), encrypt) };
         if begun != 1 {
             return Err(XtsError::Refused);
         }
         context.lock()?;
-        // SAFETY: the key has the 64 bytes that the method takes. It also refuses equal halves.
+        // SAFETY: the context has its method, whose keys are the 64 bytes that a volume key has. It also refuses equal
+        // halves.
         let keyed = unsafe {
             EVP_CipherInit_ex(context.0.as_ptr(), null(), null_mut(), key.expose().as_ptr(), null(), encrypt)
         };
@@ -77,22 +77,25 @@ impl Context {
     /// Locks the heap pages under the two key schedules, before there is a key in them. They stay locked
     /// when the context is freed (AWS-LC wipes what it frees): other contexts may lie on the same page.
     fn lock(&self) -> Result<(), XtsError> {
-        // SAFETY: the context was initialised by AWS-LC and is not in use.
+        // SAFETY: the context lives as long as self, AWS-LC has initialised it, and nobody changes it meanwhile.
         let start = unsafe { self.0.as_ref() }.cipher_data as usize;
         let from = start - start % page_size();
         let len = (start + 2 * size_of::<AES_KEY>()).next_multiple_of(page_size()) - from;
-        // SAFETY: these pages hold a live heap block; locking does not change them.
+        // SAFETY: these pages hold a live heap block; locking changes neither their bytes nor their addresses.
         unsafe { mlock(from as *mut _, len) }.map_err(LockError::from)?;
-        // SAFETY: as above.
+        // SAFETY: the same pages; whether they are dumped changes neither their bytes nor their addresses.
         unsafe { madvise(from as *mut _, len, Advice::LinuxDontDump) }.map_err(LockError::from)?;
         Ok(())
     }
 
+    /// # Safety
+    /// `size` bytes are readable at `src` and writable at `dst`; they are the same or do not overlap.
     unsafe fn unit(&self, tweak: &[u8; 16], src: *const u8, dst: *mut u8, size: usize) {
-        // SAFETY: without a key only the tweak is set anew, which AWS-LC documents and tests.
+        // SAFETY: the context has method and key; without another key only the tweak is set anew, which has the 16 bytes
+        // that the method reads.
         unsafe { EVP_CipherInit_ex(self.0.as_ptr(), null(), null_mut(), null(), tweak.as_ptr(), -1) };
-        // SAFETY: the caller's promise; XTS works in place. It fails only for sizes that a unit never has
-        // and for contexts without a key.
+        // SAFETY: it reads and writes `size` bytes, which the caller promises; XTS works in place. It fails only for
+        // sizes that a unit never has and for contexts without a key.
         unsafe { EVP_Cipher(self.0.as_ptr(), dst, src, size) };
     }
 }

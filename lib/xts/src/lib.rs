@@ -117,7 +117,7 @@ impl Xts {
     /// `src` is readable and `dst` writable for `len` bytes. They are the same or do not overlap. Nobody
     /// holds a reference to the bytes at `dst`.
     pub unsafe fn encrypt(&self, first: u64, src: *const u8, dst: *mut u8, len: usize) {
-        // SAFETY: the caller's promise.
+        // SAFETY: `run` wants of the pointers what the caller promises.
         unsafe { self.run(Direction::Encrypt, first, src, dst, len) }
     }
 
@@ -126,7 +126,7 @@ impl Xts {
     /// # Safety
     /// As for [`Xts::encrypt`].
     pub unsafe fn decrypt(&self, first: u64, src: *const u8, dst: *mut u8, len: usize) {
-        // SAFETY: the caller's promise.
+        // SAFETY: `run` wants of the pointers what the caller promises.
         unsafe { self.run(Direction::Decrypt, first, src, dst, len) }
     }
 
@@ -135,7 +135,7 @@ impl Xts {
     /// # Safety
     /// `at` is readable and writable for `len` bytes, and nobody holds a reference to them.
     pub unsafe fn decrypt_in_place(&self, first: u64, at: *mut u8, len: usize) {
-        // SAFETY: the caller's promise.
+        // SAFETY: source and destination are the same, readable and writable as the caller promises.
         unsafe { self.run(Direction::Decrypt, first, at, at, len) }
     }
 
@@ -151,10 +151,8 @@ impl Xts {
     ) {
         let mut done = 0;
         for (src, len) in pieces {
-            // SAFETY: the caller's promise; `dst` has room for what is done and this piece.
-            let to = unsafe { dst.add(done) };
-            // SAFETY: the caller's promise.
-            unsafe { self.encrypt(self.after(first, done), src, to, len) };
+            // SAFETY: the caller promises the piece, and room at `dst` for those before it and this one.
+            unsafe { self.encrypt(self.after(first, done), src, dst.wrapping_add(done), len) };
             done += len;
         }
     }
@@ -166,7 +164,7 @@ impl Xts {
     pub unsafe fn decrypt_pieces(&self, first: u64, pieces: impl IntoIterator<Item = (*mut u8, usize)>) {
         let mut done = 0;
         for (at, len) in pieces {
-            // SAFETY: the caller's promise.
+            // SAFETY: the caller promises it of each piece.
             unsafe { self.decrypt_in_place(self.after(first, done), at, len) };
             done += len;
         }
@@ -189,13 +187,15 @@ impl Xts {
         first.wrapping_add((bytes / self.unit.size()) as u64)
     }
 
+    /// # Safety
+    /// As for [`Xts::encrypt`].
     unsafe fn run(&self, direction: Direction, first: u64, src: *const u8, dst: *mut u8, len: usize) {
         let units = len / self.unit.size();
         match &self.engine {
             #[cfg(target_arch = "x86_64")]
-            // SAFETY: the caller's promise; `units` whole units lie within `len` bytes.
+            // SAFETY: `units` whole units lie within the `len` bytes that the caller promises.
             Engine::Vaes(cipher) => unsafe { cipher.run(direction, self.unit, first, src, dst, units) },
-            // SAFETY: as above.
+            // SAFETY: `units` whole units lie within the `len` bytes that the caller promises.
             Engine::AwsLc(cipher) => unsafe { cipher.run(direction, self.unit, first, src, dst, units) },
         }
     }

@@ -1,6 +1,4 @@
 //! AES-256 key expansion (FIPS 197 section 5.2) with the processor's own instructions.
-// One step here is a pointer and the access through it.
-#![allow(clippy::multiple_unsafe_ops_per_block)]
 
 use seal::{LockError, Secret, VolumeKey};
 use std::arch::x86_64::{
@@ -23,12 +21,12 @@ impl Schedule {
         let mut secret = Secret::zeroed()?;
         let at: *mut u8 = secret.expose_mut().as_mut_ptr();
         let (data, tweak) = key.expose().split_at(32);
-        // SAFETY: each expansion writes BYTES bytes, of which there are three lots; the halves have 32.
-        unsafe {
-            expand(data.as_ptr(), at);
-            invert(at, at.add(BYTES));
-            expand(tweak.as_ptr(), at.add(2 * BYTES));
-        }
+        // SAFETY: half of a volume key is 32 bytes, and the secret has room for three times BYTES.
+        unsafe { expand(data.as_ptr(), at) };
+        // SAFETY: the first BYTES were just written, and the second follow them.
+        unsafe { invert(at, at.wrapping_add(BYTES)) };
+        // SAFETY: half of a volume key is 32 bytes, and these are the third BYTES of the secret.
+        unsafe { expand(tweak.as_ptr(), at.wrapping_add(2 * BYTES)) };
         Ok(Self(secret))
     }
 
@@ -56,16 +54,19 @@ fn prefix_xor(words: __m128i) -> __m128i {
 }
 
 /// Writes 15 round keys to `to`.
+///
+/// # Safety
+/// 32 bytes are readable at `key`, and BYTES writable at `to`.
 #[target_feature(enable = "aes,sse2")]
 unsafe fn expand(key: *const u8, to: *mut u8) {
-    // SAFETY: the caller gives 32 readable bytes.
+    // SAFETY: the first 16 of the caller's 32 bytes; the instruction takes any alignment.
     let mut even = unsafe { _mm_loadu_si128(key.cast()) };
-    // SAFETY: as above.
-    let mut odd = unsafe { _mm_loadu_si128(key.add(16).cast()) };
+    // SAFETY: the last 16 of them.
+    let mut odd = unsafe { _mm_loadu_si128(key.wrapping_add(16).cast()) };
     let mut index = 0;
     let mut put = |value| {
         // SAFETY: the caller gives room for 15 keys, and `put` is called 15 times.
-        unsafe { _mm_storeu_si128(to.add(16 * index).cast(), value) };
+        unsafe { _mm_storeu_si128(to.wrapping_add(16 * index).cast(), value) };
         index += 1;
     };
     put(even);
@@ -92,15 +93,19 @@ unsafe fn expand(key: *const u8, to: *mut u8) {
 }
 
 /// The inverse cipher's keys: the same in reverse, the inner ones through InvMixColumns.
+///
+/// # Safety
+/// BYTES are readable at `from` and writable at `to`.
 #[target_feature(enable = "aes,sse2")]
 unsafe fn invert(from: *const u8, to: *mut u8) {
     for round in 0..ROUND_KEYS {
-        // SAFETY: the caller gives 15 keys at `from`.
-        let mut key = unsafe { _mm_loadu_si128(from.add(16 * (ROUND_KEYS - 1 - round)).cast()) };
+        let from = from.wrapping_add(16 * (ROUND_KEYS - 1 - round));
+        // SAFETY: one of the caller's 15 keys, for `round` is below that; the instruction takes any alignment.
+        let mut key = unsafe { _mm_loadu_si128(from.cast()) };
         if round != 0 && round != ROUND_KEYS - 1 {
             key = _mm_aesimc_si128(key);
         }
-        // SAFETY: the caller gives room for 15 keys at `to`.
-        unsafe { _mm_storeu_si128(to.add(16 * round).cast(), key) };
+        // SAFETY: the caller gives room for 15 keys, and `round` is below that.
+        unsafe { _mm_storeu_si128(to.wrapping_add(16 * round).cast(), key) };
     }
 }

@@ -2,8 +2,6 @@
 //! is as many chains as the AES units need to be always busy. What costs at small units is the tweak: one
 //! block through AES on its own, at full latency, for each unit. So the tweaks of up to 32 units go
 //! through AES together, and their powers of alpha are made in registers.
-// One step here is a pointer and the access through it.
-#![allow(clippy::multiple_unsafe_ops_per_block)]
 
 use crate::{
     Direction, Unit, XtsError,
@@ -53,20 +51,22 @@ impl Cipher {
         dst: *mut u8,
         units: usize,
     ) {
-        let keys = &self.0;
-        // SAFETY: a Cipher exists only where the instructions do; the rest is the caller's promise.
-        unsafe {
-            match (direction, unit) {
-                (Direction::Encrypt, Unit::B512) => units_of::<true, 1>(keys, first, src, dst, units),
-                (Direction::Encrypt, Unit::B4096) => units_of::<true, 8>(keys, first, src, dst, units),
-                (Direction::Decrypt, Unit::B512) => units_of::<false, 1>(keys, first, src, dst, units),
-                (Direction::Decrypt, Unit::B4096) => units_of::<false, 8>(keys, first, src, dst, units),
-            }
-        }
+        let work = match (direction, unit) {
+            (Direction::Encrypt, Unit::B512) => units_of::<true, 1>,
+            (Direction::Encrypt, Unit::B4096) => units_of::<true, 8>,
+            (Direction::Decrypt, Unit::B512) => units_of::<false, 1>,
+            (Direction::Decrypt, Unit::B4096) => units_of::<false, 8>,
+        };
+        // SAFETY: a Cipher exists only where `supported` has seen the instructions; the caller promises that `units` of
+        // this size are readable at `src` and writable at `dst`.
+        unsafe { work(&self.0, first, src, dst, units) };
     }
 }
 
 /// Works through units of `PARTS` times 512 bytes.
+///
+/// # Safety
+/// So many units are readable at `src` and writable at `dst`, and the processor has the instructions.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,vaes,vpclmulqdq")]
 unsafe fn units_of<const ENCRYPT: bool, const PARTS: usize>(
     keys: &Schedule,
@@ -90,8 +90,9 @@ unsafe fn units_of<const ENCRYPT: bool, const PARTS: usize>(
                     powers = powers.map(|power| times_alpha_bytes::<4, 12>(power));
                 }
                 let offset = done * size + part * WIDTH * 64;
+                let (src, dst) = (src.wrapping_add(offset), dst.wrapping_add(offset));
                 // SAFETY: `done` is below `units`, so these 512 bytes lie within the caller's promise.
-                unsafe { blocks::<ENCRYPT>(&data_keys, &powers, src.add(offset), dst.add(offset)) };
+                unsafe { blocks::<ENCRYPT>(&data_keys, &powers, src, dst) };
             }
             done += 1;
         }
@@ -99,10 +100,13 @@ unsafe fn units_of<const ENCRYPT: bool, const PARTS: usize>(
 }
 
 /// One AES round key in all four lanes.
+///
+/// # Safety
+/// `schedule` has ROUND_KEYS keys, and `round` is below that.
 #[target_feature(enable = "avx512f")]
 unsafe fn round_key(schedule: *const u8, round: usize) -> __m512i {
-    // SAFETY: the caller gives a schedule and a round below ROUND_KEYS.
-    _mm512_broadcast_i32x4(unsafe { _mm_loadu_si128(schedule.add(16 * round).cast()) })
+    // SAFETY: the 16 bytes of this round's key lie within the schedule; the instruction takes any alignment.
+    _mm512_broadcast_i32x4(unsafe { _mm_loadu_si128(schedule.wrapping_add(16 * round).cast()) })
 }
 
 /// Encrypted tweaks.
@@ -138,7 +142,7 @@ fn tweaks_in<const REGISTERS: usize>(schedule: *const u8, first: u64) -> Tweaks 
     let mut out = Tweaks([_mm_setzero_si128(); BATCH]);
     for (block, place) in blocks.iter().zip(out.0.chunks_exact_mut(4)) {
         let last = _mm512_aesenclast_epi128(*block, key(ROUND_KEYS - 1));
-        // SAFETY: a chunk is 64 bytes.
+        // SAFETY: a chunk is four blocks, 64 bytes, and nobody else's; the instruction takes any alignment.
         unsafe { _mm512_storeu_si512(place.as_mut_ptr().cast(), last) };
     }
     out
@@ -193,6 +197,9 @@ fn xor3(a: __m512i, b: __m512i, c: __m512i) -> __m512i {
 }
 
 /// 32 blocks: xor with the tweak, AES, xor with the tweak. Both xors ride on the first and last round key.
+///
+/// # Safety
+/// 512 bytes are readable at `src` and writable at `dst`.
 #[target_feature(enable = "avx512f,vaes")]
 unsafe fn blocks<const ENCRYPT: bool>(
     keys: &[__m512i; ROUND_KEYS],
@@ -201,8 +208,8 @@ unsafe fn blocks<const ENCRYPT: bool>(
     dst: *mut u8,
 ) {
     let mut blocks: [__m512i; WIDTH] = array::from_fn(|index| {
-        // SAFETY: the caller gives 512 readable bytes.
-        let block = unsafe { load(src.add(64 * index)) };
+        // SAFETY: `index` is below 8, so these 64 bytes are within the caller's 512.
+        let block = unsafe { load(src.wrapping_add(64 * index)) };
         xor3(block, powers[index], keys[0])
     });
     for key in &keys[1..ROUND_KEYS - 1] {
@@ -217,13 +224,16 @@ unsafe fn blocks<const ENCRYPT: bool>(
         } else {
             _mm512_aesdeclast_epi128(blocks[index], last)
         };
-        // SAFETY: the caller gives 512 writable bytes.
-        unsafe { store(dst.add(64 * index), block) };
+        // SAFETY: `index` is below 8, so these 64 bytes are within the caller's 512.
+        unsafe { store(dst.wrapping_add(64 * index), block) };
     }
 }
 
 /// Reads 64 bytes that somebody else may be writing. Assembly, so that the compiler assumes nothing about
 /// them: neither that they stay the same nor that reading them again would give the same.
+///
+/// # Safety
+/// 64 bytes are readable there.
 #[target_feature(enable = "avx512f")]
 unsafe fn load(from: *const u8) -> __m512i {
     let value;
@@ -236,6 +246,9 @@ unsafe fn load(from: *const u8) -> __m512i {
 }
 
 /// Writes 64 bytes that somebody else may be reading or writing.
+///
+/// # Safety
+/// 64 bytes are writable there, and nobody holds a reference to them.
 #[target_feature(enable = "avx512f")]
 unsafe fn store(to: *mut u8, value: __m512i) {
     // SAFETY: the caller gives 64 writable bytes; the instruction takes any alignment.

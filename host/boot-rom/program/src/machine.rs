@@ -102,11 +102,9 @@ impl Words {
         if at >= self.count {
             return None;
         }
-        // SAFETY: below `count` there are pointers.
-        let word = unsafe { self.first.add(at) };
-        // SAFETY: likewise.
-        let word = unsafe { *word };
-        // SAFETY: to texts that end with a zero and live as long as the process.
+        // SAFETY: below `count` there are pointers, in memory that lives as long as the process.
+        let word = unsafe { *self.first.wrapping_add(at) };
+        // SAFETY: they point to texts that end with a zero and live as long as the process.
         Some(unsafe { CStr::from_ptr(word) })
     }
 
@@ -121,9 +119,9 @@ impl Words {
         if at >= self.count {
             return Refusal::Arguments;
         }
-        // SAFETY: below `count` there are pointers.
-        let arguments = unsafe { self.first.add(at) };
-        // SAFETY: the kernel gave this memory to the process to write.
+        let arguments = self.first.wrapping_add(at);
+        // SAFETY: below `count` there are pointers, and the kernel gave this memory to the process to write; &mut self
+        // keeps others from reading it meanwhile.
         unsafe { *arguments = name.as_ptr() };
         let environment: [*const c_char; 1] = [null()];
         let descriptor = image.as_raw_fd() as usize;
@@ -147,7 +145,7 @@ pub(crate) fn place(from: BorrowedFd<'_>, to: i32) -> Result<(), Refusal> {
 
 /// Closes all that whoever started this process left open, but for standard input, output and error.
 pub(crate) fn close_inherited() -> Result<(), Refusal> {
-    // SAFETY: this program has opened nothing yet.
+    // SAFETY: no memory is touched, and no value of this program owns a descriptor yet.
     let done = unsafe { call(CLOSE_RANGE, [3, u32::MAX as usize, 0, 0, 0]) };
     if done < 0 { Err(Refusal::Start) } else { Ok(()) }
 }
@@ -169,10 +167,9 @@ fn exit(status: usize) -> ! {
 /// Called once, with the stack as the kernel left it.
 #[unsafe(no_mangle)]
 extern "C" fn start(stack: *mut usize) -> ! {
-    // SAFETY: the count lies first, the pointers after it, for as long as the process lives.
+    // SAFETY: the kernel has put the count there, and the pointers after it, for as long as the process lives.
     let count = unsafe { *stack };
-    // SAFETY: likewise.
-    let first = unsafe { stack.add(1) }.cast();
+    let first = stack.wrapping_add(1).cast();
     crate::main(&mut Words { count, first });
     exit(1)
 }

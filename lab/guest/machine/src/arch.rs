@@ -75,7 +75,7 @@ pub(crate) fn peek<T: Plain>(address: u64) -> T {
 #[inline]
 pub(crate) fn poke<T: Plain>(address: u64, value: T) {
     outside_image::<T>(address);
-    // SAFETY: as in `peek`.
+    // SAFETY: outside the image there is nothing that Rust knows of.
     unsafe { write_volatile(address as *mut T, value) }
 }
 
@@ -92,7 +92,7 @@ macro_rules! port {
         /// Writes a port.
         #[inline]
         pub(crate) fn $write(port: u16, value: $type) {
-            // SAFETY: as above.
+            // SAFETY: no port of these machines writes to memory without being told an address by `poke`.
             unsafe { asm!(concat!("out dx, ", $register), in("dx") port, in($register) value, options(nomem, nostack)) };
         }
     };
@@ -150,7 +150,7 @@ pub(crate) fn interrupted() -> u64 {
 
 /// Address of the PVH start info.
 pub(crate) fn start() -> u64 {
-    // SAFETY: as in `started`.
+    // SAFETY: a static of entry.s, written before Rust runs.
     u64::from(unsafe { start_info.load(Ordering::Relaxed) })
 }
 
@@ -234,9 +234,10 @@ pub(crate) struct Fault {
 pub(crate) fn fault_of(code: extern "C" fn(u64), argument: u64) -> Option<Fault> {
     // SAFETY: `code` owns nothing that must be dropped: it is plain instructions.
     let vector = unsafe { attempt(code, argument) };
-    // SAFETY: statics of entry.s.
-    let (error, address) =
-        unsafe { (fault_error.load(Ordering::Relaxed), fault_address.load(Ordering::Relaxed)) };
+    // SAFETY: a static of entry.s, written whole.
+    let error = unsafe { fault_error.load(Ordering::Relaxed) };
+    // SAFETY: a static of entry.s, written whole.
+    let address = unsafe { fault_address.load(Ordering::Relaxed) };
     (vector >= 0).then_some(Fault { vector, error, address })
 }
 
@@ -279,7 +280,7 @@ pub(crate) fn install() {
         let entry = (&raw mut idt).cast::<u64>().wrapping_add(2 * vector as usize);
         // SAFETY: inside the table; no interrupt is let through yet.
         unsafe { entry.write(low) };
-        // SAFETY: likewise.
+        // SAFETY: the second half of the same entry.
         unsafe { entry.wrapping_add(1).write(at >> 32) };
     }
     let (from, to) = (&raw const trampoline, &raw const trampoline_end as usize);
@@ -306,7 +307,7 @@ pub(crate) fn map_gib(address: u64) -> bool {
             let held = unsafe { top.wrapping_add(1).read_volatile() };
             if held == 0 {
                 let Some(table) = new_table() else { return false };
-                // SAFETY: as above.
+                // SAFETY: the second entry of the top table.
                 unsafe { top.wrapping_add(1).write_volatile(table as u64 | 7) };
                 table
             } else {
@@ -325,7 +326,7 @@ pub(crate) fn map_gib(address: u64) -> bool {
         // SAFETY: inside the new directory.
         unsafe { directory.wrapping_add(page).write_volatile(gib << 30 | (page as u64) << 21 | 0x87) };
     }
-    // SAFETY: as above.
+    // SAFETY: inside the directory-pointer table.
     unsafe { slot.write_volatile(directory as u64 | 7) };
     flush();
     true
