@@ -20,7 +20,8 @@ pub type Name = [u8; 34];
 
 impl Tpm {
     /// Secures the connection with a session that is salted to the TPM's endorsement key, and gives the key's name. From
-    /// here on authorisation values and secrets can be sent, and no answer but a refusal can be altered.
+    /// here on authorisation values and secrets can be sent, and no answer can be altered but a refusal, and a public
+    /// part, which is used by its name: that the TPM checks.
     ///
     /// `known`: the name from an earlier time, else [`Error::Foreign`]. Who knows none takes the TPM's word, or that of
     /// whoever is between: then the name must be shown to be a TPM's, by its maker's certificate and

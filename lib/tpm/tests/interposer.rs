@@ -3,11 +3,8 @@
 
 mod bus;
 
-use aws_lc_rs::{
-    aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey},
-    agreement::{ECDH_P256, PrivateKey},
-};
-use bus::{Bus, Exchange, Listen, Tamper, code};
+use aws_lc_rs::agreement::{ECDH_P256, PrivateKey};
+use bus::{Bus, Exchange, Listen, Tamper, code, finds_the_key, parts_of, tells_a_password};
 use parts::{Parts, Tool};
 use std::{
     io::{Read, Write},
@@ -122,27 +119,6 @@ fn start(tpm: &mut Tpm, host: &Enrolled) {
     tpm.clear(LOCKOUT).unwrap();
 }
 
-/// The parts of a blob: `TPM2B_PRIVATE`, `TPM2B_PUBLIC`, nonce, and what the sealed key encrypts.
-fn parts_of(blob: &[u8]) -> [&[u8]; 4] {
-    let body = &blob[62..];
-    let sized = |at: usize| at + 2 + usize::from(u16::from_be_bytes([body[at], body[at + 1]]));
-    let (private, public) = (sized(4), sized(sized(4)));
-    [&body[4..private], &body[private..public], &body[public..public + 12], &body[public + 12..]]
-}
-
-/// Whether something that went over the bus is the key that a blob's secret is encrypted with.
-fn finds_the_key(seen: &[Exchange], blob: &[u8]) -> bool {
-    let [private, public, nonce, sealed] = parts_of(blob);
-    let bound = &blob[62..62 + 4 + private.len() + public.len()];
-    let opens = |key: &[u8]| {
-        let key = LessSafeKey::new(UnboundKey::new(&AES_256_GCM, key).unwrap());
-        let nonce = Nonce::try_assume_unique_for_key(nonce).unwrap();
-        key.open_in_place(nonce, Aad::from(bound), &mut sealed.to_vec()).is_ok()
-    };
-    seen.iter()
-        .any(|exchange| exchange.command.windows(32).any(opens) || exchange.answer.windows(32).any(opens))
-}
-
 /// What this crate did before, and what everybody can do who has no session: an empty password.
 fn unseal_in_the_clear(board: &Board, blob: &[u8]) -> Bus {
     let here = board.folder.path().join("clear.sock");
@@ -173,7 +149,8 @@ fn neither_secrets_nor_authorisation_values_cross_the_bus() {
     let host = enrol(&mut tpm);
     drop(tpm);
     // The same search finds the key where it does cross.
-    assert!(finds_the_key(&unseal_in_the_clear(&board, &host.free).seen(), &host.free));
+    let clear = unseal_in_the_clear(&board, &host.free).seen();
+    assert!(finds_the_key(&clear, &host.free) && !tells_a_password(&clear));
     let enrolment = bus.seen();
     let (mut tpm, bus) = board.over(Listen);
     tpm.secure(Some(&name)).unwrap();
@@ -191,6 +168,9 @@ fn neither_secrets_nor_authorisation_values_cross_the_bus() {
         }
     }
     assert!(!finds_the_key(&seen, &host.bound) && !finds_the_key(&seen, &host.free));
+    assert!(!tells_a_password(&seen));
+    let told = [&0x4000_0009u32.to_be_bytes()[..], &[0, 0, 1, 0, 5], b"owner"].concat();
+    assert!(tells_a_password(&[Exchange { command: told, answer: Vec::new() }]));
 }
 
 /// Flips a bit of one byte in the answers to one command.

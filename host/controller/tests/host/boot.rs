@@ -1,6 +1,9 @@
 //! What a start refuses, and with which code: each thing that it measures or has sealed, changed by one byte.
 
-use crate::rack::{Rack, firmware};
+use crate::{
+    bus::{Exchange, finds_the_key, tells_a_password},
+    rack::{Rack, firmware},
+};
 use host_api::{ListFirmware, PowerCycleHost, StartInstance, VerifyFirmware};
 use ids::{InstanceId, VolumeId};
 use std::{
@@ -40,6 +43,7 @@ async fn a_changed_byte_before_or_in_the_settings_leaves_a_report_and_nothing_el
         (blob(&rack, "policies"), "boot.policies", "policies"),
         (state.join("early.sealed"), "boot.sealed", "sealed keys"),
         (state.join("certificate.pem"), "boot.identity", "certificate"),
+        (state.join("tpm.name"), "boot.identity", "endorsement key"),
     ] {
         flip(&file);
         let refused = rack.try_controller();
@@ -49,7 +53,7 @@ async fn a_changed_byte_before_or_in_the_settings_leaves_a_report_and_nothing_el
         assert!(!rack.ran() && !rack.dir.path().join("address").exists());
         flip(&file);
     }
-    for file in ["known-good.set", "early.sealed", "certificate.pem"] {
+    for file in ["known-good.set", "early.sealed", "certificate.pem", "tpm.name"] {
         let (path, aside) = (state.join(file), state.join("aside"));
         fs::rename(&path, &aside).unwrap();
         assert_eq!(rack.try_controller().status.code(), Some(1), "{file} was taken away");
@@ -120,6 +124,29 @@ async fn a_second_start_without_a_power_cycle_gets_nothing_from_the_tpm() {
     assert!(rack.status().await.in_service);
     assert_eq!(rack.try_controller_again().status.code(), Some(1));
     assert_eq!(rack.report(), ("boot.log".to_owned(), "event log".to_owned()));
+}
+
+#[tokio::test]
+async fn what_a_host_is_made_of_does_not_cross_the_bus_of_its_tpm() {
+    let mut rack = Rack::start();
+    assert!(rack.status().await.in_service);
+    let (seen, state) = (rack.bus.seen(), rack.dir.path().join("state"));
+    let asked = |code: u32| seen.iter().filter(|exchange| exchange.code() == code).count();
+    // Unseal, Create, HierarchyChangeAuth, NV_Increment: an enrolment and a start.
+    assert_eq!([0x15e, 0x153, 0x129, 0x134].map(asked), [2, 3, 2, 2], "what is to be looked for");
+    assert!(!tells_a_password(&seen));
+    for sealed in ["early.sealed", "store.sealed"] {
+        assert!(!finds_the_key(&seen, &fs::read(state.join(sealed)).unwrap()), "{sealed}");
+    }
+    // A connection begins with the question which objects are loaded.
+    let begins = |exchange: &Exchange| exchange.command[6..].starts_with(b"\0\0\x01\x7a\0\0\0\x01\x80\0\0\0");
+    let start = &seen[seen.iter().rposition(begins).unwrap()..];
+    // One session for all of it, salted to the key that enrolment has put into its place.
+    let salted = |exchange: &&Exchange| exchange.command[6..14] == [0, 0, 1, 0x76, 0x81, 1, 0, 2];
+    assert_eq!(start.iter().filter(salted).count(), 1);
+    rack.switch_off_and_on();
+    let key = tpm::Tpm::connect(&rack.dir.path().join("tpm.sock")).unwrap().endorsement_key().unwrap();
+    assert_eq!(fs::read(state.join("tpm.name")).unwrap(), tpm::name(&key).unwrap());
 }
 
 #[tokio::test]

@@ -3,6 +3,9 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "helpers of tests")]
 
 mod boot;
+#[path = "../../../../lib/tpm/tests/bus/mod.rs"]
+#[allow(dead_code, reason = "nobody alters anything here")]
+mod bus;
 mod enrolment;
 #[path = "../../../cards/attestation/tests/guest/mod.rs"]
 mod guest;

@@ -1,7 +1,10 @@
 //! A host of real processes: swtpm, security chip, controller, volume card. Only the main board is played:
 //! it follows the reset line and answers as the BMC, on the real sockets.
 
-use crate::enrolment;
+use crate::{
+    bus::{Bus, Listen},
+    enrolment,
+};
 use host_api::{Call as _, HostStatus, LogRecord, ReadLog, ReadStatus};
 use ids::{Environment, HostId, Identity, Slot};
 use parts::{Parts, Tool};
@@ -71,6 +74,8 @@ pub(crate) struct Rack {
     pub(crate) controller: Process,
     chip: Process,
     tpm: Process,
+    /// What goes between the controller and its TPM.
+    pub(crate) bus: Bus,
     pub(crate) board: Arc<Mutex<Board>>,
     pub(crate) ca: Ca,
     pub(crate) host: HostId,
@@ -114,6 +119,7 @@ impl Rack {
         fs::write(at("code"), firmware(0)).unwrap();
         fs::write(at("variables"), vec![0xff; FIRMWARE]).unwrap();
         let tpm = start_tpm(dir.path());
+        let bus = Bus::between(&at("bus.sock"), &at("tpm.sock"), Listen);
         let chip = start_chip(dir.path());
         let board = play_board(&at("line"), &at("bmc"));
         let host = HostId::from_random(u128::from(std::process::id()));
@@ -122,7 +128,7 @@ impl Rack {
         let holder = Ed25519KeyPair::generate().unwrap();
         let root = RootKey::generate().unwrap();
         let controller = Process(Command::new("true").spawn().unwrap());
-        let mut rack = Self { controller, chip, tpm, board, ca, host, issuer, holder, root, dir };
+        let mut rack = Self { controller, chip, tpm, bus, board, ca, host, issuer, holder, root, dir };
         rack.release("first", 1, 0);
         rack.configure("configuration", 1, configured);
         let enrolled = rack.enrol(flags).wait().unwrap();
@@ -362,7 +368,7 @@ fn start_tpm(dir: &Path) -> Process {
 
 fn controller(dir: &Path, arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_azote-controller"));
-    command.args(arguments).arg("--state").arg(dir.join("state")).arg("--tpm").arg(dir.join("tpm.sock"));
+    command.args(arguments).arg("--state").arg(dir.join("state")).arg("--tpm").arg(dir.join("bus.sock"));
     command
 }
 

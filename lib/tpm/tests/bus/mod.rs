@@ -1,5 +1,6 @@
 //! Who sits on the bus between a processor and its TPM: sees every command and every answer, and may alter them.
 
+use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
 use std::{
     io::{Read, Result, Write},
     os::unix::net::{UnixListener, UnixStream},
@@ -87,6 +88,34 @@ impl Bus {
         let contains = |frame: &[u8]| frame.windows(bytes.len()).any(|window| window == bytes);
         self.seen().iter().any(|exchange| contains(&exchange.command) || contains(&exchange.answer))
     }
+}
+
+/// Whether a command authorises with a password that is not empty (part 1, §19.4).
+pub(crate) fn tells_a_password(seen: &[Exchange]) -> bool {
+    let password = 0x4000_0009u32.to_be_bytes();
+    let told = |area: &[u8]| area[..4] == password && area[4..6] == [0, 0] && area[7..9] != [0, 0];
+    seen.iter().any(|exchange| exchange.command.windows(9).any(told))
+}
+
+/// The parts of a blob: `TPM2B_PRIVATE`, `TPM2B_PUBLIC`, nonce, and what the sealed key encrypts.
+pub(crate) fn parts_of(blob: &[u8]) -> [&[u8]; 4] {
+    let body = &blob[62..];
+    let sized = |at: usize| at + 2 + usize::from(u16::from_be_bytes([body[at], body[at + 1]]));
+    let (private, public) = (sized(4), sized(sized(4)));
+    [&body[4..private], &body[private..public], &body[public..public + 12], &body[public + 12..]]
+}
+
+/// Whether something that went over the bus is the key that a blob's secret is encrypted with.
+pub(crate) fn finds_the_key(seen: &[Exchange], blob: &[u8]) -> bool {
+    let [private, public, nonce, sealed] = parts_of(blob);
+    let bound = &blob[62..62 + 4 + private.len() + public.len()];
+    let opens = |key: &[u8]| {
+        let key = LessSafeKey::new(UnboundKey::new(&AES_256_GCM, key).unwrap());
+        let nonce = Nonce::try_assume_unique_for_key(nonce).unwrap();
+        key.open_in_place(nonce, Aad::from(bound), &mut sealed.to_vec()).is_ok()
+    };
+    seen.iter()
+        .any(|exchange| exchange.command.windows(32).any(opens) || exchange.answer.windows(32).any(opens))
 }
 
 fn frame(from: &mut UnixStream) -> Result<Vec<u8>> {
