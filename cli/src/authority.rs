@@ -1,6 +1,10 @@
 //! `azote authority`: the environment's authority at work. It asks hosts what they are, tells the token service, and
 //! offers certificates and revocation lists before those that are out there end. Nobody calls it, and it serves nobody.
 
+mod report;
+
+pub(crate) use report::{Holder, REPORT, Report};
+
 use crate::{
     attest::{POLICY, read_policy},
     cloud::{Cloud, Who, now},
@@ -15,15 +19,11 @@ use clap::{Args, Subcommand};
 use ids::{HostId, Identity};
 use pki::{Act, Authority, Care, Found, State, Terms};
 use rights::Attestation;
-use serde::{Deserialize, Serialize};
 use service::{CERTIFICATE, Credentials, Offered, REVOCATIONS, Revocations, Shown};
-use std::{collections::BTreeMap, fmt::Write, fs, thread, time::Duration};
-use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+use std::{collections::BTreeMap, fs, thread, time::Duration};
 use token::PublicKey;
 use tokens::{Life, Standing};
 
-/// What the last round came to.
-pub(crate) const REPORT: &str = "run/authority.json";
 /// How often everything is looked at.
 pub(crate) const EVERY: Duration = Duration::from_secs(15 * 60);
 /// How often the clock is looked at.
@@ -78,75 +78,6 @@ fn period(text: &str) -> Result<Duration, String> {
     let seconds = digits.parse().ok().and_then(|number: u64| number.checked_mul(unit));
     let seconds = seconds.filter(|seconds| (1..=86_400).contains(seconds)).map(Duration::from_secs);
     seconds.ok_or_else(|| "want a time such as 90s, 15m or 1h, at most 24h".to_owned())
-}
-
-/// What a round came to.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub(crate) struct Report {
-    /// When it ended, Unix time in seconds.
-    pub(crate) round: u64,
-    /// Until when the revocation list is good.
-    pub(crate) list_ends: Option<u64>,
-    /// Who holds certificates.
-    pub(crate) holders: Vec<Holder>,
-}
-
-/// A host or a service, as it was found last.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub(crate) struct Holder {
-    /// Which one.
-    pub(crate) name: Identity,
-    /// The last second of its certificate, Unix time.
-    pub(crate) ends: Option<u64>,
-    /// What a host was found to be.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) attestation: Option<Attestation>,
-    /// What went wrong the last time: a stable code.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) code: Option<String>,
-}
-
-impl Report {
-    /// The last one, if there is one.
-    pub(crate) fn read(place: &Place) -> Option<Self> {
-        serde_json::from_slice(&fs::read(place.path(REPORT)).ok()?).ok()
-    }
-
-    fn write(&self, place: &Place) -> Result<(), Failure> {
-        let text = serde_json::to_vec_pretty(self).map_err(Failure::state)?;
-        service::write_atomic(&place.path(REPORT), &text).doing(REPORT)
-    }
-
-    /// For people.
-    pub(crate) fn text(&self) -> String {
-        let list = self.list_ends.map_or_else(|| "none".to_owned(), |ends| format!("until {}", date(ends)));
-        let mut text = format!("authority  last round {}; revocation list {list}", date(self.round));
-        for Holder { name, ends, attestation, code } in &self.holders {
-            let name = name.to_string().replacen("azote:", "", 1);
-            let ends = ends.map_or_else(|| "unknown".to_owned(), |ends| format!("until {}", date(ends)));
-            let _ = write!(text, "\ncertificate {name} {ends}");
-            if let Some(attestation) = attestation {
-                let _ = write!(text, "; attestation {}", word(*attestation));
-            }
-            if let Some(code) = code {
-                let _ = write!(text, "; {code}");
-            }
-        }
-        text
-    }
-}
-
-fn word(attestation: Attestation) -> &'static str {
-    match attestation {
-        Attestation::Passed => "passed",
-        Attestation::Failed => "FAILED",
-        Attestation::Unknown => "unknown",
-    }
-}
-
-fn date(seconds: u64) -> String {
-    let at = i64::try_from(seconds).ok().and_then(|at| OffsetDateTime::from_unix_timestamp(at).ok());
-    at.and_then(|at| at.format(&Rfc3339).ok()).unwrap_or_default()
 }
 
 /// `azote authority …`
@@ -388,28 +319,6 @@ mod tests {
         }
         for text in ["", "15", "m", "0s", "25h", "1d", "-1s", "1.5h", "99999999999999999999s"] {
             assert!(period(text).is_err(), "{text}");
-        }
-    }
-
-    #[test]
-    fn a_round_is_told_in_words() {
-        let report = Report {
-            round: 1_800_000_000,
-            list_ends: Some(1_800_100_000),
-            holders: vec![Holder {
-                name: "azote:host/h-0123456789abcdef0".parse().unwrap(),
-                ends: Some(1_800_050_000),
-                attestation: Some(Attestation::Failed),
-                code: Some("attest.rollback".to_owned()),
-            }],
-        };
-        let text = report.text();
-        for part in [
-            "last round 2027-01-15T08:00:00Z",
-            "host/h-0123456789abcdef0 until 2027-01-15T21:53:20Z",
-            "attestation FAILED; attest.rollback",
-        ] {
-            assert!(text.contains(part), "{part} in {text}");
         }
     }
 }

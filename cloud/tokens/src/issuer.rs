@@ -3,6 +3,7 @@ use crate::{
     client::{TokenAnswer, TokenRequest},
     journal::{By, kept},
     ledger::{Charge, Permit, Refused},
+    store::Found,
 };
 use ids::{HostId, Identity};
 use rights::{Ask, Grant, Rights};
@@ -257,7 +258,8 @@ impl Issuer {
             match standings.next(host, news, now) {
                 Some(next) => {
                     let bytes = serde_json::to_vec(&next).map_err(|_| Refused::Broken)?;
-                    let done = self.recorder.appraised(entry.clone(), host.clone(), bytes)?;
+                    let found = Found { host: host.clone(), standing: bytes };
+                    let done = self.recorder.appraised(entry.clone(), found)?;
                     standings.put(host.clone(), next.clone());
                     Some((done, next))
                 }

@@ -4,7 +4,7 @@ use crate::{
     Entry, Kind, Page, Standing,
     keyring::KeyringError,
     ledger::{Capacity, Charge, Ledger, Permit, Refused, Write},
-    store::{KeyChange, Step, Store, StoreError},
+    store::{Found, KeyChange, Step, Store, StoreError},
 };
 use aws_lc_rs::digest::{SHA256, digest};
 use ids::HostId;
@@ -172,10 +172,9 @@ impl Recorder {
     pub(crate) fn appraised(
         &self,
         entry: Entry,
-        host: HostId,
-        found: Vec<u8>,
+        found: Found,
     ) -> Result<impl Future<Output = Result<(), Refused>> + use<>, Refused> {
-        let done = self.submit(Ledger::note, entry, None, Some((host, found)))?;
+        let done = self.submit(Ledger::note, entry, None, Some(Box::new(found)))?;
         Ok(async { done.await.map(drop).map_err(|_| Refused::Broken) })
     }
 
@@ -204,7 +203,7 @@ impl Recorder {
         decide: impl FnOnce(&mut Ledger) -> Result<Write, Refused>,
         mut entry: Entry,
         keys: Option<KeyChange>,
-        standing: Option<(HostId, Vec<u8>)>,
+        standing: Option<Box<Found>>,
     ) -> Result<oneshot::Receiver<Option<Permit>>, Refused> {
         let mut ledger = self.ledger();
         let write = decide(&mut ledger)?;

@@ -66,6 +66,14 @@ pub(crate) struct KeyChange {
     pub(crate) set: Option<(u64, Vec<u8>)>,
 }
 
+/// What a host was found to be.
+#[derive(Debug)]
+pub(crate) struct Found {
+    pub(crate) host: HostId,
+    /// JSON.
+    pub(crate) standing: Vec<u8>,
+}
+
 /// What one commit does, with others of the same moment.
 #[derive(Debug)]
 pub(crate) enum Step {
@@ -74,7 +82,7 @@ pub(crate) enum Step {
         entry: Box<Entry>,
         keys: Option<KeyChange>,
         /// What a host was found to be.
-        standing: Option<(HostId, Vec<u8>)>,
+        standing: Option<Box<Found>>,
     },
     Acknowledge(u64),
     /// From now on this rights configuration is in force, by the review with this number.
@@ -153,8 +161,8 @@ impl Store {
                         for (quota, Window { start, length, used, limit }) in changed {
                             windows.insert(quota.as_str(), (*start, *length, *used, *limit))?;
                         }
-                        if let Some((host, found)) = standing {
-                            write.open_table(HOSTS)?.insert(host.as_str(), found.as_slice())?;
+                        if let Some(Found { host, standing }) = standing.as_deref() {
+                            write.open_table(HOSTS)?.insert(host.as_str(), standing.as_slice())?;
                         }
                         if let Some(change) = keys {
                             meta.insert(RING, change.ring.as_slice())?;
