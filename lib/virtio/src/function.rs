@@ -8,7 +8,7 @@ use guest_memory::{GuestMemory, Sealing};
 use rustix::io::Errno;
 use std::os::fd::OwnedFd;
 use vfio_user::{
-    Device, DeviceInfo, DmaMap, Irq, IrqSet, Irqs, Region,
+    Device, DmaMap, Irq, IrqSet, Irqs, Region,
     pci::{self, Bar, ConfigSpace, ConfigWrite, Identity, Msix},
 };
 
@@ -196,10 +196,6 @@ fn add_capabilities(config: &mut ConfigSpace) -> u16 {
 }
 
 impl Device for Function {
-    fn info(&self) -> DeviceInfo {
-        DeviceInfo { regions: pci::REGIONS, irqs: pci::IRQS, resettable: true }
-    }
-
     fn region(&self, index: u32) -> Option<&Region> {
         self.regions.get(index as usize)
     }

@@ -4,7 +4,7 @@ use guest_memory::{DmaMap, GuestMemory, Sealing};
 use rustix::io::Errno;
 use std::{os::fd::OwnedFd, sync::Arc};
 use vfio_user::{
-    Area, DEFER, Device, DeviceInfo, IoEvent, Irq, IrqSet, Irqs, Region, RegionMapping,
+    Area, DEFER, Device, IoEvent, Irq, IrqSet, Irqs, Region, RegionMapping,
     pci::{self, Bar, ConfigSpace, ConfigWrite, Identity, Msix},
 };
 
@@ -78,10 +78,6 @@ impl TestDevice {
 }
 
 impl Device for TestDevice {
-    fn info(&self) -> DeviceInfo {
-        DeviceInfo { regions: pci::REGIONS, irqs: pci::IRQS, resettable: true }
-    }
-
     fn region(&self, index: u32) -> Option<&Region> {
         self.regions.get(index as usize)
     }
