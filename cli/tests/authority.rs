@@ -84,7 +84,8 @@ fn certificates_renew_themselves_and_not_those_of_a_host_that_fails_its_appraisa
     let is_failed = |status: &Value| status["inventory"]["facts"]["attestation"] == "failed";
     let failed = wait(&state, LIFE / 2, "the appraisal", is_failed);
     assert_eq!(failed["inventory"]["found"]["code"], "attest.rollback");
-    assert_eq!(code(&azote(&state, &["volume", "attach", &volume])), "rights.forbidden");
+    let work = ["token", "--api", "AttachVolume", "--resource", &format!("volume/{volume}")];
+    assert_eq!(code(&azote(&state, &work)), "rights.forbidden");
     let once = azote(&state, &["authority", "run", "--once"]);
     assert_eq!(once.status.code(), Some(1));
     let last = host_ends(&failed);

@@ -157,7 +157,8 @@ async fn a_revocation_list_that_has_ended_is_refused_at_both_ends_until_the_next
     // One without a list at hand trusts the server; the server trusts nobody.
     let authority = house.authority.ca().certificate();
     assert_eq!(code(hello(authority).await), "call.unreachable");
-    let told = || house.incidents.lock().unwrap().iter().any(|incident| incident.code == "revocation.expired");
+    let told =
+        || house.incidents.lock().unwrap().iter().any(|incident| incident.code == "revocation.expired");
     let deadline = Instant::now() + Duration::from_secs(5);
     while !told() {
         assert!(Instant::now() < deadline, "{:?}", house.incidents.lock().unwrap());
