@@ -113,12 +113,27 @@ struct Make {
 /// Evidence as it is kept.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Kept {
+pub(crate) struct Kept {
     format: String,
     nonce: Nonce,
     /// Unix seconds.
     taken: u64,
-    evidence: Evidence,
+    pub(crate) evidence: Evidence,
+}
+
+impl Kept {
+    /// Judges it as of `now`, in Unix seconds, for the nonce that was kept with it or another one.
+    pub(crate) fn judge(
+        &self,
+        policy: &Policy,
+        nonce: Option<&Nonce>,
+        now: u64,
+        crl: Option<&str>,
+    ) -> Result<Appraisal, Failure> {
+        let nonce = nonce.unwrap_or(&self.nonce).to_bytes();
+        let question = Question { nonce: &nonce, now, crl, seen: None };
+        Ok(attest::verify(&self.evidence, policy, &question)?)
+    }
 }
 
 /// `azote attest`.
@@ -140,11 +155,9 @@ pub(crate) fn run(out: Out, place: &Place, ask: &Attest) -> Result<(), Failure> 
         let text = serde_json::to_vec(&kept).map_err(Failure::state)?;
         service::write_atomic(path, &text).doing(path.display())?;
     }
-    let crl = ask.revocations.as_ref().map(|path| bounded(path, MAX_LIST)).transpose()?.or(crl);
-    let nonce = ask.nonce.as_ref().unwrap_or(&kept.nonce).to_bytes();
+    let crl = ask.revocations.as_deref().map(revocation_list).transpose()?.or(crl);
     let now = ask.at.unwrap_or_else(now);
-    let question = Question { nonce: &nonce, now, crl: crl.as_deref(), seen: None };
-    let appraisal = attest::verify(&kept.evidence, &policy, &question)?;
+    let appraisal = kept.judge(&policy, ask.nonce.as_ref(), now, crl.as_deref())?;
     if crl.is_none() {
         out.remark("without a revocation list: nobody has looked whether the host was retired");
     }
@@ -176,9 +189,7 @@ pub(crate) fn appraise(
     who: Who,
 ) -> Result<Appraisal, Failure> {
     let (kept, crl) = (asked(cloud, None, who)?, revocations(place)?);
-    let nonce = kept.nonce.to_bytes();
-    let question = Question { nonce: &nonce, now: now(), crl: crl.as_deref(), seen: None };
-    Ok(attest::verify(&kept.evidence, policy, &question)?)
+    kept.judge(policy, None, now(), crl.as_deref())
 }
 
 /// What a tenant demands of the host before anything starts there: the host is asked at once, and the grant that is
@@ -197,14 +208,16 @@ pub(crate) fn read_policy(path: &Path) -> Result<Policy, Failure> {
     Ok(Policy::parse(bounded(path, MAX_POLICY as u64)?.as_bytes())?)
 }
 
-fn read(path: &Path) -> Result<Kept, Failure> {
+/// Evidence that was kept.
+pub(crate) fn read(path: &Path) -> Result<Kept, Failure> {
     let text = bounded(path, 2 * MAX_EVIDENCE as u64)?;
     let kept: Option<Kept> = serde_json::from_str(&text).ok();
     kept.filter(|kept| kept.format == FORMAT)
         .ok_or_else(|| Failure::from(attest::Refusal::from(attest::Code::Malformed)))
 }
 
-fn bounded(path: &Path, most: u64) -> Result<String, Failure> {
+/// A text of at most so many bytes.
+pub(crate) fn bounded(path: &Path, most: u64) -> Result<String, Failure> {
     let mut text = String::new();
     let file = File::open(path).doing(path.display())?;
     file.take(most + 1).read_to_string(&mut text).doing(path.display())?;
@@ -214,9 +227,14 @@ fn bounded(path: &Path, most: u64) -> Result<String, Failure> {
     Ok(text)
 }
 
+/// The authority's revocation list.
+pub(crate) fn revocation_list(path: &Path) -> Result<String, Failure> {
+    bounded(path, MAX_LIST)
+}
+
 fn revocations(place: &Place) -> Result<Option<String>, Failure> {
     let path = place.path(TRUSTED);
-    if path.exists() { bounded(&path, MAX_LIST).map(Some) } else { Ok(None) }
+    if path.exists() { revocation_list(&path).map(Some) } else { Ok(None) }
 }
 
 /// `azote attest policy`.

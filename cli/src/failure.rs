@@ -56,6 +56,9 @@ pub(crate) enum Failure {
     /// A host's evidence, or a policy, is not accepted.
     #[error(transparent)]
     Attest(#[from] attest::Refusal),
+    /// An instance's document is not accepted.
+    #[error(transparent)]
+    Document(#[from] nsm::Refusal),
     /// Ctrl-C.
     #[error("interrupted: what this command started is stopped again")]
     Interrupted,
@@ -77,6 +80,7 @@ impl Failure {
             Self::Start(report) => &report.code,
             Self::Enroll(error) => error.code(),
             Self::Attest(refusal) => refusal.code.as_str(),
+            Self::Document(refusal) => refusal.code.as_str(),
             Self::State(_) => "state.invalid",
             Self::Io(..) => "io.failed",
             Self::Promise => "demo.promise-broken",

@@ -1,6 +1,7 @@
 //! Instances: `azote instance …`.
 
 mod console;
+mod document;
 mod room;
 mod statistics;
 mod tenant;
@@ -60,6 +61,9 @@ Examples:
 
 The tenant's key is in the state folder: whoever carries the console reads nothing of it.")]
     Console(Console),
+    /// Judge a document by which an instance proves what it is, offline.
+    #[command(after_help = document::HELP)]
+    Verify(document::Verify),
 }
 
 /// How an instance starts.
@@ -119,10 +123,13 @@ fn modes() -> impl TypedValueParser<Value = CreditMode> {
         .try_map(move |text| known(text).ok_or("want standard or unlimited"))
 }
 
-/// Carries out a verb on a running installation; the types are there without one.
+/// Carries out a verb on a running installation; types and documents need none.
 pub(crate) fn run(out: Out, place: &Place, verb: &Instance) -> Result<(), Failure> {
     if matches!(verb, Instance::Types) {
         return room::types(out, Cloud::open(place).and_then(|cloud| cloud.status()).ok().as_ref());
+    }
+    if let Instance::Verify(ask) = verb {
+        return document::run(out, place, ask);
     }
     Cloud::open(place).and_then(|cloud| act(out, place, &cloud, verb)).map_err(|error| told(place, error))
 }
@@ -142,7 +149,7 @@ fn act(out: Out, place: &Place, cloud: &Cloud, verb: &Instance) -> Result<(), Fa
             out.result(&format!("{instance} stopped"), &json!({"stopped": instance}));
             Ok(())
         }
-        Instance::Types => Ok(()),
+        Instance::Types | Instance::Verify(_) => Ok(()),
         Instance::Statistics { instance } => {
             statistics::show(out, cloud, instance).map_err(|error| on_the_board(cloud, instance, error))
         }

@@ -1,9 +1,9 @@
-//! Documents by which instances prove what they are, made by the real card and checked by others' code: cbor2 and
-//! cryptography from PyPI, and crates for Nitro Enclaves' documents.
+//! Documents by which instances prove what they are, made by the real card and checked by our command and by others'
+//! code: cbor2 and cryptography from PyPI, and crates for Nitro Enclaves' documents.
 
 use crate::{
     python,
-    run::{Outcome, cargo, quietly, root, step},
+    run::{Outcome, cargo, programs, quietly, root, step},
 };
 use std::{
     fs,
@@ -23,6 +23,14 @@ pub(crate) fn run() -> Outcome {
             .args(["--", "--ignored"])
             .env("AZOTE_DOCUMENTS", &folder),
     )?;
+    quietly(cargo().args(["build", "--quiet", "--package", "azote"]))?;
+    let (azote, root) = (programs("debug").join("azote"), folder.join("root.pem"));
+    for (name, nonce) in [("plain.cose", None), ("full.cose", Some("03".repeat(512)))] {
+        let mut verify = Command::new(&azote);
+        verify.args(["instance", "verify"]).arg(folder.join(name)).arg("--root").arg(&root);
+        verify.args(nonce.iter().flat_map(|nonce| ["--nonce", nonce]));
+        step("azote instance verify", &mut verify)?;
+    }
     check(&folder)
 }
 
@@ -52,5 +60,5 @@ pub(crate) fn build(program: &str) -> Result<PathBuf, String> {
             .arg(root().join(CHECKERS).join("Cargo.toml"))
             .env("CARGO_TARGET_DIR", &target),
     )?;
-    Ok(target.join("debug").join(program))
+    Ok(programs("debug").join(program))
 }
