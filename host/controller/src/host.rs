@@ -238,7 +238,7 @@ impl Host {
             Err(Refusal::of("host.out-of-service"))
         } else if inner.settings.kept().drained && adds {
             Err(Refusal::of("host.drained"))
-        } else if let Some((lost, _)) = inner.parts.lost().next().filter(|_| adds) {
+        } else if adds && let Some((lost, _)) = inner.parts.lost().next() {
             Err(Refusal::of(lost))
         } else {
             Ok(())
