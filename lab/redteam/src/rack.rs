@@ -5,6 +5,7 @@ use crate::Outcome;
 use rustix::process::{Pid, Signal, kill_process};
 use std::{
     fs::{self, File},
+    os::unix::net::UnixStream,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     thread::sleep,
@@ -234,7 +235,9 @@ impl Rack {
         let mut child = started.map_err(|e| format!("{program}: {e}"))?;
         let start = Instant::now();
         let ended = loop {
-            if ready.exists() {
+            // A TPM's socket is there before anybody listens on it, and the boot ROM does not ask twice.
+            let is_ready = if unit.name == TPM { UnixStream::connect(ready).is_ok() } else { ready.exists() };
+            if is_ready {
                 break None;
             }
             if let Ok(Some(status)) = child.try_wait() {

@@ -7,12 +7,14 @@ use crate::{
     rack::{Rack, Unit},
 };
 use audit::client::SourceStatus;
-use rustix::process::Signal;
+use rustix::{
+    fs::{FlockOperation, flock},
+    process::Signal,
+};
 use std::{
     fs::{self, File},
-    os::unix::fs::FileExt,
+    os::unix::fs::{FileExt, symlink},
     path::{Path, PathBuf},
-    process::Command,
     time::{Duration, Instant},
 };
 
@@ -22,8 +24,10 @@ pub(crate) const SILENCE: Duration = Duration::from_secs(3);
 /// Longest that a scenario waits for its own alarm before it puts things right again.
 const ALARM: Duration = Duration::from_secs(20);
 
-/// The programs that a scenario puts the shim into.
+/// The programs that have a build with the shim inside.
 const SHIMMED: [&str; 2] = ["azote-controller", "azote-volume-card"];
+/// Where that shim takes its orders.
+const ORDERS: &str = env!("ORDERS");
 
 /// Everything that scenarios use.
 pub(crate) struct Stage {
@@ -44,7 +48,7 @@ impl Stage {
         let state = folder.join("s");
         let tools = folder.join("tools");
         fs::create_dir_all(&tools).map_err(|e| e.to_string())?;
-        let orders = build(programs, &tools)?;
+        let orders = shims(programs, &tools)?;
         let mut rack = Rack::up(programs, &state, &[])?;
         let (inbox, spare) = (Inbox::open()?, Inbox::open()?);
         rack.again("audit", Signal::TERM, |unit| {
@@ -147,50 +151,31 @@ pub(crate) fn copy(from: &Path, to: &Path) -> Outcome<()> {
     Ok(())
 }
 
-/// A folder with every program of another, as links, but for the one that the folder is named after.
+/// A folder with every program of another, as links; in place of the one that it is named after, its shimmed build.
 fn links(programs: &Path, folder: &Path) -> std::io::Result<()> {
     fs::create_dir_all(folder)?;
     for entry in fs::read_dir(programs)? {
         let entry = entry?;
         let name = entry.file_name();
-        if name.to_string_lossy().starts_with("azote-") && folder.file_name() != Some(&name) {
-            std::os::unix::fs::symlink(entry.path(), folder.join(name))?;
-        }
+        let Some(short) = name.to_str().and_then(|name| name.strip_prefix("azote-")) else { continue };
+        let shimmed = folder.file_name() == Some(&name);
+        let from = if shimmed { programs.join(format!("shimmed-{short}")) } else { entry.path() };
+        symlink(from, folder.join(&name))?;
     }
     Ok(())
 }
 
-/// Compiles the shim; gives the file through which it takes orders.
-fn build(programs: &Path, tools: &Path) -> Outcome<File> {
-    let orders = tools.join("orders");
-    fs::write(&orders, [0; 16]).map_err(|e| e.to_string())?;
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("shim");
-    let shim = tools.join("shim.so");
-    let text = |name: &str, path: &Path| format!("-D{name}=\"{}\"", path.display());
-    let mut outputs = vec![(
-        shim.clone(),
-        "shim.c",
-        vec!["-shared".to_owned(), "-fPIC".to_owned(), text("ORDERS", &orders)],
-    )];
+/// Puts each shimmed program among all the others as they are; gives the file through which the shim takes orders.
+fn shims(programs: &Path, tools: &Path) -> Outcome<File> {
     for program in SHIMMED {
-        // All the other programs stay as they are.
         let folder = tools.join(program);
         links(programs, &folder).map_err(|e| format!("{}: {e}", folder.display()))?;
-        let more = vec![text("SHIM", &shim), text("PROGRAM", &programs.join(program))];
-        outputs.push((folder.join(program), "wrapper.c", more));
     }
-    for (output, file, more) in outputs {
-        let mut compiler = Command::new("cc");
-        compiler
-            .args(["-O1", "-Wall", "-Werror", "-o"])
-            .arg(output)
-            .args(more)
-            .arg(source.join(file))
-            .arg("-ldl");
-        let done = compiler.output().map_err(|e| format!("cc: {e}"))?;
-        if !done.status.success() {
-            return Err(format!("cc {file}: {}", String::from_utf8_lossy(&done.stderr)));
-        }
-    }
-    File::options().read(true).write(true).open(&orders).map_err(|e| e.to_string())
+    let failed = |e: std::io::Error| format!("{ORDERS}: {e}");
+    let orders = File::options().read(true).write(true).create(true).truncate(false).open(ORDERS);
+    let orders = orders.map_err(failed)?;
+    flock(&orders, FlockOperation::NonBlockingLockExclusive)
+        .map_err(|_| format!("{ORDERS} is in use: one red team at a time"))?;
+    orders.write_all_at(&[0; 16], 0).map_err(failed)?;
+    Ok(orders)
 }
