@@ -36,9 +36,8 @@ pub(super) fn log(
     };
     let others: Vec<_> = records.iter().filter(|record| !pulls(record)).cloned().collect();
     let logged = attempts(&others).unwrap_or_default();
-    // This scene's calls are the last ones; reading the log is one more, under way.
-    let end = logged.len().saturating_sub(1);
-    let ours = logged.get(end.saturating_sub(made.len())..end).unwrap_or_default();
+    // This scene's calls are the last ones: that the log was read is recorded once it was found.
+    let ours = logged.get(logged.len().saturating_sub(made.len())..).unwrap_or_default();
     let all = ours.len() == made.len() && !made.is_empty();
     let difference = ours.iter().zip(&made).find(|(logged, made)| !tells(logged, made));
     let refused = made.iter().filter(|attempt| attempt.code.is_some()).count();
