@@ -20,7 +20,7 @@ const GRACE: Duration = Duration::from_millis(audit::reconcile::GRACE);
 /// Longest that the audit service may take to see it.
 const SEEN: Duration = Duration::from_secs(15);
 /// Calls that make a log long.
-const RECORDS: u64 = 30;
+const RECORDS: u64 = 60;
 
 pub(crate) fn gaps() -> Vec<Scenario> {
     let gap = |name, act, code: &'static [&'static str; 1]| {
