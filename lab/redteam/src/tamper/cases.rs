@@ -172,14 +172,14 @@ fn strangers() -> Vec<Case> {
             "the disk, in a board that was never enrolled",
             controller,
             "boot.identity",
-            "identity record",
+            "endorsement key",
             |host| {
                 remove(&host.path("tpm-host"))?;
                 fs::create_dir(host.path("tpm-host")).map_err(|e| e.to_string())?;
                 host.start()
             },
         ),
-        case("the disk, in another host's board", controller, "boot.sealed", "sealed keys", |host| {
+        case("the disk, in another host's board", controller, "boot.identity", "endorsement key", |host| {
             let board = host.scratch("board")?;
             host.another(&[], |other| other.keep(&board))?;
             host.put(&board, "tpm-host")?;
