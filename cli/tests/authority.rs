@@ -15,7 +15,7 @@ use std::{
 };
 
 /// How long certificates live here, in seconds.
-const LIFE: u64 = 12;
+const LIFE: u64 = 20;
 
 #[track_caller]
 fn done(state: &Path, words: &[&str]) -> Value {

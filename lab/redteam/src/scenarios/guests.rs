@@ -14,6 +14,7 @@ use std::{
     fs,
     io::{Read, Write},
     os::unix::net::UnixStream,
+    path::Path,
     thread::sleep,
     time::{Duration, Instant},
 };
@@ -118,9 +119,7 @@ fn firmware(stage: &mut Stage) -> Outcome<Act> {
     let before = fs::read(&flash).map_err(|e| e.to_string())?;
     let controller = stage.rack.unit("controller")?;
     stage.rack.end("controller", Signal::KILL)?;
-    let chip: Link<chip::Request, chip::Reply> =
-        wire::connect(&stage.rack.state.join("run/chip")).map_err(|e| e.to_string())?;
-    let (_, refused) = held(&chip)?;
+    let (chip, refused) = asked(&stage.rack.state.join("run/chip"))?;
     // Byte program, the byte, and back to reading: the commands of a CFI flash.
     types(
         &mut console,
@@ -140,6 +139,20 @@ fn firmware(stage: &mut Stage) -> Outcome<Act> {
     stage.told("firmware-write", at)?;
     let same = fs::read(&flash).map_err(|e| e.to_string())? == before;
     Ok(Act { codes: vec![if same { "chip.write-refused" } else { "the flash was written" }.to_owned()], at })
+}
+
+/// A connection to the chip, and how many writes it has refused. It has one controller: of one that was killed, some
+/// thread may end later than the rest.
+fn asked(path: &Path) -> Outcome<(Link<chip::Request, chip::Reply>, u64)> {
+    let start = Instant::now();
+    loop {
+        let chip = wire::connect(path).map_err(|e| e.to_string())?;
+        match held(&chip) {
+            Ok((_, refused)) => return Ok((chip, refused)),
+            Err(_) if start.elapsed() < Duration::from_secs(5) => sleep(Duration::from_millis(10)),
+            Err(error) => return Err(error),
+        }
+    }
 }
 
 /// How the chip's lines are, and how many writes it has refused.
