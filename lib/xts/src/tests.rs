@@ -94,11 +94,16 @@ fn key_schedules_lie_in_locked_memory() {
     };
     let key = VolumeKey::generate().unwrap();
     for kernel in Kernel::available() {
-        let before = locked();
-        let ciphers: Vec<_> = (0..64).map(|_| Xts::with(&key, *kernel, Unit::B512).unwrap()).collect();
-        // 64 pairs of schedules take at least 64 KiB; other tests in this process hold less than that.
-        assert!(locked() >= before.saturating_sub(60) + 56, "{kernel:?}");
-        drop(ciphers);
+        // Other tests of this process lock and unlock in the meantime: it is seen in one try of several.
+        let seen = (0..20).any(|_| {
+            let before = locked();
+            let ciphers: Vec<_> = (0..64).map(|_| Xts::with(&key, *kernel, Unit::B512).unwrap()).collect();
+            // 64 pairs of schedules take at least 64 KiB; other tests in this process hold less than that.
+            let after = locked();
+            drop(ciphers);
+            after >= before.saturating_sub(60) + 56
+        });
+        assert!(seen, "{kernel:?}");
     }
 }
 
