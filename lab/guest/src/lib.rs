@@ -16,6 +16,7 @@ pub mod linux;
 pub mod nested;
 pub mod passthrough;
 pub mod peer;
+pub mod pulse;
 pub mod report;
 pub mod rig;
 pub mod scenario;

@@ -8,6 +8,7 @@ use guest::{
     bench::{self, Row},
     facts, linux, passthrough,
     peer::Peer,
+    pulse,
     report::{Check, Verdict},
     scenario::{self, Programs},
     tpm,
@@ -79,6 +80,9 @@ enum What {
         #[arg(long, default_value_t = 400)]
         limit: u64,
     },
+    /// In an emulated machine: says so if one of its processors stands still.
+    #[command(hide = true)]
+    Pulse,
     /// The TPM client against the kernel's TPM device, in emulated machines that have a TPM.
     Tpm {
         /// Seconds until one of them is given up.
@@ -194,6 +198,7 @@ fn run(arguments: &Arguments) -> Result<Vec<Check>, Error> {
             rows.iter().for_each(print);
             Ok(rows)
         }
+        What::Pulse => pulse::watch().map(|()| Vec::new()),
         What::Tpm { limit } => {
             let rows = tpm::nested(&programs, Duration::from_secs(*limit))?;
             rows.iter().for_each(print);
