@@ -27,6 +27,8 @@ const ROOT_SLOT: u8 = 4;
 pub(crate) const LATER_SLOT: u8 = 9;
 /// How many lines of a guest that does not end are told.
 const LAST: usize = 12;
+/// How long a guest may take to use or to give back what it is told to: on a busy machine ten times what it usually does.
+const COME: Duration = Duration::from_secs(120);
 const LATER_SIZE: u64 = 8 << 20;
 /// No byte before the console's driver: each is an exit, and nested exits are dear.
 const COMMAND_LINE: &str = "root=/dev/nvme0n1p2 rw rootwait console=ttyS0 quiet panic=-1 reboot=t";
@@ -135,10 +137,10 @@ fn use_hardware(rig: &mut Rig, function: &Hardware<'_>) -> Result<Check, Error> 
     Ok(row(function.name, used && gone, format!("{address} {found}, written, read back, given back")))
 }
 
-/// Waits for something, a minute at most; says whether it came.
+/// Waits for something, for as long as [`COME`]; says whether it came.
 fn until(mut come: impl FnMut() -> Result<bool, Error>) -> Result<bool, Error> {
     let begun = Instant::now();
-    while begun.elapsed() < Duration::from_secs(60) {
+    while begun.elapsed() < COME {
         if come()? {
             return Ok(true);
         }

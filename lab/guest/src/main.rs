@@ -61,7 +61,7 @@ enum What {
         #[arg(long)]
         here: bool,
         /// Seconds until it is given up.
-        #[arg(long, default_value_t = 400)]
+        #[arg(long, default_value_t = 600)]
         limit: u64,
     },
     /// Debian's next kernel with the attestation card's function, on the main board and under the hypervisor; what it got
@@ -86,7 +86,7 @@ enum What {
     /// The TPM client against the kernel's TPM device, in emulated machines that have a TPM.
     Tpm {
         /// Seconds until one of them is given up.
-        #[arg(long, default_value_t = 120)]
+        #[arg(long, default_value_t = 300)]
         limit: u64,
     },
 }

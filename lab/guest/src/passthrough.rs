@@ -62,7 +62,7 @@ const TIMER: &str = "timer";
 const BOOT_SLOT: u8 = 3;
 const LATER_SLOT: u8 = 7;
 /// A guest may take as long as this: each of its exits is one of the emulated machine's, several times over.
-const LIMIT: Duration = Duration::from_secs(90);
+const LIMIT: Duration = Duration::from_secs(180);
 
 /// All of it, in an emulated machine.
 pub fn nested(programs: &Programs, limit: Duration) -> Result<Vec<Check>, Error> {
