@@ -3,7 +3,7 @@
 
 use crate::{
     python,
-    run::{Outcome, cargo, programs, quietly, root, step},
+    run::{Outcome, cargo, programs, quietly, root, step, workspace},
 };
 use std::{
     fs,
@@ -19,11 +19,11 @@ pub(crate) fn run() -> Outcome {
     step(
         "documents of the attestation card",
         cargo()
-            .args(["test", "--quiet", "--package", "attestation-card", "--test", "documents"])
+            .args(["test", "--quiet", "--workspace", "--test", "documents"])
             .args(["--", "--ignored"])
             .env("AZOTE_DOCUMENTS", &folder),
     )?;
-    quietly(cargo().args(["build", "--quiet", "--package", "azote"]))?;
+    workspace()?;
     let (azote, root) = (programs("debug").join("azote"), folder.join("root.pem"));
     for (name, nonce) in [("plain.cose", None), ("full.cose", Some("03".repeat(512)))] {
         let mut verify = Command::new(&azote);

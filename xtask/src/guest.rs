@@ -2,7 +2,7 @@
 
 use crate::{
     documents,
-    run::{Outcome, cargo, programs, quietly, step},
+    run::{Outcome, cargo, programs, quietly, step, workspace},
 };
 use clap::Subcommand;
 use std::{path::Path, process::Command};
@@ -26,18 +26,15 @@ pub(crate) enum Guest {
 /// What runs under the hypervisor, and it: packages.
 const PACKAGES: [&str; 7] = ["-p", "hypervisor", "-p", "volume-card", "-p", "guest", "--bins"];
 
-/// What uses a TPM, and what gives it one.
-const TPM: [&str; 8] = ["-p", "guest", "-p", "tpm", "--bin", "azote-guest", "--example", "tpm-check"];
-
 /// Builds what is needed and runs a guest: the self-checking one, if none is named.
 pub(crate) fn run(what: Option<&Guest>, json: bool) -> Outcome {
     match what {
-        Some(Guest::Tpm) => quietly(cargo().args(["build", "--quiet"]).args(TPM)),
-        Some(Guest::Attestation) => {
-            quietly(cargo().args(["build", "--quiet", "-p", "attestation-card"]).args(PACKAGES))
-        }
-        _ => quietly(cargo().args(["build", "--quiet"]).args(PACKAGES)),
+        None => quietly(cargo().args(["build", "--quiet"]).args(PACKAGES)),
+        Some(_) => workspace(),
     }?;
+    if let Some(Guest::Tpm) = what {
+        quietly(cargo().args(["build", "--quiet", "--workspace", "--example", "tpm-check"]))?;
+    }
     let mut run = Command::new(programs("debug").join("azote-guest"));
     if what.is_some() {
         parts()?;

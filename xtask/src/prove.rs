@@ -1,6 +1,6 @@
 //! The proofs: gets two releases of the solver and starts `azote-proofs`.
 
-use crate::run::{Outcome, cargo, programs, quietly, root, step};
+use crate::run::{Outcome, programs, quietly, root, step, workspace};
 use std::{path::PathBuf, process::Command};
 
 /// What to prove.
@@ -30,7 +30,7 @@ pub(crate) fn run(args: &Prove) -> Outcome {
     let shim = root().join("proofs/cvc5-shim.py");
     let solvers = parts::solvers(&parts::default_dir(), &shim, &mut |at| eprintln!("    {at}"))
         .map_err(|e| e.to_string())?;
-    quietly(cargo().args(["build", "--quiet", "-p", "proofs"]))?;
+    workspace()?;
     let mut proofs = Command::new(programs("debug").join("azote-proofs"));
     match &args.against {
         Some(present) => proofs.arg("compare").args([present, &root().join("policies")]),

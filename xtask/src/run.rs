@@ -77,12 +77,18 @@ pub(crate) fn tamper(json: bool, name: Option<&str>) -> Outcome {
 }
 
 fn against(what: &str, program: &str, json: bool, name: Option<&str>) -> Outcome {
-    quietly(cargo().args(["build", "--quiet", "--workspace", "--bins"]))?;
+    workspace()?;
     parts::Parts::locate_or_fetch(&parts::default_dir(), &mut |at| eprintln!("    {at}"))
         .map_err(|e| e.to_string())?;
     let mut play = Command::new(programs("debug").join(program));
     play.args(name);
     if json { quietly(play.arg("--json")) } else { step(what, &mut play) }
+}
+
+/// Builds all programs without a word of ours on standard output. A part of them would be built with other features of
+/// their dependencies, so anew.
+pub(crate) fn workspace() -> Outcome {
+    quietly(cargo().args(["build", "--quiet", "--workspace", "--bins"]))
 }
 
 /// Runs a command in the root without a word of ours on standard output.

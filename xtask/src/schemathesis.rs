@@ -2,7 +2,7 @@
 
 use crate::{
     python,
-    run::{Outcome, cargo, step},
+    run::{Outcome, cargo, step, workspace},
 };
 use std::path::Path;
 
@@ -11,11 +11,11 @@ const WANTED: &str = "host/controller/tests/schemathesis/requirements.txt";
 /// Runs it with so many generated requests for each operation, beside those that the document's bounds give.
 pub(crate) fn run(examples: u32) -> Outcome {
     let programs = python::environment("schemathesis", Path::new(WANTED))?;
-    step("programs", cargo().args(["build", "--package", "security-chip", "--package", "volume-card"]))?;
+    workspace()?;
     step(
         "API document against a running host",
         cargo()
-            .args(["test", "--package", "controller", "--test", "host", "schemathesis"])
+            .args(["test", "--workspace", "--test", "host", "schemathesis"])
             .args(["--", "--ignored", "--nocapture"])
             .env("RUST_LOG", "warn")
             .env("AZOTE_SCHEMATHESIS", programs.join("schemathesis"))
