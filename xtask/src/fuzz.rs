@@ -6,6 +6,8 @@ use std::{
     fs,
     path::{Path, PathBuf},
     process::Command,
+    sync::Mutex,
+    thread::{available_parallelism, scope},
 };
 
 const TARGET: &str = "x86_64-unknown-linux-gnu";
@@ -48,12 +50,34 @@ pub(crate) fn run(only: Option<&str>, seconds: u32) -> Outcome {
             .env("RUSTC_BOOTSTRAP", "1")
             .env("RUSTFLAGS", COVERAGE),
     )?;
-    for name in names.iter().filter(|name| only.is_none_or(|only| *name == only)) {
+    let chosen = names.iter().filter(|name| only.is_none_or(|only| *name == only));
+    each(chosen, |name| {
         let found: PathBuf = out.join("found").join(name);
         fs::create_dir_all(&found).map_err(|e| format!("{}: {e}", found.display()))?;
-        fuzz(name, seconds, &out, &found)?;
-    }
-    Ok(())
+        fuzz(name, seconds, &out, &found)
+    })
+}
+
+/// Does it with each, as many at a time as there are processors; a target takes one. Begins no more after a failure.
+fn each<'a>(names: impl Iterator<Item = &'a String> + Send, run: impl Fn(&str) -> Outcome + Sync) -> Outcome {
+    let names = Mutex::new(names);
+    let next = || names.lock().ok()?.next();
+    let work = || {
+        while let Some(name) = next() {
+            if let Err(error) = run(name) {
+                while next().is_some() {}
+                return Err(error);
+            }
+        }
+        Ok(())
+    };
+    scope(|scope| {
+        let workers: Vec<_> =
+            (0..available_parallelism().map_or(1, usize::from)).map(|_| scope.spawn(work)).collect();
+        workers
+            .into_iter()
+            .try_for_each(|worker| worker.join().unwrap_or_else(|_| Err("a worker panicked".to_owned())))
+    })
 }
 
 /// Runs one target. Its chatter goes to a file; of it, what it did is shown, or how it failed.
@@ -78,8 +102,11 @@ fn fuzz(name: &str, seconds: u32, out: &Path, found: &Path) -> Outcome {
         let tail = lines[lines.len().saturating_sub(40)..].join("\n");
         return Err(format!("fuzz {name} found something ({}):\n{tail}", path.display()));
     }
-    for line in lines.iter().filter_map(|line| line.strip_prefix("stat::number_of_")) {
-        println!("    {line}");
-    }
+    let did: String = lines
+        .iter()
+        .filter_map(|line| line.strip_prefix("stat::number_of_"))
+        .map(|line| format!("\n    {line}"))
+        .collect();
+    println!("==> fuzz {name}: done{did}");
     Ok(())
 }

@@ -32,6 +32,10 @@ const INIT: &str = "#!/bin/busybox sh
 const COMMAND_LINE: &str = "console=ttyS0 quiet no_timer_check tsc=reliable panic=-1 rdinit=/init";
 /// The program that runs guests, and keeps watch in the machine.
 const GUEST: &str = "azote-guest";
+/// What a machine says last. One whose kernel panics ends too, but not so.
+const END: &str = "azote-guest: end";
+/// How long its last words take to leave it, in seconds: no emulated serial port is as slow.
+const LEAVE: &str = "0.2";
 /// How many machines that came to no good end are given up before one is taken as it is.
 const AGAIN: usize = 2;
 /// How much is told of each, in characters.
@@ -61,7 +65,7 @@ pub struct Said {
     pub checks: Vec<Check>,
     /// All lines.
     pub lines: Vec<String>,
-    /// It came to its end by itself.
+    /// It came to its own end.
     pub ended: bool,
     /// What was wrong with each that was given up before it.
     pub before: Vec<String>,
@@ -93,8 +97,8 @@ impl Said {
 
 impl Machine<'_> {
     /// Runs until it turns itself off, or for as long as `limit`. What came to no good end is run anew, and told: QEMU's
-    /// SVM on a busy machine loses a timer now and then ([`crate::pulse`]), or a guest's kernel faults early. What does
-    /// not work by our own fault fails each time.
+    /// SVM on a busy machine loses a timer now and then ([`crate::pulse`]), or the kernel of a machine finds its memory
+    /// spoilt, a guest's or its own. What does not work by our own fault fails each time.
     pub fn run(&self, parts: &Parts, limit: Duration) -> Result<Said, Error> {
         again(|| self.once(parts, limit))
     }
@@ -115,18 +119,17 @@ impl Machine<'_> {
         let mut child = qemu.spawn()?;
         let output = child.stdout.take().ok_or_else(|| Error::Unexpected("no output".to_owned()))?;
         let (begun, still) = (Instant::now(), AtomicBool::new(false));
-        let (ended, mut lines) = scope(|scope| {
+        let mut lines = scope(|scope| {
             let reader = scope.spawn(|| read(output, &still));
             while child.try_wait()?.is_none() && begun.elapsed() < limit && !still.load(Ordering::Relaxed) {
                 sleep(Duration::from_millis(100));
             }
-            let ended = child.try_wait()?.is_some();
-            if !ended {
-                child.kill()?;
-            }
+            // One that has ended already is none the worse for it.
+            child.kill()?;
             child.wait()?;
-            Ok::<_, Error>((ended, reader.join().unwrap_or_default()))
+            Ok::<_, Error>(reader.join().unwrap_or_default())
         })?;
+        let ended = lines.iter().any(|line| line == END);
         lines.extend(fs::read_to_string(complaints.path())?.lines().map(str::to_owned));
         let check = |line: &String| match Line::parse(line) {
             Line::Check(check) => Some(check),
@@ -159,7 +162,8 @@ impl Machine<'_> {
                 init += &format!("/bin/{GUEST} pulse &\n");
             }
         }
-        init += &format!("echo\n{}\n/bin/busybox poweroff -f\n", self.command);
+        init += &format!("echo\n{}\necho\necho {END}\n", self.command);
+        init += &format!("/bin/busybox sleep {LEAVE}\n/bin/busybox poweroff -f\n");
         archive.file("init", init.as_bytes())?;
         Ok(archive.finish()?)
     }
