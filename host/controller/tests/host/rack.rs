@@ -42,11 +42,13 @@ fn wait<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
     }
 }
 
-/// Another package's program: cargo builds only this package's own for a test.
-fn program(package: &str, name: &str) -> PathBuf {
+/// Another package's program: cargo builds only this package's own for a test. It is built with the features that it
+/// has in a build of everything, so that such a build serves here.
+fn program(name: &str) -> PathBuf {
     static BUILT: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
-    if BUILT.lock().unwrap().insert(package.to_owned()) {
-        let built = Command::new(env!("CARGO")).args(["build", "--quiet", "--package", package]).status();
+    if BUILT.lock().unwrap().insert(name.to_owned()) {
+        let built =
+            Command::new(env!("CARGO")).args(["build", "--quiet", "--workspace", "--bin", name]).status();
         assert!(built.unwrap().success());
     }
     Path::new(env!("CARGO_BIN_EXE_azote-controller")).with_file_name(name)
@@ -164,8 +166,8 @@ impl Rack {
 
     /// Makes a release with the real cards and this firmware.
     pub(crate) fn release(&self, name: &str, svn: u32, firmware_number: usize) -> Folder {
-        let card = fs::read(program("volume-card", "azote-volume-card")).unwrap();
-        let attests = fs::read(program("attestation-card", "azote-attestation-card")).unwrap();
+        let card = fs::read(program("azote-volume-card")).unwrap();
+        let attests = fs::read(program("azote-attestation-card")).unwrap();
         let policies = include_bytes!("../../../../policies/quotas.toml").to_vec();
         let images = [
             (Kind::Stage1, name.as_bytes().to_vec()),
@@ -343,7 +345,7 @@ impl Rack {
 }
 
 fn start_chip(dir: &Path) -> Process {
-    let mut chip = Command::new(program("security-chip", "azote-security-chip"));
+    let mut chip = Command::new(program("azote-security-chip"));
     for name in ["code", "variables", "nbd", "control", "line"] {
         chip.arg(format!("--{name}")).arg(dir.join(name));
     }

@@ -46,12 +46,14 @@ pub fn image(name: &str, path: &Path) -> OwnedFd {
     memory.into()
 }
 
-/// The hypervisor as it is now. It is another package's program.
+/// The hypervisor as it is now. It is another package's program, built with the features that it has in a build of
+/// everything, so that such a build serves here.
 pub fn hypervisor_image() -> OwnedFd {
     static BUILT: Once = Once::new();
     BUILT.call_once(|| {
         let profile = if cfg!(debug_assertions) { "dev" } else { "release" };
-        let arguments = ["build", "--quiet", "--package", "hypervisor", "--profile", profile];
+        let arguments =
+            ["build", "--quiet", "--workspace", "--bin", "azote-hypervisor", "--profile", profile];
         assert!(Command::new(env!("CARGO")).args(arguments).status().unwrap().success());
     });
     image("azote-hypervisor", &Path::new(PROGRAM).with_file_name("azote-hypervisor"))

@@ -36,7 +36,7 @@ impl Card {
     /// Starts a card; the volumes' files and sockets will be in `dir`.
     pub fn start(dir: &Path) -> Self {
         let (ours, theirs) = Link::<Request, Reply>::pair().unwrap();
-        let mut command = Command::new(built("volume-card", "azote-volume-card"));
+        let mut command = Command::new(built("azote-volume-card"));
         command.stdin(Stdio::from(OwnedFd::from(theirs)));
         let child = command.spawn().unwrap();
         drop(command);

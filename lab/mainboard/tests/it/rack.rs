@@ -35,9 +35,11 @@ pub fn wait<T>(what: &str, mut ready: impl FnMut() -> Option<T>) -> T {
     panic!("waited in vain: {what}")
 }
 
-/// A program of another package, beside the board's; cargo builds only this package's own for a test.
-pub fn built(package: &str, program: &str) -> PathBuf {
-    let built = Command::new(env!("CARGO")).args(["build", "--quiet", "--package", package]).status();
+/// A program of another package, beside the board's; cargo builds only this package's own for a test. It is built with
+/// the features that it has in a build of everything, so that such a build serves here.
+pub fn built(program: &str) -> PathBuf {
+    let built =
+        Command::new(env!("CARGO")).args(["build", "--quiet", "--workspace", "--bin", program]).status();
     assert!(built.unwrap().success());
     Path::new(env!("CARGO_BIN_EXE_azote-mainboard")).with_file_name(program)
 }
@@ -69,7 +71,7 @@ impl Rack {
         fs::copy(parts.firmware_code(), at("code")).unwrap();
         fs::copy(parts.firmware_variables(), at("variables")).unwrap();
         fs::write(at("bmc-flash"), parts::bmc_flash()).unwrap();
-        let mut chip = Command::new(built("security-chip", "azote-security-chip"));
+        let mut chip = Command::new(built("azote-security-chip"));
         chip.arg("--bmc").arg(at("bmc-flash"));
         for name in ["code", "variables", "nbd", "control", "line", "cpu-bus", "bmc-bus"] {
             chip.arg(format!("--{name}")).arg(at(name));
