@@ -473,7 +473,7 @@ async fn hosts_that_do_not_answer_keep_nobody_waiting() {
         let since = Instant::now();
         let name = format!("host/{}", hosts.host);
         while client::status(&olga).await.unwrap().sources.iter().all(|s| s.source != name || s.seq < seq) {
-            assert!(since.elapsed() < Duration::from_secs(2), "record {seq}");
+            assert!(since.elapsed() < Duration::from_secs(5), "record {seq}");
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
